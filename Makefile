@@ -1,0 +1,100 @@
+# Every target sets up what it needs in .venv; a machine needs make and Python 3.11 or newer.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+# Extra arguments for the command behind test, test-fast, bench and lock, as in `make test ARGS=-x`.
+ARGS ?=
+
+SPEECH := .cache/speech
+SOURCES := contracts services tests benchmarks
+UV := .venv/bin/uv
+UV_STAMP := .venv/.uv-$(UV_VERSION)
+RUNTIME := .venv/.runtime
+DEV := .venv/.dev
+
+# uv reads no pip configuration, so a machine whose pip uses a mirror hands the mirror on.
+WITH_INDEX := index="$${PIP_INDEX_URL:-$$(.venv/bin/python -m pip config get global.index-url 2>/dev/null)}"; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi;
+# `uv pip sync` would remove the packages of the other lock, hence `install`.
+INSTALL := $(WITH_INDEX) $(UV) pip install --python .venv/bin/python
+COMPILE := $(WITH_INDEX) $(UV) pip compile --quiet --universal --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-package speechbus-contracts \
+	--custom-compile-command "make lock" $(ARGS) pyproject.toml
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-fast format lint types imports check bench lock schema speech clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(DEV) ## install everything that development needs into .venv
+	@echo "ready: .venv/bin/speechbus; to check each commit, run .venv/bin/pre-commit install"
+
+demo: $(RUNTIME) speech ## stream real speech through the whole system and show the transcript
+	@exec .venv/bin/speechbus dev --demo
+
+test: $(DEV) speech ## run all tests, the fast ones first
+	@echo "testing: environment .venv, recordings $(SPEECH), settings pyproject.toml"
+	@.venv/bin/pytest $(ARGS)
+
+test-fast: $(DEV) ## run the tests that start no process
+	@.venv/bin/pytest tests/unit tests/conformance $(ARGS)
+
+format: $(DEV) ## rewrite the sources in the one format
+	@.venv/bin/ruff check --fix-only --quiet $(SOURCES)
+	@.venv/bin/ruff format $(SOURCES)
+
+lint: $(DEV) ## check the sources' format and rules (ruff)
+	@.venv/bin/ruff check $(SOURCES)
+	@.venv/bin/ruff format --check $(SOURCES)
+
+types: $(DEV) ## check the types (mypy and pyright, both strict)
+	@.venv/bin/mypy
+	@.venv/bin/pyright
+
+imports: $(DEV) ## check which package may import which
+	@.venv/bin/lint-imports --no-cache --no-logo
+
+check: lint types imports test ## everything that CI requires
+
+bench: $(DEV) speech ## measure cost and latency per stream
+	@.venv/bin/python -m benchmarks.cost $(ARGS)
+
+lock: $(UV_STAMP) ## resolve the dependencies again (all to the newest: ARGS=--upgrade)
+	@$(COMPILE) --output-file requirements.lock
+	@$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+schema: $(RUNTIME) ## write the JSON Schema files of the contracts
+	@.venv/bin/speechbus schema --write
+
+speech: $(RUNTIME) ## fetch the speech recordings for the demo and the tests
+	@.venv/bin/python -m speechbus_cli.speech --cache $(SPEECH)
+
+clean: ## remove .venv, .cache and all that tools left behind
+	@rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find contracts services tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(UV_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Speechbus needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
+	  echo "Name one that is: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || { \
+	  echo "creating .venv with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
+	    echo "'$(PYTHON)' cannot create virtual environments (Debian, Ubuntu: apt install python3-venv)." >&2; \
+	    exit 1; }; }
+	@echo "installing uv $(UV_VERSION)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(RUNTIME): $(UV_STAMP) requirements.lock pyproject.toml contracts/pyproject.toml
+	@echo "installing what runs (requirements.lock)"
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-deps -e ./contracts -e .
+	@touch $@
+
+$(DEV): $(RUNTIME) requirements-dev.lock
+	@echo "installing what development needs (requirements-dev.lock)"
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements of cost and latency; `make bench` runs the main one."""

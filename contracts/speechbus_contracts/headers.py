@@ -1,0 +1,86 @@
+"""Message headers: names, and the values that make writes idempotent and guarded."""
+
+from typing import Final
+
+__all__ = [
+    "CONTENT_TYPE",
+    "CONTENT_TYPE_JSON",
+    "EXPECTED_LAST_SUBJECT_SEQUENCE",
+    "EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT",
+    "MSG_ID",
+    "TRACEPARENT",
+    "build_claim_headers",
+    "build_dedup_headers",
+    "build_guard_headers",
+    "caption_dedup_id",
+    "claim_dedup_id",
+    "event_dedup_id",
+    "job_dedup_id",
+    "segment_dedup_id",
+    "translation_dedup_id",
+]
+
+MSG_ID: Final = "Nats-Msg-Id"
+EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+TRACEPARENT: Final = "traceparent"
+CONTENT_TYPE: Final = "content-type"
+CONTENT_TYPE_JSON: Final = "application/json"
+
+
+def build_dedup_headers(dedup_id: str) -> dict[str, str]:
+    """Headers of a write that may be repeated: the second one is dropped by the server."""
+    return {CONTENT_TYPE: CONTENT_TYPE_JSON, MSG_ID: dedup_id}
+
+
+def build_claim_headers(dedup_id: str, *, last_claim_sequence: int) -> dict[str, str]:
+    """Headers of a claim: refused unless `last_claim_sequence` (0: none) is still the last."""
+    return build_dedup_headers(dedup_id) | {
+        EXPECTED_LAST_SUBJECT_SEQUENCE: str(last_claim_sequence)
+    }
+
+
+def build_guard_headers(dedup_id: str, *, token: int, claim_subject: str) -> dict[str, str]:
+    """Headers of a write that the server refuses once somebody else has claimed the stream."""
+    return build_dedup_headers(dedup_id) | {
+        EXPECTED_LAST_SUBJECT_SEQUENCE: str(token),
+        EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: claim_subject,
+    }
+
+
+def job_dedup_id(stream_id: str, epoch: int) -> str:
+    """One job per stream and epoch, whoever asks for it."""
+    return f"{stream_id}:job:{epoch}"
+
+
+def claim_dedup_id(stream_id: str, epoch: int, worker_id: str) -> str:
+    """One claim per stream, epoch and worker.
+
+    Without the worker, JetStream with replicas answers the loser of a race with the winner's
+    sequence and `duplicate`, before it looks at the expected sequence: two owners, one token.
+    """
+    return f"{stream_id}:claim:{epoch}:{worker_id}"
+
+
+def event_dedup_id(stream_id: str, kind: str, ordinal: int) -> str:
+    """One event of `kind` per stream and `ordinal`.
+
+    The ordinal is the position in ms of `gap` and `covered`, the segment's index of `retracted`,
+    and 0 where a stream has only one such event (`opened`, `closed`).
+    """
+    return f"{stream_id}:{kind}:{ordinal}"
+
+
+def segment_dedup_id(transcription_id: str, revision: int) -> str:
+    """One final per segment and revision."""
+    return f"{transcription_id}:{revision}"
+
+
+def caption_dedup_id(transcription_id: str, revision: int) -> str:
+    """One caption per segment and caption revision."""
+    return f"{transcription_id}:caption:{revision}"
+
+
+def translation_dedup_id(transcription_id: str, language: str, revision: int) -> str:
+    """One translation per final, revision of that final, and target language."""
+    return f"{transcription_id}:{language}:{revision}"

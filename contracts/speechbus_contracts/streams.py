@@ -1,0 +1,131 @@
+"""The life of a stream, and of the workers that carry streams."""
+
+from collections.abc import Mapping
+
+from speechbus_contracts.events import Event, Integer, StreamEvent
+
+__all__ = [
+    "Gap",
+    "JobOpen",
+    "StreamClaimed",
+    "StreamClosed",
+    "StreamCovered",
+    "StreamOpened",
+    "TurnEnded",
+    "TurnStarted",
+    "WorkerHeartbeat",
+]
+
+
+class StreamOpened(StreamEvent, frozen=True, kw_only=True, tag="stream.opened"):
+    """A stream exists; its options are all that any worker or ingest needs to carry it."""
+
+    opened_at: Integer
+    """ms since 1970, on the ingest's clock."""
+    sample_rate_hz: Integer
+    """Of the PCM on the audio subject, 8,000 to 48,000."""
+    shard: Integer
+    """Audio shard: third token of the audio subject."""
+    language: str | None = None
+    """BCP 47 tag of the speech; null: the provider decides."""
+    target_languages: tuple[str, ...] = ()
+    """BCP 47 tags that the client wants translations in."""
+    providers: tuple[str, ...] = ()
+    """Route: provider names in the order to try; empty: the worker's own."""
+    door: str = "native"
+    """Protocol the audio came in by."""
+
+
+class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"):
+    """A worker owns the stream from here on.
+
+    The sequence under which JetStream stores this event is the fencing token: writes that do not
+    name it as the stream's last claim are refused.
+    """
+
+    epoch: Integer
+    """Generation of ownership, from 1."""
+    worker: str
+    provider: str
+    from_ms: Integer
+    """Stream time from which the worker means to read on (its checkpoint may be later)."""
+    reason: str
+    """Why it was placed: `opened`, `worker_lost`, `worker_frozen`, `drain`."""
+    claimed_at: Integer
+    """ms since 1970, on the worker's clock."""
+
+
+class StreamCovered(StreamEvent, frozen=True, kw_only=True, tag="stream.covered"):
+    """Checkpoint in a long pause: nothing was said between the last final and `covered_ms`."""
+
+    epoch: Integer
+    covered_ms: Integer
+    next_index: Integer
+    """Index of the next segment."""
+    audio_received_at: Integer
+    """When ingest had the audio at `covered_ms`, ms since 1970."""
+
+
+class Gap(StreamEvent, frozen=True, kw_only=True, tag="gap"):
+    """Audio between `from_ms` and `to_ms` was accepted and will not be transcribed."""
+
+    epoch: Integer
+    from_ms: Integer
+    to_ms: Integer
+    reason: str
+    """`audio_lost`: neither ingest nor the bus has it any more; `provider`: nobody could
+    transcribe it; `lag`: skipped to catch up."""
+    next_index: Integer
+    gap_ms_total: Integer
+    """Sum over the stream so far, this one included."""
+    audio_received_at: Integer
+    """When ingest had the audio at `to_ms`, ms since 1970."""
+
+
+class StreamClosed(StreamEvent, frozen=True, kw_only=True, tag="stream.closed"):
+    """The stream's last event."""
+
+    epoch: Integer
+    reason: str
+    """`end`: the client said so; `client_gone`, `source_lost`, `idle`, `limit`, `no_provider`."""
+    audio_ms: Integer
+    """Length of the audio accepted."""
+    finals: Integer
+    """Segments that got a final and were not retracted."""
+    gap_ms: Integer
+    """Sum of all gaps."""
+
+
+class JobOpen(StreamEvent, frozen=True, kw_only=True, tag="job.open"):
+    """A stream that wants a worker; the worker claims it under `epoch`."""
+
+    epoch: Integer
+    reason: str
+
+
+class TurnStarted(StreamEvent, frozen=True, kw_only=True, tag="turn.started"):
+    """Somebody began to speak."""
+
+    epoch: Integer
+    at_ms: Integer
+
+
+class TurnEnded(StreamEvent, frozen=True, kw_only=True, tag="turn.ended"):
+    """The speaker stopped."""
+
+    epoch: Integer
+    at_ms: Integer
+
+
+class WorkerHeartbeat(Event, frozen=True, kw_only=True, tag="worker.heartbeat"):
+    """Every 200 ms from each worker; every fifth one tells how far each stream was read."""
+
+    worker: str
+    sessions: Integer
+    """Streams it carries."""
+    capacity: Integer
+    """Streams it can carry."""
+    draining: bool = False
+    """It hands its streams over and takes no more."""
+    consumed: Mapping[str, Integer] | None = None
+    """Samples read of each stream it carries; null in the heartbeats between."""

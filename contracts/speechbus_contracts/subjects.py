@@ -1,0 +1,215 @@
+"""Every subject on the bus, built and parsed in one place.
+
+General to specific, so that wildcards cut usefully. Version 1 is a token of its own: another
+version can run beside it.
+"""
+
+import zlib
+from typing import ClassVar, Final, Literal, get_args
+
+import msgspec
+
+from speechbus_contracts.errors import ContractError
+from speechbus_contracts.ids import parse_token
+
+__all__ = [
+    "JOB_OPEN",
+    "ROOT",
+    "SHARDS_MAX",
+    "TRANSCRIPT_ROOT",
+    "WRITE_ROOT",
+    "AudioSubject",
+    "CaptionSubject",
+    "JobSubject",
+    "LiveKind",
+    "LiveSubject",
+    "Subject",
+    "TranscriptSubject",
+    "WorkerKind",
+    "WorkerSubject",
+    "WriteKind",
+    "WriteSubject",
+    "audio_stream_name",
+    "build_shard",
+    "parse_subject",
+]
+
+ROOT: Final = "speech.v1"
+JOB_OPEN: Final = f"{ROOT}.job.open"
+WRITE_ROOT: Final = f"{ROOT}.write"
+TRANSCRIPT_ROOT: Final = f"{ROOT}.transcript"
+SHARDS_MAX: Final = 256
+"""More JetStream streams than this on one cluster is beyond what was ever tried."""
+
+WriteKind = Literal["opened", "claim", "final", "retracted", "gap", "covered", "closed"]
+LiveKind = Literal["partial", "turn"]
+WorkerKind = Literal["heartbeat", "ping"]
+
+_WRITE_KINDS: Final = frozenset(get_args(WriteKind))
+_LIVE_KINDS: Final = frozenset(get_args(LiveKind))
+_WORKER_KINDS: Final = frozenset(get_args(WorkerKind))
+
+
+def build_shard(stream_id: str, *, shards: int) -> int:
+    """Return the audio shard of a stream: crc32 of the id, modulo the number of shards.
+
+    Raises:
+        ContractError: the id is not a token, or the number of shards is not 1 to 256.
+    """
+    if not 1 <= shards <= SHARDS_MAX:
+        raise ContractError("the number of shards is between 1 and 256")
+    return zlib.crc32(parse_token(stream_id).encode()) % shards
+
+
+def audio_stream_name(shard: int) -> str:
+    """Name the JetStream stream that stores one audio shard."""
+    return f"AUDIO_{shard}"
+
+
+class AudioSubject(msgspec.Struct, frozen=True):
+    """Chunks of one stream: binary, see `speechbus_contracts.audio`."""
+
+    shard: int
+    tenant: str
+    stream_id: str
+
+    def __str__(self) -> str:
+        """The subject."""
+        if not 0 <= self.shard < SHARDS_MAX:
+            raise ContractError("a shard is between 0 and 255")
+        return f"{ROOT}.audio.{self.shard}.{parse_token(self.tenant)}.{parse_token(self.stream_id)}"
+
+
+class JobSubject(msgspec.Struct, frozen=True):
+    """Streams that wait for a worker."""
+
+    def __str__(self) -> str:
+        """The subject."""
+        return JOB_OPEN
+
+
+class _StreamEventSubject(msgspec.Struct, frozen=True):
+    tenant: str
+    stream_id: str
+    kind: WriteKind | Literal["translation"]
+    language: str | None = None
+    """Target language; with `translation` only."""
+
+    tree: ClassVar[str]
+
+    def __str__(self) -> str:
+        """The subject."""
+        head = f"{self.tree}.{parse_token(self.tenant)}.{parse_token(self.stream_id)}"
+        if self.kind == "translation":
+            if self.language is None:
+                raise ContractError("a translation subject names its language")
+            return f"{head}.translation.{parse_token(self.language)}"
+        if self.kind not in _WRITE_KINDS or self.language is not None:
+            raise ContractError("no such kind of transcript subject")
+        return f"{head}.{self.kind}"
+
+
+class WriteSubject(_StreamEventSubject, frozen=True):
+    """Where services write a stream's events; JetStream decides what it accepts."""
+
+    tree = WRITE_ROOT
+
+
+class TranscriptSubject(_StreamEventSubject, frozen=True):
+    """Where JetStream republishes what it accepted; everyone reads here."""
+
+    tree = TRANSCRIPT_ROOT
+
+
+class LiveSubject(msgspec.Struct, frozen=True):
+    """Partials and turns: core NATS only, not stored."""
+
+    tenant: str
+    stream_id: str
+    kind: LiveKind
+
+    def __str__(self) -> str:
+        """The subject."""
+        if self.kind not in _LIVE_KINDS:
+            raise ContractError("no such kind of live subject")
+        return f"{ROOT}.live.{parse_token(self.tenant)}.{parse_token(self.stream_id)}.{self.kind}"
+
+
+class CaptionSubject(msgspec.Struct, frozen=True):
+    """The correlator's joined output."""
+
+    tenant: str
+    stream_id: str
+
+    def __str__(self) -> str:
+        """The subject."""
+        return f"{ROOT}.caption.{parse_token(self.tenant)}.{parse_token(self.stream_id)}"
+
+
+class WorkerSubject(msgspec.Struct, frozen=True):
+    """A worker's liveness: core NATS only."""
+
+    worker_id: str
+    kind: WorkerKind
+
+    def __str__(self) -> str:
+        """The subject."""
+        if self.kind not in _WORKER_KINDS:
+            raise ContractError("no such kind of worker subject")
+        return f"{ROOT}.worker.{parse_token(self.worker_id)}.{self.kind}"
+
+
+Subject = (
+    AudioSubject
+    | JobSubject
+    | WriteSubject
+    | TranscriptSubject
+    | LiveSubject
+    | CaptionSubject
+    | WorkerSubject
+)
+
+
+def parse_subject(text: str) -> Subject:
+    """Return what built `text`.
+
+    Raises:
+        ContractError: no subject of this version, or a token with other characters.
+    """
+    match text.split("."):
+        case ["speech", "v1", "audio", shard, tenant, stream_id]:
+            if not (shard.isascii() and shard.isdigit() and str(int(shard[:4])) == shard):
+                raise ContractError("a shard is a plain decimal number")
+            subject: Subject = AudioSubject(int(shard), tenant, stream_id)
+        case ["speech", "v1", "job", "open"]:
+            subject = JobSubject()
+        case ["speech", "v1", "write", *rest]:
+            subject = WriteSubject(*_stream_event_parts(rest))
+        case ["speech", "v1", "transcript", *rest]:
+            subject = TranscriptSubject(*_stream_event_parts(rest))
+        case ["speech", "v1", "live", tenant, stream_id, ("partial" | "turn") as live]:
+            subject = LiveSubject(tenant, stream_id, live)
+        case ["speech", "v1", "caption", tenant, stream_id]:
+            subject = CaptionSubject(tenant, stream_id)
+        case ["speech", "v1", "worker", worker_id, ("heartbeat" | "ping") as kind]:
+            subject = WorkerSubject(worker_id, kind)
+        case _:
+            raise ContractError("no subject of speech.v1")
+    str(subject)  # checks every token
+    return subject
+
+
+def _stream_event_parts(
+    rest: list[str],
+) -> tuple[str, str, WriteKind | Literal["translation"], str | None]:
+    match rest:
+        case [
+            tenant,
+            stream_id,
+            ("opened" | "claim" | "final" | "retracted" | "gap" | "covered" | "closed") as kind,
+        ]:
+            return tenant, stream_id, kind, None
+        case [tenant, stream_id, "translation", language]:
+            return tenant, stream_id, "translation", language
+        case _:
+            raise ContractError("no such transcript subject")

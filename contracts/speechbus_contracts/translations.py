@@ -1,0 +1,29 @@
+"""Translations of segments."""
+
+from speechbus_contracts.events import Integer, StreamEvent
+
+__all__ = ["TranslationFinal", "TranslationPartial"]
+
+
+class _Translation(StreamEvent, frozen=True, kw_only=True):
+    transcription_id: str
+    """The source segment's."""
+    language: str
+    """BCP 47 tag of `text`."""
+    text: str
+    start_ms: Integer
+    end_ms: Integer
+    provider: str
+    revision: Integer
+    """The revision of the source final that was translated."""
+
+
+class TranslationPartial(_Translation, frozen=True, kw_only=True, tag="translation.partial"):
+    """A translation that will be replaced."""
+
+
+class TranslationFinal(_Translation, frozen=True, kw_only=True, tag="translation.final"):
+    """The translation of one final into one language."""
+
+    source_sequence: Integer | None = None
+    """Sequence of the source final in TRANSCRIPT; null: not known to the translator."""

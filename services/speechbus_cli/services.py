@@ -1,0 +1,69 @@
+"""`speechbus ingest`, `transcriber`, `correlator`: one service each, as containers start it."""
+
+import importlib
+from collections.abc import Callable
+
+import click
+
+from speechbus_cli.errors import FailedError
+from speechbus_cli.variables import VariablesCommand
+
+__all__ = ["correlator", "ingest", "transcriber"]
+
+_EXIT_CODES = """\b
+Exit codes: 0 ended by a signal, everything handed over; 1 failed; 2 wrong settings (each is named).
+"""
+
+
+def _serve(service: str) -> int:
+    try:
+        module = importlib.import_module(f"speechbus_{service}.service")
+    except ModuleNotFoundError as error:
+        raise FailedError(
+            f"The {service} cannot start: Python package {error.name} is missing; install Speechbus"
+            " again (`make setup` in a checkout)."
+        ) from None
+    serve: Callable[[], int] = module.main
+    return serve()
+
+
+@click.command(
+    cls=VariablesCommand,
+    settings="speechbus_ingest.settings:Settings",
+    prefix="SPEECHBUS_INGEST_",
+    epilog=f"""\b
+Example:
+  SPEECHBUS_INGEST_API_KEYS=acme:KEY speechbus ingest
+{_EXIT_CODES}""",
+)
+def ingest() -> int:
+    """Run the doors: take streams from clients, show transcripts."""
+    return _serve("ingest")
+
+
+@click.command(
+    cls=VariablesCommand,
+    settings="speechbus_transcriber.settings:Settings",
+    prefix="SPEECHBUS_TRANSCRIBER_",
+    epilog=f"""\b
+Example:
+  SPEECHBUS_TRANSCRIBER_PROVIDERS=local speechbus transcriber
+{_EXIT_CODES}""",
+)
+def transcriber() -> int:
+    """Run a worker: transcribe the streams that it gets; start as many as you like."""
+    return _serve("transcriber")
+
+
+@click.command(
+    cls=VariablesCommand,
+    settings="speechbus_correlator.settings:Settings",
+    prefix="SPEECHBUS_CORRELATOR_",
+    epilog=f"""\b
+Example:
+  SPEECHBUS_CORRELATOR_NATS_URL=nats://nats.example:4222 speechbus correlator
+{_EXIT_CODES}""",
+)
+def correlator() -> int:
+    """Join finals and translations to captions; start as many as you like."""
+    return _serve("correlator")

@@ -1,0 +1,58 @@
+"""The one place of the command line that reads the environment (beside click's `envvar=`)."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from speechbus_cli.errors import SettingsMistakeError
+
+__all__ = [
+    "API_KEYS",
+    "DEV_KEY",
+    "DEV_TENANT",
+    "INGEST_URL",
+    "KEY",
+    "NATS_URL",
+    "read_environment",
+    "read_first_key",
+]
+
+NATS_URL: Final = "SPEECHBUS_NATS_URL"
+INGEST_URL: Final = "SPEECHBUS_URL"
+KEY: Final = "SPEECHBUS_KEY"
+API_KEYS: Final = "SPEECHBUS_INGEST_API_KEYS"
+DEV_TENANT: Final = "dev"
+DEV_KEY: Final = "dev"
+"""Not a secret: `speechbus dev` listens on loopback unless told otherwise."""
+
+
+def read_environment() -> dict[str, str]:
+    """Return a copy of this process's environment, for the processes it starts."""
+    return dict(os.environ)
+
+
+def read_first_key(environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return tenant and key of the first entry of `SPEECHBUS_INGEST_API_KEYS` (or its `_FILE`).
+
+    Returns:
+        None when neither variable is set.
+
+    Raises:
+        SettingsMistakeError: the file cannot be read, or the entry is not `tenant:key`.
+    """
+    keys = environment.get(API_KEYS)
+    if not keys:  # services take an empty variable for one that is not set, too
+        path = environment.get(f"{API_KEYS}_FILE")
+        if not path:
+            return None
+        try:
+            keys = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise SettingsMistakeError(
+                f"{API_KEYS}_FILE names a file that cannot be read: correct the path or its rights."
+            ) from None
+    tenant, colon, key = keys.strip().split(",")[0].strip().partition(":")
+    if not (tenant and colon and key):
+        raise SettingsMistakeError(f"{API_KEYS} holds no `tenant:key`: write for example dev:dev.")
+    return tenant, key

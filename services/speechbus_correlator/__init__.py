@@ -1,0 +1,1 @@
+"""Joins finals with their translations into captions."""

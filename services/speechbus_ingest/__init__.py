@@ -1,0 +1,1 @@
+"""Takes live audio in at the doors, numbers it and publishes it on the bus."""

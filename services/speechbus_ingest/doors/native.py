@@ -1,0 +1,305 @@
+"""The native door, `WS /v1/streams`: a JSON hello, binary audio, the bus's events back.
+
+Specified in docs/native-door.md.
+"""
+
+import asyncio
+import logging
+from typing import Annotated, Any, Final
+
+import msgspec
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from speechbus_contracts import ContractError, parse_token
+from speechbus_ingest.doors.credentials import find_credential
+from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
+from speechbus_ingest.keys import KeyRing
+from speechbus_ingest.registry import OverLimitError, StreamRegistry
+from speechbus_ingest.stream import (
+    SAMPLE_RATE_HZ_MAX,
+    SAMPLE_RATE_HZ_MIN,
+    IngestStream,
+    StreamRequest,
+)
+
+__all__ = ["NativeDoor"]
+
+logger = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S: Final = 10.0
+OPEN_TIMEOUT_S: Final = 10.0
+"""The bus answers within a millisecond; a restart of NATS takes seconds."""
+QUEUED_AFTER_S: Final = 1.0
+FORMATS: Final = ("pcm_s16le",)
+
+_CLOSE_POLICY: Final = 1008
+_CLOSE_RESTART: Final = 1012
+_CLOSE_TRY_LATER: Final = 1013
+
+_Tags = Annotated[tuple[str, ...], msgspec.Meta(max_length=16)]
+
+
+class _Hello(msgspec.Struct, frozen=True, tag="hello"):
+    format: str
+    sample_rate_hz: int
+    language: str | None = None
+    target_languages: _Tags = ()
+    providers: _Tags = ()
+
+
+class _Flush(msgspec.Struct, frozen=True, tag="flush"):
+    pass
+
+
+class _End(msgspec.Struct, frozen=True, tag="end"):
+    pass
+
+
+class _DoorError(Exception):
+    """The client gets the code and the sentence, then the connection is closed."""
+
+    def __init__(self, code: str, message: str, close_code: int = _CLOSE_POLICY) -> None:
+        super().__init__(code)
+        self.code = code
+        self.message = message
+        self.close_code = close_code
+
+
+class _GoneError(Exception):
+    """The client's side of the connection has ended."""
+
+
+_hello_decoder: Final = msgspec.json.Decoder(_Hello)
+_control_decoder: Final[msgspec.json.Decoder[_Flush | _End]] = msgspec.json.Decoder(_Flush | _End)
+
+
+class NativeDoor:
+    """Serves connections of `WS /v1/streams`.
+
+    Args:
+        keys: who may come in.
+        registry: holds the streams.
+        idle_s: a client that sends nothing this long is sent away.
+        duration_s: longest stream.
+    """
+
+    def __init__(
+        self, keys: KeyRing, registry: StreamRegistry, *, idle_s: float, duration_s: float
+    ) -> None:
+        self._keys = keys
+        self._registry = registry
+        self._idle_s = idle_s
+        self._duration_s = duration_s
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Carry one client from its upgrade to its close."""
+        tenant = self._keys.find_tenant(find_credential(socket))
+        if tenant is None:
+            await _refuse(
+                socket,
+                401,
+                "unauthorized",
+                "Send your API key as 'Authorization: Bearer KEY' or as ?token=KEY.",
+            )
+            return
+        try:
+            self._registry.check_room(tenant)
+        except OverLimitError:
+            await _refuse(
+                socket, 429, "too_many_streams", "End another stream first, or try again later."
+            )
+            return
+        await socket.accept()
+        try:
+            await self._serve_accepted(socket, tenant)
+        except _DoorError as error:
+            await _say_goodbye(socket, error)
+        except _GoneError:
+            pass
+
+    async def _serve_accepted(self, socket: WebSocket, tenant: str) -> None:
+        request = await _receive_hello(socket, tenant)
+        outbox = Outbox()
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S) as opening:
+                async with self._registry.open_stream(request, outbox) as stream:
+                    opening.reschedule(None)
+                    await self._converse(socket, stream, outbox)
+        except OverLimitError:
+            raise _DoorError(
+                "too_many_streams", "End another stream first, or try again later."
+            ) from None
+        except TimeoutError:
+            raise _DoorError(
+                "overloaded",
+                "The bus does not answer. Try again in some seconds.",
+                _CLOSE_TRY_LATER,
+            ) from None
+
+    async def _converse(self, socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
+        await _send(
+            socket,
+            {
+                "type": "ready",
+                "stream_id": stream.stream_id,
+                "accepted_samples": stream.accepted_samples,
+            },
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                sender = tasks.create_task(_send_events(socket, stream, outbox))
+                queued = tasks.create_task(_tell_when_queued(socket, stream))
+                receiver = tasks.create_task(self._receive_audio(socket, stream))
+                await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+                queued.cancel()
+                if not receiver.done():
+                    receiver.cancel()
+        except* (_DoorError, _GoneError) as stopped:
+            raise stopped.exceptions[0] from None
+        if self._registry.is_draining:
+            await socket.close(_CLOSE_RESTART, "the server goes away; open a new stream")
+        else:
+            await socket.close(1000)
+
+    async def _receive_audio(self, socket: WebSocket, stream: IngestStream) -> None:
+        """Read until the client goes; returns never otherwise."""
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + self._duration_s
+        has_ended = False
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_s):
+                    message = await socket.receive()
+            except TimeoutError:
+                stream.end("idle")
+                raise _DoorError(
+                    "idle", "Nothing came for too long: send audio, or end the stream."
+                ) from None
+            data = message.get("bytes")
+            if data is not None:
+                if has_ended:
+                    raise _DoorError("message.invalid", "No audio may follow 'end'.")
+                stream.write(data)
+                if not stream.has_room:
+                    await stream.wait_for_room()
+                if loop.time() > ends_at_s:
+                    stream.end("limit")
+                    raise _DoorError("limit", "The longest duration is reached: open a new stream.")
+            elif message["type"] == "websocket.receive":
+                has_ended = _obey(message["text"], stream) or has_ended
+            else:
+                stream.end("end" if has_ended else "client_gone")
+                raise _GoneError
+
+
+async def _receive_hello(socket: WebSocket, tenant: str) -> StreamRequest:
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            message = await socket.receive()
+    except TimeoutError:
+        raise _DoorError("hello.timeout", "Send the hello within 10 s of connecting.") from None
+    if message["type"] != "websocket.receive":
+        raise _GoneError
+    return _parse_hello(message.get("text"), tenant)
+
+
+def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
+    if text is None:
+        raise _DoorError("hello.invalid", "The first message is the hello, a JSON text message.")
+    try:
+        hello = _hello_decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise _DoorError(
+            "hello.invalid", f"{_field_problem(error)} See docs/native-door.md for an example."
+        ) from None
+    except (msgspec.DecodeError, RecursionError):
+        raise _DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
+    if hello.format not in FORMATS:
+        raise _DoorError("hello.unknown_format", f"'format' is one of: {', '.join(FORMATS)}.")
+    if not SAMPLE_RATE_HZ_MIN <= hello.sample_rate_hz <= SAMPLE_RATE_HZ_MAX:
+        raise _DoorError("hello.sample_rate", "'sample_rate_hz' is between 8000 and 48000.")
+    try:
+        for token in (hello.language, *hello.target_languages, *hello.providers):
+            if token is not None:
+                parse_token(token)
+    except ContractError:
+        raise _DoorError(
+            "hello.token", "Languages and providers have 1 to 64 of A-Z a-z 0-9 _ -"
+        ) from None
+    return StreamRequest(
+        tenant=tenant,
+        door="native",
+        sample_rate_hz=hello.sample_rate_hz,
+        language=hello.language,
+        target_languages=hello.target_languages,
+        providers=hello.providers,
+    )
+
+
+def _field_problem(error: msgspec.ValidationError) -> str:
+    # msgspec names types and fields here, never values.
+    return f"{str(error).rstrip('.')}."
+
+
+def _obey(text: str, stream: IngestStream) -> bool:
+    """Carry out a control message; return True when it was the end."""
+    try:
+        control = _control_decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        raise _DoorError(
+            "message.invalid", 'Text messages are {"type":"flush"} and {"type":"end"}.'
+        ) from None
+    match control:
+        case _Flush():
+            stream.flush()
+            return False
+        case _End():
+            stream.end("end")
+            return True
+
+
+async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
+    """Send events until the stream is closed and everything is sent."""
+    while True:
+        try:
+            events = await outbox.next_events()
+        except OutboxFullError:
+            raise _DoorError("too_slow", "Read the events as they come.") from None
+        for kind, payload in events:
+            await socket.send({"type": "websocket.send", "text": payload.decode()})
+            if kind == "closed":
+                return
+
+
+async def _tell_when_queued(socket: WebSocket, stream: IngestStream) -> None:
+    try:
+        async with asyncio.timeout(QUEUED_AFTER_S):
+            await stream.claimed.wait()
+    except TimeoutError:
+        await _send(
+            socket,
+            {
+                "type": "queued",
+                "message": "No transcriber has room yet: keep sending, your audio is kept.",
+            },
+        )
+
+
+async def _send(socket: WebSocket, message: dict[str, Any]) -> None:
+    await socket.send({"type": "websocket.send", "text": msgspec.json.encode(message).decode()})
+
+
+async def _refuse(socket: WebSocket, status: int, code: str, message: str) -> None:
+    body = msgspec.json.encode({"type": "error", "code": code, "message": message})
+    await socket.send_denial_response(
+        Response(body, status_code=status, media_type="application/json")
+    )
+
+
+async def _say_goodbye(socket: WebSocket, error: _DoorError) -> None:
+    try:
+        await _send(socket, {"type": "error", "code": error.code, "message": error.message})
+        await socket.close(error.close_code, error.code)
+    except (OSError, RuntimeError):
+        return  # it has gone already

@@ -1,0 +1,233 @@
+"""Puts audio on the bus and does not forget it before it is safe.
+
+Every chunk is kept until JetStream has acknowledged it *and* it is covered by finals: AUDIO is in
+memory, so after a NATS restart whatever is not covered is published again from here.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from speechbus_contracts import AUDIO_MAX_AGE_S, ChunkKind, encode_chunk_prefix
+from speechbus_runtime.bus import BusConnection
+
+__all__ = ["AudioLane", "AudioPublisher"]
+
+logger = logging.getLogger(__name__)
+
+WINDOW_CHUNKS: Final = 64
+"""Chunks of one stream waiting for their acknowledgement: 6.4 s of 100 ms chunks, longer than an
+R3 election lasts for most, and 200 kB at most at 16 kHz."""
+CREDIT_S: Final = 30.0
+"""Audio that may be ahead of the worker: less than AUDIO retains, so that nothing expires unread;
+only uploads faster than real time, or a pool without room, come this far."""
+ACK_TIMEOUT_S: Final = 1.0
+RESEND_BATCH: Final = 32
+"""Chunks of one stream repeated in one sweep, so that many streams share the connection."""
+_ERROR: Final = b'"error"'
+
+
+class _Held(msgspec.Struct, gc=False):
+    number: int
+    end_sample: int
+    prefix: bytes
+    payload: bytes
+    sent_at_s: float
+    is_acked: bool = False
+
+
+class AudioLane:
+    """One stream's way onto the bus; made by `AudioPublisher.open_lane`."""
+
+    def __init__(
+        self,
+        publisher: "AudioPublisher",
+        key: int,
+        subject: str,
+        *,
+        sample_rate_hz: int,
+        ingest_epoch: int,
+    ) -> None:
+        self._publisher = publisher
+        self._key = key
+        self._subject = subject.encode()
+        self._reply_head = b"%b%d." % (publisher.inbox, key)
+        self._ingest_epoch = ingest_epoch
+        self._credit_samples = int(CREDIT_S * sample_rate_hz)
+        self._held_samples_max = AUDIO_MAX_AGE_S * sample_rate_hz
+        self._next_number = 0
+        self._held: deque[_Held] = deque()
+        self._unacked: dict[int, _Held] = {}
+        self._consumed_sample = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self.position = 0
+        """Samples published."""
+        self.published_at_s = publisher.now_s()
+        """When the last chunk of any kind was published, on the loop's clock."""
+
+    def publish(self, kind: ChunkKind, payload: bytes, *, captured_at_ns: int) -> None:
+        """Put one chunk on the bus; never blocks, see `wait_for_room`."""
+        number = self._next_number
+        self._next_number = number + 1
+        prefix = encode_chunk_prefix(
+            kind, self._ingest_epoch, number, self.position, captured_at_ns
+        )
+        if kind is ChunkKind.AUDIO:
+            self.position += len(payload) >> 1
+        now_s = self._publisher.now_s()
+        self.published_at_s = now_s
+        held = _Held(number, self.position, prefix, payload, now_s)
+        self._held.append(held)
+        self._unacked[number] = held
+        self._send(held)
+        if not self._has_room():
+            self._room.clear()
+
+    async def wait_for_room(self) -> None:
+        """Wait while too much is on its way; the door stops reading its socket meanwhile."""
+        await self._room.wait()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_for_room` would return at once."""
+        return self._room.is_set()
+
+    def cover(self, sample: int) -> None:
+        """Forget what is in finals: nobody will read it again."""
+        held = self._held
+        while held and held[0].end_sample <= sample and held[0].is_acked:
+            held.popleft()
+
+    def consume(self, sample: int) -> None:
+        """Note how far the worker has read."""
+        self._consumed_sample = max(self._consumed_sample, sample)
+        self._update_room()
+
+    def close(self) -> None:
+        """Forget everything: the stream is closed."""
+        self._publisher.close_lane(self._key)
+        self._held.clear()
+        self._unacked.clear()
+        self._room.set()
+
+    # --- for AudioPublisher --------------------------------------------------------------------
+
+    def acknowledge(self, number: int) -> None:
+        """JetStream has stored a chunk."""
+        held = self._unacked.pop(number, None)
+        if held is not None:
+            held.is_acked = True
+            if not self._room.is_set():
+                self._update_room()
+
+    def resend_late(self, now_s: float) -> None:
+        """Repeat what was not acknowledged in time."""
+        if not self._unacked:
+            self._bound_held()
+            return
+        n_sent = 0
+        for held in list(self._unacked.values())[: 2 * RESEND_BATCH]:
+            if now_s - held.sent_at_s >= ACK_TIMEOUT_S:
+                held.sent_at_s = now_s
+                if not self._send(held):
+                    return
+                n_sent += 1
+                if n_sent == RESEND_BATCH:
+                    return
+
+    def distrust(self) -> None:
+        """The store may have lost everything: publish again what is not covered."""
+        self._unacked = {held.number: held for held in self._held}
+        for held in self._held:
+            held.is_acked = False
+            held.sent_at_s = -math.inf
+
+    def _send(self, held: _Held) -> bool:
+        return self._publisher.bus.publish_parts_nowait(
+            self._subject,
+            held.prefix,
+            held.payload,
+            reply=self._reply_head + b"%d" % held.number,
+        )
+
+    def _bound_held(self) -> None:
+        """Forget stored chunks that AUDIO itself is about to forget."""
+        held = self._held
+        while held and self.position - held[0].end_sample > self._held_samples_max:
+            held.popleft()
+
+    def _has_room(self) -> bool:
+        return (
+            len(self._unacked) < WINDOW_CHUNKS
+            and self.position - self._consumed_sample < self._credit_samples
+        )
+
+    def _update_room(self) -> None:
+        if self._has_room():
+            self._room.set()
+        else:
+            self._room.clear()
+
+
+class AudioPublisher:
+    """All lanes of one ingest, over one connection and one inbox.
+
+    Args:
+        bus: connection that carries audio and its acknowledgements.
+        now_s: the loop's clock.
+    """
+
+    def __init__(self, bus: BusConnection, *, now_s: Callable[[], float]) -> None:
+        self.bus = bus
+        self.now_s = now_s
+        self.inbox = (bus.new_inbox() + ".").encode()
+        self.refused = 0
+        """Chunks the store refused (full, or a permission is missing); they are repeated."""
+        self._lanes: dict[int, AudioLane] = {}
+        self._next_key = 0
+        bus.subscribe_direct(self.inbox.decode() + "*.*", self._receive_ack)
+
+    def open_lane(self, subject: str, *, sample_rate_hz: int, ingest_epoch: int = 1) -> AudioLane:
+        """Begin a stream's audio."""
+        self._next_key += 1
+        lane = AudioLane(
+            self,
+            self._next_key,
+            subject,
+            sample_rate_hz=sample_rate_hz,
+            ingest_epoch=ingest_epoch,
+        )
+        self._lanes[self._next_key] = lane
+        return lane
+
+    def close_lane(self, key: int) -> None:
+        """Called by the lane."""
+        self._lanes.pop(key, None)
+
+    def distrust_store(self) -> None:
+        """After a reconnect: AUDIO may be new and empty."""
+        for lane in self._lanes.values():
+            lane.distrust()
+        self.resend_late()
+
+    def resend_late(self) -> None:
+        """Repeat what was not acknowledged in time; call it a few times a second."""
+        if self.bus.is_connected:
+            now_s = self.now_s()
+            for lane in self._lanes.values():
+                lane.resend_late(now_s)
+
+    def _receive_ack(self, subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
+        if headers or _ERROR in payload:
+            self.refused += 1  # no responders, or refused: repeated by the sweep
+            return
+        key, _, number = subject[len(self.inbox) :].partition(b".")
+        lane = self._lanes.get(int(key))
+        if lane is not None:
+            lane.acknowledge(int(number))

@@ -1,0 +1,127 @@
+"""The streams of this ingest: limits, upkeep, and care for those whose client has gone."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from speechbus_ingest.stream import EventSink, IngestContext, IngestStream, StreamRequest
+
+__all__ = ["OverLimitError", "StreamRegistry"]
+
+logger = logging.getLogger(__name__)
+
+TEND_S: Final = 0.1
+LINGER_S: Final = 150.0
+"""A stream whose client has gone is watched over this long at most: AUDIO retains 90 s, after
+which nothing is left to transcribe."""
+
+
+class OverLimitError(Exception):
+    """No room for another stream of this key, or of this process."""
+
+
+class StreamRegistry:
+    """All live streams of one ingest.
+
+    Args:
+        context: what streams share.
+        streams_max: streams of this process.
+        streams_per_key_max: streams of one tenant.
+        beat: called whenever the upkeep loop turns; for health.
+    """
+
+    def __init__(
+        self,
+        context: IngestContext,
+        *,
+        streams_max: int,
+        streams_per_key_max: int,
+        beat: Callable[[], None],
+    ) -> None:
+        self.context = context
+        self.is_draining = False
+        self._streams_max = streams_max
+        self._streams_per_key_max = streams_per_key_max
+        self._beat = beat
+        self._streams: dict[str, IngestStream] = {}
+        self._per_tenant: Counter[str] = Counter()
+        self._lingering = asyncio.TaskGroup()
+
+    @property
+    def n_streams(self) -> int:
+        """Streams that are not closed yet."""
+        return len(self._streams)
+
+    def check_room(self, tenant: str) -> None:
+        """See whether a tenant may open a stream now.
+
+        Raises:
+            OverLimitError: not now.
+        """
+        if (
+            self.is_draining
+            or len(self._streams) >= self._streams_max
+            or self._per_tenant[tenant] >= self._streams_per_key_max
+        ):
+            raise OverLimitError
+
+    @asynccontextmanager
+    async def open_stream(
+        self, request: StreamRequest, sink: EventSink
+    ) -> AsyncGenerator[IngestStream, None]:
+        """Hold a stream open during the block; afterwards it is ended and watched until closed.
+
+        Raises:
+            OverLimitError: no room.
+        """
+        self.check_room(request.tenant)
+        stream = IngestStream(request, self.context, sink)
+        self._streams[stream.stream_id] = stream
+        self._per_tenant[request.tenant] += 1
+        try:
+            await stream.open()
+            yield stream
+        finally:
+            stream.end("client_gone")  # no effect when the door has ended it with its reason
+            self._lingering.create_task(self._linger(stream), name=f"linger:{stream.stream_id}")
+
+    async def run(self) -> None:
+        """Look after all streams until cancelled."""
+        publisher = self.context.audio
+        async with self._lingering:
+            while True:
+                now_s = publisher.now_s()
+                for stream in self._streams.values():
+                    stream.tend(now_s)
+                publisher.resend_late()
+                self._beat()
+                await asyncio.sleep(TEND_S)
+
+    async def drain(self, *, within_s: float) -> None:
+        """Take no more streams, end those that are open and wait for their last finals."""
+        self.is_draining = True
+        streams = list(self._streams.values())
+        for stream in streams:
+            stream.end("shutdown")
+        try:
+            async with asyncio.timeout(within_s):
+                for stream in streams:
+                    await stream.closed.wait()
+        except TimeoutError:
+            left = sum(not stream.closed.is_set() for stream in streams)
+            # Their workers have all audio that was accepted, end marker included.
+            logger.warning("streams still open at shutdown", extra={"left": left})
+
+    async def _linger(self, stream: IngestStream) -> None:
+        try:
+            async with asyncio.timeout(LINGER_S):
+                await stream.closed.wait()
+        except TimeoutError:
+            logger.warning("a stream was not closed", extra={"stream_id": stream.stream_id})
+        finally:
+            stream.release()
+            del self._streams[stream.stream_id]
+            self._per_tenant[stream.request.tenant] -= 1

@@ -1,0 +1,160 @@
+"""Ingest as a service: one port for all doors, supervision of its own streams."""
+
+import asyncio
+import os
+import secrets
+import sys
+import time
+from collections.abc import Generator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+
+from speechbus_contracts import audio_stream_name
+from speechbus_ingest.doors.native import NativeDoor
+from speechbus_ingest.keys import KeyRing
+from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.registry import StreamRegistry
+from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
+from speechbus_ingest.stream import IngestContext
+from speechbus_ingest.supervisor import Supervisor
+from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.health import Health, watch_event_loop
+from speechbus_runtime.health_routes import health_routes
+from speechbus_runtime.lifecycle import EXIT_SETTINGS, StopSignal, run_service
+from speechbus_runtime.logs import configure_logs
+from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.volatile_streams import VolatileStreams
+
+__all__ = ["main"]
+
+SERVICE: Final = "ingest"
+STOP_MARGIN_S: Final = 5.0
+LOOP_STALE_S: Final = 5.0
+MESSAGE_BYTES_MAX: Final = 1 << 20
+"""32 s of audio at 16 kHz in one message; larger ones are closed with 1009."""
+PING_INTERVAL_S: Final = 5.0
+PING_TIMEOUT_S: Final = 10.0
+"""A client that went without a goodbye is noticed within 15 s."""
+CONNECTIONS_EXTRA: Final = 500
+"""HTTP requests and viewers beside the streams."""
+
+
+def main() -> int:
+    """Run the service; return the process's exit code."""
+    try:
+        settings = read_settings(Settings, prefix=SETTINGS_PREFIX)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_SETTINGS
+    configure_logs(
+        service=SERVICE, level=settings.log_level, json_lines=settings.log_format == "json"
+    )
+    return run_service(
+        lambda stop: _serve(settings, stop),
+        service=SERVICE,
+        stop_within_s=settings.drain_s + STOP_MARGIN_S,
+    )
+
+
+async def _serve(settings: Settings, stop: StopSignal) -> None:
+    loop = asyncio.get_running_loop()
+    name = f"ingest-{os.getpid()}-{secrets.token_hex(4)}"
+    health = Health(SERVICE)
+    health.set_ready("bus", ok=False, reason="not connected to NATS yet")
+    health.register("supervisor", stale_after_s=LOOP_STALE_S)
+    health.register("streams", stale_after_s=LOOP_STALE_S)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(watch_event_loop(health))
+        audio_bus = await connect_bus(settings.nats_url, name=f"{name}-audio")
+        stack.push_async_callback(audio_bus.shut_down)
+        control_bus = await connect_bus(settings.nats_url, name=name)
+        stack.push_async_callback(control_bus.shut_down)
+        supervisor = Supervisor(
+            control_bus, now_s=loop.time, beat=lambda: health.beat("supervisor")
+        )
+        context = IngestContext(
+            control_bus=control_bus,
+            publisher=AckedPublisher(control_bus),
+            audio=AudioPublisher(audio_bus, now_s=loop.time),
+            supervisor=supervisor,
+            chunk_ms=settings.chunk_ms,
+            shards=settings.shards,
+            now_ns=time.time_ns,
+        )
+        registry = StreamRegistry(
+            context,
+            streams_max=settings.streams_max,
+            streams_per_key_max=settings.streams_per_key_max,
+            beat=lambda: health.beat("streams"),
+        )
+        keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
+        native = NativeDoor(keys, registry, idle_s=settings.idle_s, duration_s=settings.duration_s)
+
+        stores = VolatileStreams(
+            audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
+        )
+        await stores.learn()
+
+        async def restore() -> None:
+            await stores.restore()
+            context.audio.distrust_store()
+            health.set_ready("bus", ok=True)
+
+        audio_bus.on_reconnected(restore)
+        audio_bus.on_disconnected(
+            lambda: health.set_ready("bus", ok=False, reason="NATS is away; reconnecting")
+        )
+        app = Starlette(
+            routes=[
+                WebSocketRoute("/v1/streams", native.serve),
+                *health_routes(health),
+            ]
+        )
+        server = _Server(_configure_server(app, settings))
+        async with asyncio.TaskGroup() as tasks:
+            supervising = tasks.create_task(supervisor.run(), name="supervisor")
+            tending = tasks.create_task(registry.run(), name="streams")
+            serving = tasks.create_task(server.serve(), name="server")
+            health.set_ready("bus", ok=True)
+            health.mark_serving()
+            await stop.wait()
+            health.mark_draining()
+            await registry.drain(within_s=settings.drain_s)
+            server.should_exit = True
+            await serving
+            supervising.cancel()
+            tending.cancel()
+
+
+def _configure_server(app: Starlette, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.listen_host,
+        port=settings.listen_port,
+        loop="none",
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE_BYTES_MAX,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,  # paths may hold a token
+        server_header=False,
+        limit_concurrency=settings.streams_max + CONNECTIONS_EXTRA,
+        timeout_graceful_shutdown=2,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the service's lifecycle owns signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone."""
+        yield

@@ -1,0 +1,55 @@
+"""Settings of ingest, from SPEECHBUS_INGEST_* variables."""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from speechbus_contracts import ContractError, parse_token
+from speechbus_runtime.secret import Secret
+
+__all__ = ["SETTINGS_PREFIX", "Settings"]
+
+SETTINGS_PREFIX: Final = "SPEECHBUS_INGEST_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one ingest process needs to know."""
+
+    api_keys: tuple[tuple[str, Secret], ...]
+    """Who may send audio: `tenant:key,tenant:key`."""
+    listen_host: str = "127.0.0.1"
+    """Address of the one port, for WebSocket and HTTP."""
+    listen_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
+    """Port; 0: any free one."""
+    nats_url: str = "nats://127.0.0.1:4222"
+    """NATS server, or several separated by commas."""
+    viewer: Literal["key", "open"] = "key"
+    """Who may read transcripts over HTTP: holders of a key (their own tenant), or everyone."""
+    chunk_ms: Annotated[int, msgspec.Meta(ge=20, le=320)] = 100
+    """Audio of one bus message; longer costs less and adds as much delay."""
+    shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
+    """Number of AUDIO stores; the same in all services."""
+    streams_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
+    """Streams this process carries at once."""
+    streams_per_key_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 500
+    """Streams of one key at once, in this process."""
+    idle_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
+    """A stream whose client sends nothing at all for this long is ended."""
+    duration_s: Annotated[float, msgspec.Meta(ge=1, le=80_000)] = 43_200.0
+    """Longest stream; must stay below the retention of TRANSCRIPT (24 h)."""
+    drain_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 10.0
+    """After SIGTERM, open streams may take this long to get their last finals."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged."""
+    log_format: Literal["json", "pretty"] = "json"
+    """`json` lines for machines, `pretty` for people."""
+
+    def __post_init__(self) -> None:
+        """Check what spans characters and fields."""
+        for tenant, key in self.api_keys:
+            try:
+                parse_token(tenant)
+            except ContractError as error:
+                raise ValueError(f"a tenant of API_KEYS is no token: {error}") from None
+            if not key.reveal():
+                raise ValueError("a key of API_KEYS is empty")

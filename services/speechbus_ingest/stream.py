@@ -1,0 +1,281 @@
+"""One stream at ingest: audio in, events out, whatever protocol the client speaks."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from speechbus_contracts import (
+    AudioSubject,
+    ChunkKind,
+    JobOpen,
+    StreamOpened,
+    WriteSubject,
+    build_dedup_headers,
+    build_shard,
+    build_stream_id,
+    encode_event,
+    event_dedup_id,
+    job_dedup_id,
+)
+from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT
+from speechbus_ingest.chunker import Chunker
+from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.supervisor import Supervisor
+from speechbus_runtime.bus import BusConnection, encode_headers
+from speechbus_runtime.publisher import AckedPublisher
+
+__all__ = ["EventSink", "IngestContext", "IngestStream", "StreamRequest"]
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATE_HZ_MIN: Final = 8_000
+SAMPLE_RATE_HZ_MAX: Final = 48_000
+KEEPALIVE_S: Final = 2.0
+"""A worker takes an ingest for lost after 10 s without any chunk."""
+
+
+class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asked for, checked by its door."""
+
+    tenant: str
+    door: str
+    sample_rate_hz: int
+    language: str | None = None
+    target_languages: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+
+
+class EventSink(Protocol):
+    """The door's side of a stream: gets its events as they come from the bus.
+
+    Called in the read loop of the bus: must be quick and must not block.
+    """
+
+    def take_event(self, kind: str, payload: bytes) -> None:
+        """Take one event.
+
+        Args:
+            kind: last token of its subject: `opened`, `claim`, `final`, `partial`, `turn`, …;
+                `translation` for translations.
+            payload: the event's JSON.
+        """
+        ...
+
+
+class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What all streams of an ingest share."""
+
+    control_bus: BusConnection
+    publisher: AckedPublisher
+    audio: AudioPublisher
+    supervisor: Supervisor
+    chunk_ms: int
+    shards: int
+    now_ns: Callable[[], int]
+    """Wall clock, ns since 1970."""
+
+
+class _Claimed(msgspec.Struct, frozen=True):
+    epoch: int
+    worker: str
+
+
+class _Epoch(msgspec.Struct, frozen=True):
+    epoch: int
+
+
+class _Covered(msgspec.Struct, frozen=True):
+    covered_ms: int
+
+
+class _Gap(msgspec.Struct, frozen=True):
+    to_ms: int
+
+
+_claimed_decoder: Final = msgspec.json.Decoder(_Claimed)
+_epoch_decoder: Final = msgspec.json.Decoder(_Epoch)
+_covered_decoder: Final = msgspec.json.Decoder(_Covered)
+_gap_decoder: Final = msgspec.json.Decoder(_Gap)
+
+
+class IngestStream:
+    """A live stream.
+
+    Order of calls: `open`; then `write`, `flush` and `wait_for_room` as audio comes; `end` once;
+    wait for `closed`; always `release`.
+    """
+
+    def __init__(self, request: StreamRequest, context: IngestContext, sink: EventSink) -> None:
+        self.request = request
+        self._context = context
+        self._sink = sink
+        self.stream_id = build_stream_id(
+            unix_ms=context.now_ns() // 1_000_000, entropy=os.urandom(10)
+        )
+        self.shard = build_shard(self.stream_id, shards=context.shards)
+        self.closed = asyncio.Event()
+        """Set when `stream.closed` has been handed to the sink."""
+        self.claimed = asyncio.Event()
+        """Set once a worker has the stream."""
+        self.worker_id: str | None = None
+        """Worker that has claimed it."""
+        self._epoch = 1
+        self._chunker = Chunker(sample_rate_hz=request.sample_rate_hz, chunk_ms=context.chunk_ms)
+        self._lane = context.audio.open_lane(
+            str(AudioSubject(self.shard, request.tenant, self.stream_id)),
+            sample_rate_hz=request.sample_rate_hz,
+        )
+        self._waiting_since_s: float | None = None
+        self._is_ended = False
+        self._sids: list[int] = []
+
+    @property
+    def accepted_samples(self) -> int:
+        """Samples published so far."""
+        return self._lane.position
+
+    async def open(self) -> None:
+        """Announce the stream and ask for a worker; audio may follow at once."""
+        context, request = self._context, self.request
+        name = f"{request.tenant}.{self.stream_id}"
+        bus = context.control_bus
+        self._sids = [
+            bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.{name}.>", self._receive),
+            bus.subscribe_direct(f"{ROOT}.live.{name}.*", self._receive_live),
+        ]
+        opened = StreamOpened(
+            stream_id=self.stream_id,
+            tenant=request.tenant,
+            opened_at=context.now_ns() // 1_000_000,
+            sample_rate_hz=request.sample_rate_hz,
+            shard=self.shard,
+            language=request.language,
+            target_languages=request.target_languages,
+            providers=request.providers,
+            door=request.door,
+        )
+        await context.publisher.publish(
+            str(WriteSubject(request.tenant, self.stream_id, "opened")),
+            encode_event(opened),
+            headers=encode_headers(
+                build_dedup_headers(event_dedup_id(self.stream_id, "opened", 0))
+            ),
+        )
+        await self._place(1, "opened")
+        context.supervisor.add(self)
+        logger.info("stream opened", extra={"stream_id": self.stream_id, "door": request.door})
+
+    def write(self, data: bytes) -> None:
+        """Take bytes of PCM s16le mono; a sample may be cut between two calls."""
+        chunks = self._chunker.split(data)
+        if chunks:
+            self._waiting_since_s = None
+            captured_at_ns = self._context.now_ns()
+            for chunk in chunks:
+                self._lane.publish(ChunkKind.AUDIO, chunk, captured_at_ns=captured_at_ns)
+        if self._waiting_since_s is None and self._chunker.n_waiting:
+            self._waiting_since_s = self._context.audio.now_s()
+
+    async def wait_for_room(self) -> None:
+        """Wait while too much audio is on its way."""
+        await self._lane.wait_for_room()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_for_room` would return at once."""
+        return self._lane.has_room
+
+    def flush(self) -> None:
+        """Ask for finals of everything written so far."""
+        self._publish_rest()
+        self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
+
+    def end(self, reason: str) -> None:
+        """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        self._publish_rest()
+        self._lane.publish(
+            ChunkKind.END,
+            msgspec.json.encode({"reason": reason}),
+            captured_at_ns=self._context.now_ns(),
+        )
+
+    def tend(self, now_s: float) -> None:
+        """Do what is due: publish audio that waits for the rest of its chunk, show life."""
+        if self._is_ended:
+            return
+        waiting_s = self._waiting_since_s
+        if waiting_s is not None and now_s - waiting_s > self._context.chunk_ms / 1000:
+            self._publish_rest()
+        if now_s - self._lane.published_at_s > KEEPALIVE_S:
+            self._lane.publish(ChunkKind.SILENCE, b"", captured_at_ns=self._context.now_ns())
+
+    def release(self) -> None:
+        """Let go of everything on the bus; the stream is closed or given up."""
+        self._context.supervisor.remove(self)
+        self._lane.close()
+        for sid in self._sids:
+            self._context.control_bus.unsubscribe_direct(sid)
+        self._sids = []
+
+    # --- for the supervisor --------------------------------------------------------------------
+
+    def consume(self, sample: int) -> None:
+        """How far the worker has read."""
+        self._lane.consume(sample)
+
+    async def reopen(self, reason: str) -> None:
+        """Place the stream on another worker, under the next epoch."""
+        if not self.closed.is_set():
+            await self._place(self._epoch + 1, reason)
+
+    async def _place(self, epoch: int, reason: str) -> None:
+        job = JobOpen(
+            stream_id=self.stream_id, tenant=self.request.tenant, epoch=epoch, reason=reason
+        )
+        await self._context.publisher.publish(
+            JOB_OPEN,
+            encode_event(job),
+            headers=encode_headers(build_dedup_headers(job_dedup_id(self.stream_id, epoch))),
+        )
+
+    # --- events from the bus -------------------------------------------------------------------
+
+    def _receive(self, subject: bytes, _reply: bytes, payload: bytes, _headers: bytes) -> None:
+        kind = subject.split(b".", 6)[5].decode()
+        match kind:
+            case "final" | "covered":
+                self._cover(_covered_decoder.decode(payload).covered_ms)
+            case "gap":
+                self._cover(_gap_decoder.decode(payload).to_ms)
+            case "claim":
+                claimed = _claimed_decoder.decode(payload)
+                if claimed.epoch >= self._epoch:
+                    self._epoch = claimed.epoch
+                    self.worker_id = claimed.worker
+                    self.claimed.set()
+            case _:
+                pass
+        self._sink.take_event(kind, payload)
+        if kind == "closed":
+            self.closed.set()
+
+    def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
+        # A worker that has lost the stream may not know it yet.
+        if _epoch_decoder.decode(payload).epoch >= self._epoch:
+            self._sink.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
+
+    def _cover(self, covered_ms: int) -> None:
+        self._lane.cover(covered_ms * self.request.sample_rate_hz // 1000)
+
+    def _publish_rest(self) -> None:
+        self._waiting_since_s = None
+        rest = self._chunker.take_rest()
+        if rest:
+            self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())

@@ -1,0 +1,175 @@
+"""Watches the workers that carry this ingest's streams, and finds others when they fail.
+
+Each ingest supervises only its own streams: no coordinator, no lease per stream. A late heartbeat
+is only a suspicion; the worker is asked before anything moves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+import nats.errors
+
+from speechbus_contracts import (
+    ContractError,
+    WorkerHeartbeat,
+    WorkerSubject,
+    decode_event,
+)
+from speechbus_contracts.subjects import ROOT
+from speechbus_runtime.bus import BusConnection
+
+__all__ = ["Supervised", "Supervisor"]
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 0.05
+LATE_S: Final = 0.35
+"""Heartbeats come every 200 ms; one late by three quarters of that is worth a question."""
+PING_TIMEOUT_S: Final = 0.45
+"""A busy worker answers within this; a frozen one does not (nats.md 3: noticed after 810 ms)."""
+FORGET_S: Final = 60.0
+"""A worker without streams of ours that has been silent this long is forgotten."""
+
+HEARD_LATELY_S: Final = 2.0
+
+Verdict = Literal["worker_lost", "worker_frozen"]
+
+
+class Supervised(Protocol):
+    """A stream as its supervisor sees it."""
+
+    @property
+    def worker_id(self) -> str | None:
+        """Worker that has claimed it; None: nobody yet."""
+        ...
+
+    @property
+    def stream_id(self) -> str:
+        """Its id."""
+        ...
+
+    def consume(self, sample: int) -> None:
+        """How far its worker has read."""
+        ...
+
+    async def reopen(self, reason: str) -> None:
+        """Place it on another worker."""
+        ...
+
+
+class Supervisor:
+    """Liveness of all workers, as far as this ingest's streams are concerned.
+
+    Args:
+        bus: control connection.
+        now_s: the loop's clock.
+        beat: called whenever the loop turns; for health.
+    """
+
+    def __init__(
+        self, bus: BusConnection, *, now_s: Callable[[], float], beat: Callable[[], None]
+    ) -> None:
+        self._bus = bus
+        self._now_s = now_s
+        self._beat = beat
+        self._streams: dict[str, Supervised] = {}
+        self._seen_at_s: dict[str, float] = {}
+        self._heard_at_s: dict[str, float] = {}
+        self._probing: set[str] = set()
+        bus.subscribe_direct(f"{ROOT}.worker.*.heartbeat", self._see_heartbeat)
+        bus.on_reconnected(self._after_reconnect)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether any worker was heard lately."""
+        now_s = self._now_s()
+        return any(now_s - heard < HEARD_LATELY_S for heard in self._heard_at_s.values())
+
+    def add(self, stream: Supervised) -> None:
+        """Supervise a stream."""
+        self._streams[stream.stream_id] = stream
+
+    def remove(self, stream: Supervised) -> None:
+        """Let go of a stream."""
+        self._streams.pop(stream.stream_id, None)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                self._beat()
+                if self._bus.is_connected:
+                    for worker_id in self._late_workers():
+                        self._probing.add(worker_id)
+                        probes.create_task(self._probe(worker_id), name=f"probe:{worker_id}")
+                await asyncio.sleep(TICK_S)
+
+    def _late_workers(self) -> list[str]:
+        now_s = self._now_s()
+        carrying = {stream.worker_id for stream in self._streams.values()}
+        late: list[str] = []
+        for worker_id in carrying:
+            if worker_id is None or worker_id in self._probing:
+                continue
+            # A worker known only from a claim gets as long as any other to be heard.
+            seen_at_s = self._seen_at_s.setdefault(worker_id, now_s)
+            if now_s - seen_at_s > LATE_S:
+                late.append(worker_id)
+        for worker_id in [w for w, seen in self._seen_at_s.items() if now_s - seen > FORGET_S]:
+            if worker_id not in carrying:
+                del self._seen_at_s[worker_id]
+                self._heard_at_s.pop(worker_id, None)
+        return late
+
+    async def _probe(self, worker_id: str) -> None:
+        try:
+            verdict = await self._ask(worker_id)
+            # Seen or not: the next question comes `LATE_S` from now.
+            self._seen_at_s[worker_id] = self._now_s()
+            if verdict is None:
+                return
+            streams = [s for s in self._streams.values() if s.worker_id == worker_id]
+            logger.warning(
+                "worker failed",
+                extra={"worker": worker_id, "why": verdict, "streams": len(streams)},
+            )
+            async with asyncio.TaskGroup() as reopenings:
+                for stream in streams:
+                    reopenings.create_task(stream.reopen(verdict))
+        finally:
+            self._probing.discard(worker_id)
+
+    async def _ask(self, worker_id: str) -> Verdict | None:
+        try:
+            await self._bus.request(
+                str(WorkerSubject(worker_id, "ping")), b"", timeout=PING_TIMEOUT_S
+            )
+        except nats.errors.NoRespondersError:
+            return "worker_lost"
+        except (nats.errors.TimeoutError, TimeoutError):
+            # Silence through an outage of NATS says nothing about the worker.
+            return "worker_frozen" if self._bus.is_connected else None
+        except (nats.errors.Error, OSError):
+            return None
+        return None
+
+    def _see_heartbeat(self, _subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
+        try:
+            heartbeat = decode_event(payload)
+        except ContractError:
+            return
+        if not isinstance(heartbeat, WorkerHeartbeat):
+            return
+        self._seen_at_s[heartbeat.worker] = self._now_s()
+        self._heard_at_s[heartbeat.worker] = self._now_s()
+        for stream_id, sample in (heartbeat.consumed or {}).items():
+            stream = self._streams.get(stream_id)
+            if stream is not None and stream.worker_id == heartbeat.worker:
+                stream.consume(sample)
+
+    async def _after_reconnect(self) -> None:
+        now_s = self._now_s()
+        for worker_id in self._seen_at_s:
+            self._seen_at_s[worker_id] = now_s

@@ -1,0 +1,330 @@
+"""The connection to NATS: nats-py below, a leaner path for hot messages on top.
+
+nats-py hands each received message to a queue and wakes a task for it, and builds a future for
+each flush. That is fine for control messages. For audio, acks and partials, `subscribe_direct`
+calls a plain function from the read loop, and `publish_nowait` appends to the send buffer, which
+is written once per turn of the event loop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+__all__ = ["BusConnection", "DirectHandler", "connect_bus", "encode_headers"]
+
+logger = logging.getLogger(__name__)
+
+DirectHandler = Callable[[bytes, bytes, bytes, bytes], None]
+"""Takes subject, reply subject, payload and raw header block (empty without headers)."""
+
+RECONNECT_WAIT_S: Final = 0.1
+"""nats-py's default of 2 s would alone break every hand-over target."""
+PING_INTERVAL_S: Final = 2
+PINGS_OUTSTANDING_MAX: Final = 2
+"""A dead link is noticed after about 6 s; the defaults need minutes."""
+SEND_BACKLOG_BYTES_MAX: Final = 8 << 20
+"""Bytes the kernel has not taken yet beyond which unacknowledged publishes are refused; the
+server cuts a client that falls this far behind, too (`max_pending`)."""
+CLOSE_TIMEOUT_S: Final = 1.0
+_HEADER_LINE: Final = b"NATS/1.0\r\n"
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """Return the header block of a message, ready for `publish_nowait`."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return _HEADER_LINE + lines.encode() + b"\r\n"
+
+
+class _DirectParser:
+    """NATS protocol parser; takes the place of nats-py's regular expressions.
+
+    Messages of direct subscriptions go straight to their handlers, everything else takes nats-py's
+    way. Keeps at most one unfinished message (the server limits those to `max_payload`).
+    """
+
+    def __init__(self, bus: "BusConnection") -> None:
+        self._bus = bus
+        self._rest = b""
+
+    def reset(self) -> None:
+        """Forget what was not complete: the connection is a new one."""
+        self._rest = b""
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Handle every complete operation in `data`.
+
+        Raises:
+            nats.errors.ProtocolError: the server speaks something else.
+        """
+        buffer = self._rest + data if self._rest else data
+        position = 0
+        end = len(buffer)
+        direct = self._bus.direct_handlers
+        while position < end:
+            line_end = buffer.find(b"\r\n", position)
+            if line_end < 0:
+                break
+            line = buffer[position:line_end]
+            body = line_end + 2
+            if line.startswith((b"MSG ", b"HMSG ")):
+                parts = line.split()
+                with_headers = line[0] == 72  # "H"
+                try:
+                    size = int(parts[-1])
+                    sid = int(parts[2])
+                    header_size = int(parts[-2]) if with_headers else 0
+                except (ValueError, IndexError):
+                    raise nats.errors.ProtocolError("nats: malformed MSG") from None
+                after = body + size + 2
+                if after > end:
+                    break
+                has_reply = len(parts) == (6 if with_headers else 5)
+                reply = parts[3] if has_reply else b""
+                headers = buffer[body : body + header_size]
+                payload = buffer[body + header_size : body + size]
+                position = after
+                handler = direct.get(sid)
+                if handler is None:
+                    await self._bus.process_queued(sid, parts[1], reply, payload, headers)
+                else:
+                    self._bus.call_direct(handler, parts[1], reply, payload, headers)
+                continue
+            position = body
+            await self._bus.process_operation(line)
+        self._rest = buffer[position:] if position < end else b""
+
+
+class BusConnection(Client):
+    """A nats-py client with direct subscriptions and publishes.
+
+    Attributes:
+        direct_handlers: handler by subscription id; for the parser.
+        permission_errors: denials the server reported; a denied publish is otherwise just silent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direct_handlers: dict[int, DirectHandler] = {}
+        self.permission_errors = 0
+        self._flush_scheduled = False
+        self._is_closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reconnect_hooks: list[Callable[[], Awaitable[None]]] = []
+        self._disconnect_hooks: list[Callable[[], None]] = []
+        # Given to nats-py in place of its own parser; same two methods.
+        self._ps: Any = _DirectParser(self)
+
+    # --- received messages -------------------------------------------------------------------
+
+    def subscribe_direct(self, subject: str, handler: DirectHandler) -> int:
+        """Call `handler` in the read loop for each message of `subject`.
+
+        The handler must be quick and must not block. An exception in it is logged and the
+        connection lives on. The subscription survives reconnects.
+
+        Returns:
+            The id for `unsubscribe_direct`.
+        """
+        self._sid += 1
+        sid = self._sid
+        self.direct_handlers[sid] = handler
+        # nats-py replays what is in `_subs` after a reconnect; the object is never started, so it
+        # has neither queue consumer nor task.
+        self._subs[sid] = Subscription(self, sid, subject)
+        self._append(b"SUB %b  %d\r\n" % (subject.encode(), sid))
+        return sid
+
+    def unsubscribe_direct(self, sid: int) -> None:
+        """End a direct subscription; unknown ids are ignored."""
+        if self.direct_handlers.pop(sid, None) is not None:
+            self._subs.pop(sid, None)
+            self._append(b"UNSUB %d\r\n" % sid)
+
+    def call_direct(
+        self, handler: DirectHandler, subject: bytes, reply: bytes, payload: bytes, headers: bytes
+    ) -> None:
+        """Run a handler; for the parser."""
+        try:
+            handler(subject, reply, payload, headers)
+        except Exception:  # a bug in one stream's handler must not end the read loop of all
+            logger.exception("message handler failed")
+
+    async def process_queued(
+        self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes
+    ) -> None:
+        """Take nats-py's way; for the parser."""
+        # None, not b"", is how its own parser says "no headers"; the annotation is too narrow.
+        await self._process_msg(sid, subject, reply, payload, headers or None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    async def process_operation(self, line: bytes) -> None:
+        """Handle an operation without payload; for the parser."""
+        operation = line[:4].upper()
+        if operation == b"PING":
+            await self._process_ping()
+        elif operation == b"PONG":
+            await self._process_pong()
+        elif operation == b"INFO":
+            await self._process_info(msgspec.json.decode(line[5:]))
+        elif operation == b"-ERR":
+            await self._process_err(line[5:].strip(b"' ").decode(errors="replace").lower())
+        elif operation != b"+OK":
+            raise nats.errors.ProtocolError("nats: unknown operation")
+
+    # --- sent messages -----------------------------------------------------------------------
+
+    def publish_nowait(
+        self, subject: bytes, payload: bytes, *, reply: bytes = b"", headers: bytes = b""
+    ) -> bool:
+        """Send without waiting; nothing is kept while the connection is away.
+
+        Args:
+            subject: the subject's bytes (build once per stream).
+            payload: message without headers.
+            reply: subject for an acknowledgement; empty: none wanted.
+            headers: block made by `encode_headers`; empty: none.
+
+        Returns:
+            False when it was not sent: not connected, or too far behind. The caller decides
+            whether to repeat it.
+        """
+        if not self.is_connected or self._is_backlogged():
+            return False
+        if headers:
+            size = len(headers)
+            line = b"HPUB %b %b %d %d\r\n" % (subject, reply, size, size + len(payload))
+            self._pending.append(line + headers)
+        else:
+            self._pending.append(b"PUB %b %b %d\r\n" % (subject, reply, len(payload)))
+        self._pending.append(payload)
+        self._append(b"\r\n")
+        return True
+
+    def publish_parts_nowait(
+        self, subject: bytes, first: bytes, second: bytes, *, reply: bytes
+    ) -> bool:
+        """`publish_nowait` of `first + second`, without joining them."""
+        if not self.is_connected or self._is_backlogged():
+            return False
+        self._pending.append(
+            b"PUB %b %b %d\r\n%b" % (subject, reply, len(first) + len(second), first)
+        )
+        self._pending.append(second)
+        self._append(b"\r\n")
+        return True
+
+    def _append(self, data: bytes) -> None:
+        self._pending.append(data)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            assert self._loop is not None
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_scheduled = False
+        if not self.is_connected or self._transport is None or not self._pending:
+            return  # what nats-py queued itself is sent by its reconnect
+        pending, self._pending = self._pending, []
+        self._pending_data_size = 0
+        self._transport.write(b"".join(pending))
+
+    def _is_backlogged(self) -> bool:
+        writer = getattr(self._transport, "_io_writer", None)
+        return (
+            writer is not None and writer.transport.get_write_buffer_size() > SEND_BACKLOG_BYTES_MAX
+        )
+
+    # --- life of the connection --------------------------------------------------------------
+
+    def on_reconnected(self, hook: Callable[[], Awaitable[None]]) -> None:
+        """Await `hook` after each reconnect; subscriptions already stand again by then."""
+        self._reconnect_hooks.append(hook)
+
+    def on_disconnected(self, hook: Callable[[], None]) -> None:
+        """Call `hook` when the connection is lost."""
+        self._disconnect_hooks.append(hook)
+
+    async def open(self, url: str, *, name: str) -> None:
+        """Connect, and keep reconnecting for ever.
+
+        Args:
+            url: one or several comma-separated `nats://[user:password@]host:port`.
+            name: shown by the server's monitoring; no secret.
+
+        Raises:
+            ConnectionError: no server answered the first time.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self.connect(
+                servers=[part.strip() for part in url.split(",")],
+                name=name,
+                allow_reconnect=True,
+                connect_timeout=2,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+                max_reconnect_attempts=-1,
+                ping_interval=PING_INTERVAL_S,
+                max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+                inbox_prefix=f"_INBOX_{name.partition('-')[0]}",
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                # Refuse rather than hold what is published through nats-py while it is away.
+                pending_size=SEND_BACKLOG_BYTES_MAX,
+            )
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            raise ConnectionError(f"no NATS server answers ({type(error).__name__})") from None
+
+    async def shut_down(self) -> None:
+        """Send what is pending and close; waits at most `CLOSE_TIMEOUT_S`, also without NATS."""
+        self._is_closing = True
+        self._flush_now()
+        with suppress(TimeoutError, nats.errors.Error, OSError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                if self.is_connected:
+                    await self.flush()
+                await self.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        if "permissions violation" in str(error).lower():
+            self.permission_errors += 1
+            logger.error("NATS denied a subject: check this service's permissions")
+        elif self.is_connected:
+            logger.warning("NATS error", extra={"error": type(error).__name__})
+
+    async def _on_disconnected(self) -> None:
+        # Partials and heartbeats from before the cut would be stale after it.
+        self._pending = []
+        self._pending_data_size = 0
+        if self._is_closing:
+            return
+        logger.warning("NATS connection lost")
+        for hook in self._disconnect_hooks:
+            hook()
+
+    async def _on_reconnected(self) -> None:
+        logger.info("NATS connection is back")
+        for hook in self._reconnect_hooks:
+            await hook()
+
+
+async def connect_bus(url: str, *, name: str, retry_s: float = 0.5) -> BusConnection:
+    """Connect; while no server answers, say so once and keep trying until cancelled."""
+    warned = False
+    while True:
+        bus = BusConnection()
+        try:
+            await bus.open(url, name=name)
+        except ConnectionError as error:
+            if not warned:
+                logger.warning("waiting for NATS", extra={"error": str(error)})
+                warned = True
+            await asyncio.sleep(retry_s)
+        else:
+            return bus

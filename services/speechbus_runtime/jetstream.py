@@ -1,0 +1,313 @@
+"""JetStream's API, as raw requests: objects, single reads from the leader, batch direct get.
+
+nats-py has no batch direct get and no priority groups, and its helpers overwrite what differs.
+"""
+
+import asyncio
+import base64
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+import nats.errors
+
+from speechbus_runtime.bus import BusConnection
+
+__all__ = [
+    "ConsumerSpec",
+    "JetStreamError",
+    "JetStreamUnavailableError",
+    "ObjectReport",
+    "StoredMessage",
+    "StreamSpec",
+    "ensure",
+    "fetch_stored",
+    "read_last",
+    "read_specs",
+]
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S: Final = 2.0
+_NOT_FOUND: Final = frozenset({10014, 10037, 10059})
+"""Consumer, message and stream not found."""
+_NAME_IN_USE: Final = frozenset({10058, 10013, 10148})
+BATCH_MESSAGES_MAX: Final = 1_000
+"""More than one stream's retained audio (90 s of 100 ms chunks)."""
+BATCH_BYTES_MAX: Final = 4 << 20
+
+
+class JetStreamError(Exception):
+    """JetStream refused a request; `err_code` says why."""
+
+    def __init__(self, err_code: int, description: str) -> None:
+        super().__init__(f"JetStream error {err_code}: {description}")
+        self.err_code = err_code
+
+
+class JetStreamUnavailableError(Exception):
+    """No answer in time: NATS is away, elects a leader, or the subject is denied. Try again."""
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A JetStream stream as it should be."""
+
+    name: str
+    config: Mapping[str, Any]
+    """Fields of the server's StreamConfig beside the name; others are left to its defaults."""
+
+
+class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable consumer as it should be."""
+
+    jetstream_name: str
+    name: str
+    config: Mapping[str, Any]
+    """Fields of the server's ConsumerConfig beside the names."""
+
+
+class ObjectReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `ensure` found."""
+
+    name: str
+    state: Literal["created", "unchanged", "drifted", "missing"]
+    drift: tuple[str, ...] = ()
+    """One line per differing field: `field: is X, should be Y`. Nothing is overwritten."""
+
+
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as JetStream keeps it."""
+
+    subject: str
+    sequence: int
+    payload: bytes
+
+
+async def request_api(bus: BusConnection, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Send one request to `$JS.API.<call>` and return the answer.
+
+    Raises:
+        JetStreamError: the server refused it.
+        JetStreamUnavailableError: no answer.
+    """
+    try:
+        message = await bus.request(
+            f"$JS.API.{call}", msgspec.json.encode(body), timeout=REQUEST_TIMEOUT_S
+        )
+    except (nats.errors.Error, TimeoutError, OSError) as error:
+        raise JetStreamUnavailableError(type(error).__name__) from None
+    answer: dict[str, Any] = msgspec.json.decode(message.data)
+    problem = answer.get("error")
+    if problem is not None:
+        raise JetStreamError(int(problem.get("err_code", 0)), str(problem.get("description", "")))
+    return answer
+
+
+async def ensure(
+    bus: BusConnection,
+    streams: Sequence[StreamSpec],
+    consumers: Sequence[ConsumerSpec] = (),
+    *,
+    create: bool = True,
+) -> list[ObjectReport]:
+    """Create what is missing and report what differs; run it as often as you like.
+
+    Args:
+        bus: connection with the right to create.
+        streams: JetStream streams, created first.
+        consumers: durable consumers of them.
+        create: False only looks.
+
+    Raises:
+        JetStreamError: the server refuses to create one (no store, no room, wrong version).
+        JetStreamUnavailableError: no answer.
+    """
+    reports: list[ObjectReport] = []
+    for stream in streams:
+        reports.append(
+            await _ensure_one(
+                bus,
+                name=stream.name,
+                info=f"STREAM.INFO.{stream.name}",
+                create_call=f"STREAM.CREATE.{stream.name}" if create else None,
+                body={**stream.config, "name": stream.name},
+                wanted=stream.config,
+            )
+        )
+    for consumer in consumers:
+        where = f"{consumer.jetstream_name}.{consumer.name}"
+        config = {"name": consumer.name, "durable_name": consumer.name, **consumer.config}
+        reports.append(
+            await _ensure_one(
+                bus,
+                name=f"{consumer.jetstream_name}/{consumer.name}",
+                info=f"CONSUMER.INFO.{where}",
+                create_call=f"CONSUMER.CREATE.{where}" if create else None,
+                body={
+                    "stream_name": consumer.jetstream_name,
+                    "action": "create",
+                    "config": config,
+                },
+                wanted=consumer.config,
+            )
+        )
+    return reports
+
+
+async def read_specs(bus: BusConnection, names: Sequence[str]) -> list[StreamSpec]:
+    """Read how JetStream streams are configured, to be able to make them again.
+
+    Raises:
+        JetStreamError: one does not exist.
+        JetStreamUnavailableError: no answer.
+    """
+    specs: list[StreamSpec] = []
+    for name in names:
+        found = await request_api(bus, f"STREAM.INFO.{name}", {})
+        specs.append(StreamSpec(name=name, config=found["config"]))
+    return specs
+
+
+async def _ensure_one(
+    bus: BusConnection,
+    *,
+    name: str,
+    info: str,
+    create_call: str | None,
+    body: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+) -> ObjectReport:
+    try:
+        found = await request_api(bus, info, {})
+    except JetStreamError as error:
+        if error.err_code not in _NOT_FOUND:
+            raise
+        if create_call is None:
+            return ObjectReport(name=name, state="missing")
+        try:
+            await request_api(bus, create_call, body)
+        except JetStreamError as created:
+            if created.err_code not in _NAME_IN_USE:
+                raise
+            found = await request_api(bus, info, {})  # somebody else was quicker
+        else:
+            return ObjectReport(name=name, state="created")
+    drift = tuple(_drift(wanted, found["config"]))
+    return ObjectReport(name=name, state="drifted" if drift else "unchanged", drift=drift)
+
+
+def _drift(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for field, value in sorted(wanted.items()):
+        is_now = found.get(field)
+        # The server leaves out what is false, zero or empty.
+        if is_now != value and not (is_now is None and not value):
+            lines.append(f"{field}: is {is_now!r}, should be {value!r}")
+    return lines
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    subject: str
+    seq: int
+    data: str = ""
+
+
+async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> StoredMessage | None:
+    """Read the last message of a subject from the leader (a direct get may be stale on R3).
+
+    Raises:
+        JetStreamUnavailableError: no answer; try again.
+    """
+    try:
+        answer = await request_api(
+            bus, f"STREAM.MSG.GET.{jetstream_name}", {"last_by_subj": subject}
+        )
+    except JetStreamError as error:
+        if error.err_code == 10037:  # no message found
+            return None
+        raise JetStreamUnavailableError(str(error.err_code)) from None
+    stored = msgspec.convert(answer["message"], _Stored)
+    return StoredMessage(
+        subject=stored.subject, sequence=stored.seq, payload=base64.b64decode(stored.data)
+    )
+
+
+async def fetch_stored(
+    bus: BusConnection,
+    jetstream_name: str,
+    subject: str,
+    *,
+    start_time: str | None = None,
+    start_sequence: int = 1,
+) -> list[StoredMessage]:
+    """Read stored messages of one subject in order, by one batch direct get.
+
+    Args:
+        bus: the connection.
+        jetstream_name: JetStream stream with `allow_direct`.
+        subject: subject, wildcards allowed.
+        start_time: RFC 3339; first message stored at or after it.
+        start_sequence: used without `start_time`.
+
+    Returns:
+        At most `BATCH_MESSAGES_MAX` messages and about `BATCH_BYTES_MAX` bytes: call again from
+        behind the last sequence when it may be more.
+
+    Raises:
+        JetStreamUnavailableError: no answer; try again.
+    """
+    body: dict[str, Any] = {
+        "batch": BATCH_MESSAGES_MAX,
+        "max_bytes": BATCH_BYTES_MAX,
+        "next_by_subj": subject,
+    }
+    if start_time is None:
+        body["seq"] = start_sequence
+    else:
+        body["start_time"] = start_time
+    inbox = bus.new_inbox()
+    done: asyncio.Future[list[StoredMessage]] = asyncio.get_running_loop().create_future()
+    messages: list[StoredMessage] = []
+
+    def receive(_subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
+        if done.done():
+            return
+        status = headers[9:12]
+        if status == b"204" or status == b"404":  # end of batch, nothing stored
+            done.set_result(messages)
+        elif status.isdigit():
+            done.set_exception(JetStreamUnavailableError(status.decode()))
+        else:
+            fields = _parse_direct_headers(headers)
+            messages.append(
+                StoredMessage(
+                    subject=fields.get(b"Nats-Subject", b"").decode(),
+                    sequence=int(fields.get(b"Nats-Sequence", b"0")),
+                    payload=payload,
+                )
+            )
+
+    sid = bus.subscribe_direct(inbox, receive)
+    try:
+        sent = bus.publish_nowait(
+            f"$JS.API.DIRECT.GET.{jetstream_name}".encode(),
+            msgspec.json.encode(body),
+            reply=inbox.encode(),
+        )
+        if not sent:
+            raise JetStreamUnavailableError("not connected")
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            return await done
+    except TimeoutError:
+        raise JetStreamUnavailableError("timeout") from None
+    finally:
+        bus.unsubscribe_direct(sid)
+
+
+def _parse_direct_headers(headers: bytes) -> dict[bytes, bytes]:
+    fields: dict[bytes, bytes] = {}
+    for line in headers.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        fields[name] = value.strip()
+    return fields

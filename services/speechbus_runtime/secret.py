@@ -1,0 +1,61 @@
+"""A text that must never be shown."""
+
+import hmac
+from typing import Final, NoReturn
+
+__all__ = ["HIDDEN", "Secret"]
+
+HIDDEN: Final = "***"
+"""What a secret looks like wherever it is printed."""
+
+
+class Secret:
+    """A password, key or token; `reveal` is the only way to read it.
+
+    Two secrets are compared in constant time. `bool(secret)` tells whether it holds anything.
+    It is no str and no struct on purpose: formatting, JSON and tracebacks find nothing to show.
+    """
+
+    __slots__ = ("_value",)
+    _value: str
+
+    def __init__(self, value: str) -> None:
+        object.__setattr__(self, "_value", value)
+
+    def reveal(self) -> str:
+        """Return the text; hand it to the call that needs it and keep it nowhere."""
+        return self._value
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a secret cannot be changed")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a secret cannot be changed")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret cannot be pickled")
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Secret":
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        # The environment may hold bytes that are no UTF-8; Python marks them with surrogates.
+        mine, theirs = (s.encode(errors="surrogatepass") for s in (self._value, other._value))
+        return hmac.compare_digest(mine, theirs)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    def __format__(self, format_spec: str) -> str:
+        return format(HIDDEN, format_spec)

@@ -1,0 +1,146 @@
+"""Puts a stream's chunks in order, wherever they come from.
+
+Live chunks and stored ones arrive in any order, some twice, some never. What comes out is every
+sample once, in order, starting at a given sample; what can no longer be had comes out as `Lost`.
+Pure: the caller does the fetching.
+"""
+
+from typing import Final
+
+import msgspec
+
+from speechbus_contracts import AudioChunk, ChunkKind
+
+__all__ = ["STASH_CHUNKS_MAX", "AudioTail", "Lost"]
+
+STASH_CHUNKS_MAX: Final = 1_000
+"""Chunks kept while an earlier one is missing: 100 s of 100 ms chunks, more than AUDIO retains, so
+whatever is dropped here can be fetched again, and 3.2 MB at most for a stream at 16 kHz."""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Samples `from_sample` up to `to_sample` (exclusive) are gone."""
+
+    from_sample: int
+    to_sample: int
+
+
+class AudioTail:
+    """Merge of live and stored chunks of one stream.
+
+    Call `add` for each chunk, then `take` until it returns None. While `is_missing`, fetch stored
+    chunks and `add` them; when they cannot be had, `give_up`.
+    """
+
+    def __init__(self, *, start_sample: int) -> None:
+        self._position = start_sample
+        # Which number holds the first sample is known only for a stream's beginning.
+        self._next_number: int | None = 0 if start_sample == 0 else None
+        self._stash: dict[int, AudioChunk] = {}
+        self._highest = -1
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream before the next one that `take` returns."""
+        return self._position
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether a chunk is known to exist that `take` cannot return yet."""
+        if self._next_number is None:
+            return True
+        return self._highest >= self._next_number and self._next_number not in self._stash
+
+    def add(self, chunk: AudioChunk) -> None:
+        """Take one chunk; what is old, double or of a superseded ingest is dropped."""
+        number = chunk.number
+        if number > self._highest:
+            self._highest = number
+        if self._next_number is not None and number < self._next_number:
+            return
+        known = self._stash.get(number)
+        if known is not None:
+            if known.ingest_epoch >= chunk.ingest_epoch:
+                return
+        elif len(self._stash) >= STASH_CHUNKS_MAX:
+            newest = max(self._stash)
+            if number > newest:
+                return  # fetched again when its turn comes
+            del self._stash[newest]
+        self._stash[number] = chunk
+
+    def saw(self, number: int) -> None:
+        """Note that a chunk exists which the caller cannot take now; it is fetched later."""
+        if number > self._highest:
+            self._highest = number
+
+    def take(self) -> AudioChunk | Lost | None:
+        """Return what comes next, or None when that is not here (yet).
+
+        Audio chunks are cut so that each begins exactly where the one before ended. A jump in
+        the numbering of samples comes out as `Lost` before the chunk behind it.
+        """
+        if self._next_number is None and not self._locate(is_complete=False):
+            return None
+        assert self._next_number is not None
+        chunk = self._stash.get(self._next_number)
+        if chunk is None:
+            return None
+        if chunk.kind is ChunkKind.AUDIO:
+            if chunk.first_sample > self._position:
+                lost = Lost(self._position, chunk.first_sample)
+                self._position = chunk.first_sample
+                return lost
+            if chunk.first_sample < self._position:
+                chunk = _cut(chunk, self._position - chunk.first_sample)
+            self._position += chunk.n_samples
+        del self._stash[self._next_number]
+        self._next_number += 1
+        return chunk
+
+    def give_up(self) -> None:
+        """What is missing now cannot be had: `take` goes on behind it."""
+        if self._next_number is None:
+            self._locate(is_complete=True)
+        elif self.is_missing:
+            # Without any later chunk here, the highest number seen is all there is to go by.
+            self._next_number = min(self._stash, default=self._highest + 1)
+
+    def _locate(self, *, is_complete: bool) -> bool:
+        """Find the first chunk that is not wholly before the position.
+
+        Args:
+            is_complete: there is nothing earlier than the stash, so its first one will do.
+        """
+        after = [
+            chunk
+            for chunk in self._stash.values()
+            if chunk.first_sample + chunk.n_samples > self._position
+            or (chunk.n_samples == 0 and chunk.first_sample >= self._position)
+        ]
+        if not after:
+            return False
+        first = min(after, key=_number)
+        if not (
+            is_complete
+            or first.number == 0
+            or (first.kind is ChunkKind.AUDIO and first.first_sample <= self._position)
+            or first.number - 1 in self._stash
+        ):
+            return False
+        self._next_number = first.number
+        for number in [number for number in self._stash if number < first.number]:
+            del self._stash[number]
+        return True
+
+
+def _number(chunk: AudioChunk) -> int:
+    return chunk.number
+
+
+def _cut(chunk: AudioChunk, n_samples: int) -> AudioChunk:
+    """Return `chunk` without its first `n_samples` (all of them at most)."""
+    n_cut = min(n_samples, chunk.n_samples)
+    return msgspec.structs.replace(
+        chunk, first_sample=chunk.first_sample + n_cut, payload=chunk.payload[2 * n_cut :]
+    )

@@ -1,0 +1,48 @@
+"""Starts the local engine: `python -m speechbus_transcriber.local_engine --socket PATH`."""
+
+import argparse
+import os
+from pathlib import Path
+
+from speechbus_transcriber.local_engine.process_limits import die_with_parent
+
+SESSIONS_PER_CORE = 8
+"""A core carries 8 to 10 live sessions; beyond that all of them fall behind."""
+
+
+def main() -> None:
+    """Load the models, print `ready`, and serve sessions until SIGTERM."""
+    parent_pid = os.getppid()
+    parser = argparse.ArgumentParser(prog="python -m speechbus_transcriber.local_engine")
+    parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on")
+    parser.add_argument("--vad", choices=["silero", "webrtc"], default="silero")
+    parser.add_argument(
+        "--sessions-max",
+        type=int,
+        default=SESSIONS_PER_CORE * (os.cpu_count() or 1),
+        help="sessions at a time (default: 8 per core)",
+    )
+    arguments = parser.parse_args()
+    die_with_parent(parent_pid)
+    # Before numpy is imported: its linear algebra would start threads, and forking from a process
+    # with threads is not safe. The engine has no use for them.
+    os.putenv("OPENBLAS_NUM_THREADS", "1")
+    os.putenv("OMP_NUM_THREADS", "1")
+    _serve(arguments.socket, arguments.vad, arguments.sessions_max)
+
+
+def _serve(socket_path: Path, vad: str, sessions_max: int) -> None:
+    from speechbus_transcriber.local_engine.decoder import Decoder
+    from speechbus_transcriber.local_engine.voice_activity import VOICE_ACTIVITIES
+    from speechbus_transcriber.local_engine.zygote import Zygote
+
+    Zygote(
+        socket_path,
+        decoder=Decoder.load(),
+        open_voice=VOICE_ACTIVITIES[vad],
+        sessions_max=sessions_max,
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

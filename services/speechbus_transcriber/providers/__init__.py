@@ -1,0 +1,1 @@
+"""Providers' protocols as pure state machines: no socket, no clock, no task."""

@@ -1,0 +1,226 @@
+"""Turns what a session heard into the stream's segments: ids, revisions, stream time.
+
+Pure: state in, events and state out. A session's clock ends here.
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from speechbus_contracts import (
+    Gap,
+    SegmentFinal,
+    SegmentPartial,
+    SegmentRetracted,
+    StreamCovered,
+    Word,
+    build_transcription_id,
+)
+from speechbus_transcriber.checkpoint import Checkpoint
+from speechbus_transcriber.providers.interface import Heard
+
+__all__ = ["COVERED_EVERY_MS", "SegmentContext", "SegmentEvent", "Segmenter", "begin"]
+
+COVERED_EVERY_MS: Final = 10_000
+"""A checkpoint in silence is written this often: a new worker re-reads at most this much."""
+
+SegmentEvent = SegmentPartial | SegmentFinal | SegmentRetracted | StreamCovered | Gap
+
+
+class SegmentContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change while one worker runs one session of a stream."""
+
+    stream_id: str
+    tenant: str
+    epoch: int
+    provider: str
+    language: str | None
+    target_languages: tuple[str, ...]
+    session_start_ms: int
+    """Stream time of the session's first sample."""
+
+
+class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the segments of a stream stand."""
+
+    next_index: int
+    """Index of the open segment, or of the next one if none is open."""
+    covered_ms: int
+    """Stream time up to which everything is in finals or gaps, or held no speech."""
+    checkpoint_ms: int
+    """`covered_ms` as the log has it."""
+    finals: int
+    gap_ms: int
+    revision: int = 0
+    """Of the open segment's next event."""
+    is_shown: bool = False
+    """A partial of the open segment may have reached a subscriber."""
+    shown_text: str = ""
+    shown_end_ms: int = -1
+
+    def hear(
+        self, heard: Heard, context: SegmentContext, *, audio_received_at: int, now_ms: int
+    ) -> tuple[list[SegmentEvent], "Segmenter"]:
+        """Publish what one result means.
+
+        Args:
+            heard: the result, in session time.
+            context: the session it came from.
+            audio_received_at: when ingest had the audio behind it, ms since 1970.
+            now_ms: ms since 1970.
+
+        Returns:
+            Events in order, and the state for the next result.
+        """
+        offset_ms = context.session_start_ms
+        end_ms = heard.end_ms + offset_ms
+        if not heard.is_final:
+            if not heard.text or (heard.text == self.shown_text and end_ms == self.shown_end_ms):
+                return [], self
+            partial = _build(
+                SegmentPartial, self, heard, context, self.covered_ms, audio_received_at, now_ms
+            )
+            return [partial], msgspec.structs.replace(
+                self,
+                revision=self.revision + 1,
+                is_shown=True,
+                shown_text=heard.text,
+                shown_end_ms=end_ms,
+            )
+        covered_ms = end_ms if heard.covered_ms is None else heard.covered_ms + offset_ms
+        if end_ms <= self.covered_ms or not heard.text:
+            # Nothing new: said before by another session, or filler that came to nothing.
+            return self.cover(covered_ms, context, audio_received_at=audio_received_at)
+        covered_ms = max(covered_ms, self.covered_ms)
+        final = _build(SegmentFinal, self, heard, context, covered_ms, audio_received_at, now_ms)
+        return [final], Segmenter(
+            next_index=self.next_index + 1,
+            covered_ms=covered_ms,
+            checkpoint_ms=covered_ms,
+            finals=self.finals + 1,
+            gap_ms=self.gap_ms,
+        )
+
+    def cover(
+        self, covered_ms: int, context: SegmentContext, *, audio_received_at: int
+    ) -> tuple[list[SegmentEvent], "Segmenter"]:
+        """Note that nothing was said up to `covered_ms` (stream time) beyond the finals so far."""
+        retracted, after = self.retract(context)
+        covered_ms = max(covered_ms, self.covered_ms)
+        after = msgspec.structs.replace(after, covered_ms=covered_ms)
+        if covered_ms - after.checkpoint_ms < COVERED_EVERY_MS:
+            return [*retracted], after
+        covered = StreamCovered(
+            stream_id=context.stream_id,
+            tenant=context.tenant,
+            epoch=context.epoch,
+            covered_ms=covered_ms,
+            next_index=after.next_index,
+            audio_received_at=audio_received_at,
+        )
+        return [*retracted, covered], msgspec.structs.replace(after, checkpoint_ms=covered_ms)
+
+    def retract(self, context: SegmentContext) -> tuple[list[SegmentEvent], "Segmenter"]:
+        """Take back the open segment if anybody may have seen it: nothing will follow."""
+        if not self.is_shown:
+            return [], self
+        retracted = SegmentRetracted(
+            stream_id=context.stream_id,
+            tenant=context.tenant,
+            transcription_id=build_transcription_id(context.stream_id, self.next_index),
+            index=self.next_index,
+            epoch=context.epoch,
+            finals=self.finals,
+        )
+        return [retracted], Segmenter(
+            next_index=self.next_index + 1,
+            covered_ms=self.covered_ms,
+            checkpoint_ms=self.checkpoint_ms,
+            finals=self.finals,
+            gap_ms=self.gap_ms,
+        )
+
+    def lose(
+        self, from_ms: int, to_ms: int, context: SegmentContext, *, reason: str, now_ms: int
+    ) -> tuple[list[SegmentEvent], "Segmenter"]:
+        """Name audio that nobody will transcribe; an open segment cannot go on behind it."""
+        retracted, after = self.retract(context)
+        gap_ms = self.gap_ms + to_ms - from_ms
+        gap = Gap(
+            stream_id=context.stream_id,
+            tenant=context.tenant,
+            epoch=context.epoch,
+            from_ms=from_ms,
+            to_ms=to_ms,
+            reason=reason,
+            next_index=after.next_index,
+            gap_ms_total=gap_ms,
+            audio_received_at=now_ms,
+        )
+        covered_ms = max(self.covered_ms, to_ms)
+        return [*retracted, gap], msgspec.structs.replace(
+            after, covered_ms=covered_ms, checkpoint_ms=covered_ms, gap_ms=gap_ms
+        )
+
+
+def begin(checkpoint: Checkpoint, *, is_shown: bool) -> Segmenter:
+    """Return the state behind a checkpoint.
+
+    Args:
+        checkpoint: from the log.
+        is_shown: an earlier owner may have shown partials of the next segment.
+    """
+    return Segmenter(
+        next_index=checkpoint.next_index,
+        covered_ms=checkpoint.covered_ms,
+        checkpoint_ms=checkpoint.covered_ms,
+        finals=checkpoint.finals,
+        gap_ms=checkpoint.gap_ms,
+        is_shown=is_shown,
+    )
+
+
+_Segment = TypeVar("_Segment", SegmentPartial, SegmentFinal)
+
+
+def _build(
+    kind: type[_Segment],
+    state: Segmenter,
+    heard: Heard,
+    context: SegmentContext,
+    covered_ms: int,
+    audio_received_at: int,
+    now_ms: int,
+) -> _Segment:
+    offset_ms = context.session_start_ms
+    words = heard.words
+    return kind(
+        stream_id=context.stream_id,
+        tenant=context.tenant,
+        transcription_id=build_transcription_id(context.stream_id, state.next_index),
+        index=state.next_index,
+        revision=state.revision,
+        epoch=context.epoch,
+        language=heard.language or context.language,
+        text=heard.text,
+        start_ms=heard.start_ms + offset_ms,
+        end_ms=heard.end_ms + offset_ms,
+        provider=context.provider,
+        covered_ms=covered_ms,
+        audio_received_at=audio_received_at,
+        emitted_at=now_ms,
+        words=None
+        if words is None
+        else tuple(
+            Word(
+                text=word.text,
+                start_ms=word.start_ms + offset_ms,
+                end_ms=word.end_ms + offset_ms,
+                confidence=word.confidence,
+            )
+            for word in words
+        ),
+        confidence=heard.confidence,
+        provider_transcription_id=heard.provider_transcription_id,
+        target_languages=context.target_languages,
+    )

@@ -1,0 +1,108 @@
+"""The transcriber as a service: settings in, a worker that runs until it is told to stop."""
+
+import os
+import secrets
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from speechbus_contracts import audio_stream_name
+from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.health import Health
+from speechbus_runtime.health_server import serve_health
+from speechbus_runtime.lifecycle import EXIT_SETTINGS, StopSignal, run_service
+from speechbus_runtime.logs import configure_logs
+from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.volatile_streams import VolatileStreams
+from speechbus_transcriber.connections import ProviderConnections
+from speechbus_transcriber.engines import run_local_engine
+from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
+from speechbus_transcriber.stream import StreamContext
+from speechbus_transcriber.worker import Worker
+
+__all__ = ["main"]
+
+SERVICE: Final = "transcriber"
+STOP_MARGIN_S: Final = 5.0
+"""For closing connections and the engine after the drain."""
+LOOP_STALE_S: Final = 5.0
+"""A worker whose heartbeat loop stood still this long does no work."""
+
+
+def main() -> int:
+    """Run the service; return the process's exit code."""
+    try:
+        settings = read_settings(Settings, prefix=SETTINGS_PREFIX)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_SETTINGS
+    configure_logs(
+        service=SERVICE, level=settings.log_level, json_lines=settings.log_format == "json"
+    )
+    return run_service(
+        lambda stop: _serve(settings, stop),
+        service=SERVICE,
+        stop_within_s=settings.drain_s + STOP_MARGIN_S,
+    )
+
+
+async def _serve(settings: Settings, stop: StopSignal) -> None:
+    worker_id = settings.worker_id or f"{os.getpid()}-{secrets.token_hex(4)}"
+    health = Health(SERVICE)
+    health.set_ready("bus", ok=False, reason="not connected to NATS yet")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            serve_health(health, host=settings.health_host, port=settings.health_port)
+        )
+        sockets = await _start_engines(stack, settings)
+        audio_bus = await connect_bus(settings.nats_url, name=f"transcriber-{worker_id}-audio")
+        stack.push_async_callback(audio_bus.shut_down)
+        control_bus = await connect_bus(settings.nats_url, name=f"transcriber-{worker_id}")
+        stack.push_async_callback(control_bus.shut_down)
+        stores = VolatileStreams(
+            audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
+        )
+        await stores.learn()
+        context = StreamContext(
+            worker_id=worker_id,
+            audio_bus=audio_bus,
+            control_bus=control_bus,
+            publisher=AckedPublisher(control_bus),
+            connect=ProviderConnections(sockets).connect,
+            providers=settings.providers,
+            may_show=lambda: worker.may_show(),
+            now_ns=time.time_ns,
+        )
+        health.register("heartbeat", stale_after_s=LOOP_STALE_S)
+        worker = Worker(
+            context, capacity=settings.sessions_max, beat=lambda: health.beat("heartbeat")
+        )
+
+        async def back() -> None:
+            await stores.restore()
+            health.set_ready("bus", ok=True)
+
+        audio_bus.on_reconnected(back)
+        audio_bus.on_disconnected(
+            lambda: health.set_ready("bus", ok=False, reason="NATS is away; reconnecting")
+        )
+        health.set_ready("bus", ok=True)
+        health.mark_serving()
+        await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
+
+
+async def _start_engines(stack: AsyncExitStack, settings: Settings) -> dict[str, Path]:
+    """Start the engine processes that this worker's providers need."""
+    if "local" not in settings.providers:
+        return {}
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="speechbus-")))
+    await stack.enter_async_context(
+        run_local_engine(
+            folder / "engine", vad=settings.local_vad, sessions_max=settings.local_sessions_max
+        )
+    )
+    return {"local": folder / "engine"}

@@ -1,0 +1,1 @@
+"""The vendors' wire messages, both directions, as pure values."""

@@ -1,0 +1,1 @@
+"""Real servers, recordings and faulty links that several tests need."""
