@@ -59,13 +59,13 @@ def claim_dedup_id(stream_id: str, epoch: int, worker_id: str) -> str:
     Without the worker, JetStream with replicas answers the loser of a race with the winner's
     sequence and `duplicate`, before it looks at the expected sequence: two owners, one token.
     """
-    return f"{stream_id}:claim:{epoch}:{worker_id}"
+    return f"{stream_id}:claim:{worker_id}:{epoch}"
 
 
 def event_dedup_id(stream_id: str, kind: str, ordinal: int) -> str:
     """One event of `kind` per stream and `ordinal`.
 
-    The ordinal is the position in ms of `gap` and `covered`, the segment's index of `retracted`,
+    The ordinal is `to_ms` of `gap`, `covered_ms` of `covered`, the segment's index of `retracted`,
     and 0 where a stream has only one such event (`opened`, `closed`).
     """
     return f"{stream_id}:{kind}:{ordinal}"

@@ -34,7 +34,8 @@ CHANNELS_MAX: Final = 8
 BYTES_PER_SAMPLE: Final = 2
 _WORKS: Final = (
     "what works today is WAV with PCM of 16 bit"
-    " (`ffmpeg -i FILE -ar 16000 -ac 1 OUT.wav` makes one), or `-` for raw pcm_s16le mono of 16 kHz on standard input"
+    " (`ffmpeg -i FILE -ar 16000 -ac 1 OUT.wav` makes one), or `-` for raw"
+    " pcm_s16le mono of 16 kHz on standard input"
 )
 
 

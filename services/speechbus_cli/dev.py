@@ -2,11 +2,10 @@
 
 import asyncio
 import fcntl
-import http
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,7 @@ from speechbus_cli.dev_children import DevPlace, build_service_specs, choose_pla
 from speechbus_cli.embedded_nats import PREFERRED_PORT, EmbeddedNats
 from speechbus_cli.errors import CommandError, ExitCode, FailedError, SettingsMistakeError
 from speechbus_cli.heartbeats import hear_workers
-from speechbus_cli.http_probe import probe_http
+from speechbus_cli.http_probe import is_well
 from speechbus_cli.running import StopSignals, run_until_stopped
 from speechbus_cli.screen import Screen
 from speechbus_cli.settings import API_KEYS, NATS_URL, read_environment, read_first_key
@@ -151,7 +150,7 @@ def dev(
 
 
 @contextmanager
-def _data_folder(wanted: Path | None) -> Iterator[Path]:
+def _data_folder(wanted: Path | None) -> Generator[Path]:
     """Give a folder to one `speechbus dev` at a time; keep a temporary one if something failed."""
     if wanted is None:
         folder = Path(tempfile.mkdtemp(prefix="speechbus-dev-"))
@@ -249,7 +248,7 @@ async def _wait_until_ready(options: _Options, nats_url: str) -> None:
     waiting_for = "ingest"
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
-            while (answer := await probe_http(url)) is None or answer.status != http.HTTPStatus.OK:
+            while not await is_well(url):  # noqa: ASYNC110  (another process has no event of ours)
                 await asyncio.sleep(POLL_INTERVAL_S)
             if options.workers:
                 waiting_for = "a transcriber"

@@ -21,6 +21,7 @@ from speechbus_cli.heartbeats import hear_workers
 from speechbus_cli.http_probe import probe_http
 from speechbus_cli.running import run_until_interrupted
 from speechbus_cli.settings import INGEST_URL, NATS_URL
+from speechbus_runtime.jetstream import ObjectReport
 
 __all__ = ["Check", "doctor"]
 
@@ -88,24 +89,20 @@ async def _check_objects(places: _Places, settings: BootstrapSettings) -> list[C
     except CommandError as error:
         return [Check(name="JetStream", state="fail", found="no answer", remedy=str(error))]
     checks = [Check(name="JetStream", state="ok", found="answers")]
-    for report in reports:
-        match report.state:
-            case "missing":
-                state, remedy = "fail", "Create it: `speechbus bootstrap`."
-            case "drifted":
-                state = "warn"
-                remedy = "Set SPEECHBUS_BOOTSTRAP_* as it was made, or `nats stream edit` it."
-            case _:
-                state, remedy = "ok", ""
-        found = "; ".join(report.drift) or ("present" if state == "ok" else report.state)
-        checks.append(
-            Check(name=f"  {report.name}", state=_state(state), found=found, remedy=remedy)
-        )
-    return checks
+    return [*checks, *(_check_object(report) for report in reports)]
 
 
-def _state(text: str) -> Literal["ok", "warn", "fail"]:
-    return msgspec.convert(text, Literal["ok", "warn", "fail"])
+def _check_object(report: ObjectReport) -> Check:
+    name = f"  {report.name}"
+    match report.state:
+        case "missing":
+            remedy = "Create it: `speechbus bootstrap`."
+            return Check(name=name, state="fail", found="missing", remedy=remedy)
+        case "drifted":
+            remedy = "Set SPEECHBUS_BOOTSTRAP_* as it was made, or `nats stream edit` it."
+            return Check(name=name, state="warn", found="; ".join(report.drift), remedy=remedy)
+        case "unchanged" | "created":
+            return Check(name=name, state="ok", found="present")
 
 
 async def _check_workers(places: _Places) -> Check:

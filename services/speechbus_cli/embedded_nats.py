@@ -97,7 +97,7 @@ class EmbeddedNats:
         """
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                while not await self._is_ready():
+                while not await self._is_ready():  # noqa: ASYNC110  (another process)
                     await asyncio.sleep(POLL_INTERVAL_S)
         except TimeoutError:
             raise FailedError(

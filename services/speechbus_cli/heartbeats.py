@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -48,5 +50,6 @@ async def hear_workers(
     except TimeoutError:
         pass
     finally:
-        await subscription.unsubscribe()
+        with suppress(nats.errors.Error):  # the connection may be gone
+            await subscription.unsubscribe()
     return heard

@@ -1,13 +1,14 @@
 """One GET with a short patience, for readiness checks."""
 
 import asyncio
+import http
 import http.client
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-__all__ = ["HttpAnswer", "probe_http"]
+__all__ = ["HttpAnswer", "is_well", "probe_http"]
 
 TIMEOUT_S: Final = 2.0
 """Readiness is answered from memory, within milliseconds."""
@@ -32,6 +33,12 @@ async def probe_http(url: str) -> HttpAnswer | None:
         None when nobody answers.
     """
     return await asyncio.to_thread(_probe, url)
+
+
+async def is_well(url: str) -> bool:
+    """Tell whether a readiness page answers 200."""
+    answer = await probe_http(url)
+    return answer is not None and answer.status == http.HTTPStatus.OK
 
 
 def _probe(url: str) -> HttpAnswer | None:

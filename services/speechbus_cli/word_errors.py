@@ -39,5 +39,8 @@ def count_word_errors(said: str, heard: str) -> WordErrors:
 
 
 def _words(text: str) -> list[str]:
-    kept = "".join(c if c.isalnum() or c in "' " else " " for c in text.lower().replace("’", "'"))
+    kept = "".join(
+        c if c.isalnum() or c in "' " else " "
+        for c in text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    )
     return kept.split()

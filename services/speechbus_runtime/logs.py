@@ -39,7 +39,7 @@ _FIXED_FIELDS: Final = frozenset({"ts", "level", "service", "logger", "event", "
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one JSON object; never raises, since logging would then print the record.
+    """Writes a record as one JSON object.
 
     Fields: `ts` (UTC, ISO 8601, milliseconds), `level`, `service`, `logger`, `event` (the
     message), the `extra` fields (one that has the name of a fixed field gets the prefix `extra_`),
@@ -102,9 +102,9 @@ _THIRD_PARTY: Final = _ThirdPartyFilter()
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to the stderr of the moment, and keeps silent when that is broken.
+    """Writes to the stderr of the moment; drops a record that cannot be written.
 
-    logging's own way would print the record, unredacted, to the same place.
+    logging's own way would print the record with its arguments, unredacted, to the same place.
     """
 
     def __init__(self) -> None:

@@ -160,7 +160,7 @@ def test_a_long_speech_is_cut_at_twenty_seconds_and_goes_on(
         messages = client.recognize(chunks_of(pcm), turn_stop_ms=5_000)
     first, second = finals_of(messages)
 
-    assert first.covered_ms - messages[1].at_ms <= 20_500  # type: ignore[union-attr]
+    assert first.covered_ms <= 20_100
     assert first.end_ms <= first.covered_ms <= second.start_ms
     assert second.covered_ms == len(pcm) // 32
 

@@ -19,9 +19,7 @@ def test_frames_survive_any_cut_of_the_byte_stream(
     reader = wire.FrameReader()
 
     received = [
-        message
-        for start, end in pairwise(borders)
-        for message in reader.feed(stream[start:end])
+        message for start, end in pairwise(borders) for message in reader.feed(stream[start:end])
     ]
 
     assert received == contents
