@@ -14,6 +14,7 @@ from speechbus_contracts.streams import (
     StreamClaimed,
     StreamClosed,
     StreamCovered,
+    StreamFlushed,
     StreamOpened,
     TurnEnded,
     TurnStarted,
@@ -34,6 +35,7 @@ AnyEvent = (
     | StreamOpened
     | StreamClaimed
     | StreamCovered
+    | StreamFlushed
     | StreamClosed
     | TurnStarted
     | TurnEnded
@@ -52,6 +54,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     StreamOpened,
     StreamClaimed,
     StreamCovered,
+    StreamFlushed,
     StreamClosed,
     TurnStarted,
     TurnEnded,

@@ -65,8 +65,8 @@ def claim_dedup_id(stream_id: str, epoch: int, worker_id: str) -> str:
 def event_dedup_id(stream_id: str, kind: str, ordinal: int) -> str:
     """One event of `kind` per stream and `ordinal`.
 
-    The ordinal is `to_ms` of `gap`, `covered_ms` of `covered`, the segment's index of `retracted`,
-    and 0 where a stream has only one such event (`opened`, `closed`).
+    The ordinal is `to_ms` of `gap`, `covered_ms` of `covered`, `chunk` of `flushed`, the segment's
+    index of `retracted`, and 0 where a stream has only one such event (`opened`, `closed`).
     """
     return f"{stream_id}:{kind}:{ordinal}"
 

@@ -20,6 +20,7 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
             "segment.retracted",
             "gap",
             "stream.covered",
+            "stream.flushed",
             "stream.closed",
         ),
     ),

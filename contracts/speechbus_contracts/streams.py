@@ -10,6 +10,7 @@ __all__ = [
     "StreamClaimed",
     "StreamClosed",
     "StreamCovered",
+    "StreamFlushed",
     "StreamOpened",
     "TurnEnded",
     "TurnStarted",
@@ -64,6 +65,16 @@ class StreamCovered(StreamEvent, frozen=True, kw_only=True, tag="stream.covered"
     """Index of the next segment."""
     audio_received_at: Integer
     """When ingest had the audio at `covered_ms`, ms since 1970."""
+
+
+class StreamFlushed(StreamEvent, frozen=True, kw_only=True, tag="stream.flushed"):
+    """Answer to one flush: the finals of all audio before it have been stored before this."""
+
+    epoch: Integer
+    chunk: Integer
+    """Number of the flush chunk that is answered."""
+    at_ms: Integer
+    """Stream time of the flush."""
 
 
 class Gap(StreamEvent, frozen=True, kw_only=True, tag="gap"):

@@ -41,7 +41,7 @@ TRANSCRIPT_ROOT: Final = f"{ROOT}.transcript"
 SHARDS_MAX: Final = 256
 """More JetStream streams than this on one cluster is beyond what was ever tried."""
 
-WriteKind = Literal["opened", "claim", "final", "retracted", "gap", "covered", "closed"]
+WriteKind = Literal["opened", "claim", "final", "retracted", "gap", "covered", "flushed", "closed"]
 LiveKind = Literal["partial", "turn"]
 WorkerKind = Literal["heartbeat", "ping"]
 
@@ -206,7 +206,16 @@ def _stream_event_parts(
         case [
             tenant,
             stream_id,
-            ("opened" | "claim" | "final" | "retracted" | "gap" | "covered" | "closed") as kind,
+            (
+                "opened"
+                | "claim"
+                | "final"
+                | "retracted"
+                | "gap"
+                | "covered"
+                | "flushed"
+                | "closed"
+            ) as kind,
         ]:
             return tenant, stream_id, kind, None
         case [tenant, stream_id, "translation", language]:

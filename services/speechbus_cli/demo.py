@@ -18,7 +18,7 @@ from speechbus_contracts import SegmentFinal, SegmentPartial, TurnStarted
 __all__ = ["Clip", "DemoOptions", "Hearing", "arrange_clips", "describe_hearing", "play_demo"]
 
 FIRST_CLIP: Final = "0920"
-"""The local engine gets all of it right but its end (audio tests, 2026-11)."""
+"""The sentence that the local engine recognizes best."""
 PAUSE_MS: Final = 1_200
 """Between sentences: turn detection ends a turn after 600 ms without speech."""
 PAGE_UP_S: Final = 60.0

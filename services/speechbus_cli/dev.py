@@ -50,6 +50,7 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command(
+    short_help="Run everything on this machine; --demo plays speech.",
     epilog=f"""\b
 Examples:
   speechbus dev
@@ -59,7 +60,7 @@ Examples:
 It prints its addresses, one per line (page, nats, key), then a line that starts with `ready`.
 \b
 Environment:
-  {API_KEYS}   tenant:key,...; default dev:dev
+  {API_KEYS}  tenant:key,...; default dev:dev
   SPEECHBUS_NATS_URL         like --nats-url
   SPEECHBUS_BOOTSTRAP_*, SPEECHBUS_INGEST_*, SPEECHBUS_TRANSCRIBER_*, SPEECHBUS_CORRELATOR_*
                              go to the services, beside what this command sets
@@ -67,7 +68,7 @@ Environment:
 Exit codes: 0 ended by Ctrl-C or SIGTERM, or the demo is over; 1 a service could not be kept
 running; 2 wrong arguments; 3 cannot connect to --nats-url; 4 user not accepted there;
 130 interrupted twice (everything was killed at once).
-"""
+""",
 )
 @click.option(
     "--listen",

@@ -114,7 +114,7 @@ def build_service_specs(
         providers: of the transcribers, in the order to try.
         environment: of this process; the services inherit it.
     """
-    stores = {"SHARDS": str(settings.shards), "REPLICAS": str(settings.replicas)}
+    stores = {"SHARDS": str(settings.shards)}
     # The person's own variables win over the second mapping, never over the first.
     ingest = (
         {"NATS_URL": nats_url, "LISTEN_HOST": place.host, "LISTEN_PORT": str(place.port), **stores},

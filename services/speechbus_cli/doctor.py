@@ -78,7 +78,8 @@ async def _check_nats(places: _Places) -> Check:
         connection = await connect_reader(places.nats_url, name="doctor")
     except CommandError as error:
         return Check(name="NATS", state="fail", found=where, remedy=str(error))
-    version = str(connection.connected_server_version)
+    server = connection.connected_server_version
+    version = f"{server.major}.{server.minor}.{server.patch}"
     await connection.close()
     return Check(name="NATS", state="ok", found=f"{where}, version {version}")
 

@@ -8,6 +8,7 @@ __all__ = [
     "ExitCode",
     "FailedError",
     "InterruptedCommandError",
+    "OutputClosedError",
     "SettingsMistakeError",
     "UnauthorizedError",
 ]
@@ -56,3 +57,9 @@ class InterruptedCommandError(CommandError):
     """The person wanted it to stop, and it did; there is nothing to say."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class OutputClosedError(CommandError):
+    """Whoever read the output has enough, as in `speechbus watch | head`; that is no failure."""
+
+    exit_code = ExitCode.DONE

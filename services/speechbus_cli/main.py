@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from speechbus_cli.errors import CommandError, ExitCode, InterruptedCommandError
+from speechbus_cli.errors import CommandError, ExitCode, InterruptedCommandError, OutputClosedError
 
 __all__ = ["main"]
 
@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog_name="speechbus",
             standalone_mode=False,
         )
+    except OutputClosedError as closed:
+        # Without this, the interpreter's own last flush would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return closed.exit_code
     except CommandError as error:
         if not isinstance(error, InterruptedCommandError):
             _complain(str(error))
@@ -87,11 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # `speechbus watch | head` has shown what was wanted. Without this, the interpreter's own
-        # last flush would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
     return code if isinstance(code, int) else ExitCode.DONE
 
 

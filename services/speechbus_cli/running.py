@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from speechbus_cli.errors import InterruptedCommandError
+from speechbus_cli.errors import InterruptedCommandError, OutputClosedError
 
 __all__ = ["StopSignals", "run_until_interrupted", "run_until_stopped"]
 
@@ -42,6 +42,7 @@ def run_until_stopped(command: Callable[[StopSignals], Coroutine[Any, Any, _T]])
 
     Raises:
         InterruptedCommandError: a second signal cancelled it.
+        OutputClosedError: nobody reads what it prints.
     """
     signals = StopSignals()
     return _run(lambda: command(signals), signals)
@@ -52,6 +53,7 @@ def run_until_interrupted(command: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
 
     Raises:
         InterruptedCommandError: it did.
+        OutputClosedError: nobody reads what it prints.
     """
     signals = StopSignals()
     signals.asked.set()
@@ -76,4 +78,8 @@ def _run(command: Callable[[], Coroutine[Any, Any, _T]], signals: StopSignals) -
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except BrokenPipeError:
+        # Here, because click would make it exit code 1.
+        raise OutputClosedError("Nobody reads the output.") from None

@@ -11,7 +11,7 @@ from speechbus_cli.variables import VariablesCommand
 __all__ = ["correlator", "ingest", "transcriber"]
 
 _EXIT_CODES = """\b
-Exit codes: 0 ended by a signal, everything handed over; 1 failed; 2 wrong settings (each is named).
+Exit codes: 0 ended by a signal, streams handed over; 1 failed; 2 wrong settings, each is named.
 """
 
 
@@ -51,7 +51,10 @@ Example:
 {_EXIT_CODES}""",
 )
 def transcriber() -> int:
-    """Run a worker: transcribe the streams that it gets; start as many as you like."""
+    """Run a worker that transcribes streams.
+
+    Start as many as you like: they share the streams and take over from each other.
+    """
     return _serve("transcriber")
 
 
@@ -65,5 +68,8 @@ Example:
 {_EXIT_CODES}""",
 )
 def correlator() -> int:
-    """Join finals and translations to captions; start as many as you like."""
+    """Join finals and translations to captions.
+
+    Start as many as you like: any of them can join anything.
+    """
     return _serve("correlator")

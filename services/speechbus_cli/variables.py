@@ -36,14 +36,19 @@ class VariablesCommand(click.Command):
         rows = [
             (
                 described.variable,
-                described.summary
-                + ("  [required]" if described.default is None else f"  [{described.default}]"),
+                f"{described.summary}  {_spell_default(described.default)}".strip(),
             )
             for described in describe_settings(_load(self._settings), prefix=self._prefix)
         ]
         with formatter.section("Environment (each also as NAME_FILE, the path of a file)"):
             formatter.write_dl(rows)
         super().format_epilog(ctx, formatter)
+
+
+def _spell_default(default: str | None) -> str:
+    if default is None:
+        return "[required]"
+    return f"[{default}]" if default else ""
 
 
 def _load(settings: type[msgspec.Struct] | str) -> type[msgspec.Struct]:

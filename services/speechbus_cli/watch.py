@@ -123,6 +123,7 @@ class _Watcher:
 
 
 @click.command(
+    short_help="Show what is said on all streams, from now on.",
     epilog="""\b
 Examples:
   speechbus watch
@@ -131,9 +132,9 @@ Examples:
 Environment:
   SPEECHBUS_NATS_URL   like --nats-url
 \b
-Exit codes: 2 wrong arguments, 3 cannot connect or connection lost, 4 user not accepted,
-130 interrupted (by Ctrl-C, its usual end).
-"""
+Exit codes: 2 wrong arguments, 3 cannot connect (a connection
+lost later is made again), 4 user not accepted, 130 interrupted (by Ctrl-C, its usual end).
+""",
 )
 @click.argument("stream", required=False)
 @click.option("--json", "is_json", is_flag=True, help="Print each event as one line of JSON.")

@@ -71,8 +71,8 @@ class AudioLane:
         self.published_at_s = publisher.now_s()
         """When the last chunk of any kind was published, on the loop's clock."""
 
-    def publish(self, kind: ChunkKind, payload: bytes, *, captured_at_ns: int) -> None:
-        """Put one chunk on the bus; never blocks, see `wait_for_room`."""
+    def publish(self, kind: ChunkKind, payload: bytes, *, captured_at_ns: int) -> int:
+        """Put one chunk on the bus and return its number; never blocks, see `wait_for_room`."""
         number = self._next_number
         self._next_number = number + 1
         prefix = encode_chunk_prefix(
@@ -88,6 +88,7 @@ class AudioLane:
         self._send(held)
         if not self._has_room():
             self._room.clear()
+        return number
 
     async def wait_for_room(self) -> None:
         """Wait while too much is on its way; the door stops reading its socket meanwhile."""

@@ -189,10 +189,14 @@ class IngestStream:
         """Whether `wait_for_room` would return at once."""
         return self._lane.has_room
 
-    def flush(self) -> None:
-        """Ask for finals of everything written so far."""
+    def flush(self) -> int:
+        """Ask for finals of everything written so far.
+
+        Returns:
+            Number of the flush chunk: the `stream.flushed` that answers it names this `chunk`.
+        """
         self._publish_rest()
-        self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
+        return self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
 
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""

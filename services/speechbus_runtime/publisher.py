@@ -24,6 +24,8 @@ ACK_TIMEOUT_S: Final = 1.0
 RETRY_WAIT_S: Final = 0.1
 
 _WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10070})
+_IN_FLIGHT: Final = frozenset({10158, 10164})
+"""The same message, or a guarded write of the same subject, is on its way through the replicas."""
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
 
 
@@ -92,9 +94,8 @@ class AckedPublisher:
                         return answer
                     if answer.error.err_code in _WRONG_LAST_SEQUENCE:
                         raise StaleGuardError(answer.error.err_code)
-                    # 10164: a guarded write is still in flight on a replica. Elections, missing
-                    # responders and full stores answer with 5xx: all pass.
-                    if answer.error.err_code != 10164 and answer.error.code < 500:
+                    # Elections, missing responders and full stores answer with 5xx: all pass.
+                    if answer.error.err_code not in _IN_FLIGHT and answer.error.code < 500:
                         raise PublishRefusedError(answer.error.err_code)
                 await asyncio.sleep(RETRY_WAIT_S)
 

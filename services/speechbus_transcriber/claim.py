@@ -17,9 +17,9 @@ from speechbus_contracts import (
     WriteKind,
     WriteSubject,
     build_claim_headers,
+    claim_dedup_id,
     decode_event,
     encode_event,
-    event_dedup_id,
 )
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import JetStreamUnavailableError, read_last
@@ -86,7 +86,7 @@ async def claim_stream(
             reason=job.reason,
             claimed_at=now_ms,
         )
-        dedup_id = event_dedup_id(job.stream_id, f"claim:{worker_id}", job.epoch)
+        dedup_id = claim_dedup_id(job.stream_id, job.epoch, worker_id)
         try:
             ack = await publisher.publish(
                 str(WriteSubject(job.tenant, job.stream_id, "claim")),

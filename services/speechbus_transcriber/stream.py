@@ -28,6 +28,7 @@ from speechbus_contracts import (
     SegmentRetracted,
     StreamClosed,
     StreamCovered,
+    StreamFlushed,
     WriteKind,
     WriteSubject,
     audio_stream_name,
@@ -51,6 +52,7 @@ from speechbus_transcriber.driver import ConnectFunction, SessionDriver
 from speechbus_transcriber.providers.interface import (
     Covered,
     Finished,
+    Flushed,
     Heard,
     ProviderError,
     ProviderProtocolError,
@@ -72,6 +74,8 @@ Outcome = Literal["closed", "superseded"]
 OUTBOX_MAX: Final = 64
 """Events waiting to be stored, beyond which no audio is read: 3 minutes of finals, so only a NATS
 that is away fills it; the audio waits in AUDIO meanwhile."""
+FLUSHES_MAX: Final = 64
+"""Flushes of one session waiting for their answer; a client asks a few times a minute."""
 PARTIAL_INTERVAL_S: Final = 0.1
 """Partials of one stream are conflated to ten a second: nobody reads faster."""
 SOURCE_LOST_S: Final = 10.0
@@ -145,7 +149,10 @@ class StreamRun:
         self._marks: deque[tuple[int, int]] = deque(maxlen=4_500)
         self._received_at_ms = owned.checkpoint.audio_received_at or opened.opened_at
 
-        self._outbox: deque[SegmentEvent] = deque()
+        self._outbox: deque[SegmentEvent | StreamFlushed] = deque()
+        # Chunk number and stream position of each flush the provider has not answered yet. One
+        # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
+        self._flushes: deque[tuple[int, int]] = deque(maxlen=FLUSHES_MAX)
         self._is_reading = False
         self._fetch_is_due = True
         self._fetch_tries = 0
@@ -262,6 +269,7 @@ class StreamRun:
             case ChunkKind.END:
                 self._end(reason=_end_reason(chunk))
             case ChunkKind.FLUSH:
+                self._flushes.append((chunk.number, self._tail.position))
                 driver.flush()
             case _:
                 pass  # silence: the ingest is alive, which `_receive` has noted
@@ -311,11 +319,12 @@ class StreamRun:
                         at_ms=result.at_ms + session.session_start_ms,
                     )
                     self._show(self._turn_subject, encode_event(turn))
+                case Flushed():
+                    self._answer_flushes(n_max=1)
                 case Finished():
+                    self._answer_flushes(n_max=FLUSHES_MAX)
                     self._is_finished = True
                     self._wake.set()
-                case _:
-                    pass  # Flushed: the finals before it have been put out
 
     def _hear(self, heard: Heard, session: SegmentContext) -> None:
         now_ms = self._context.now_ns() // 1_000_000
@@ -337,6 +346,22 @@ class StreamRun:
                 self._held_partial = None
                 self._outbox.append(event)
                 self._wake.set()
+
+    def _answer_flushes(self, *, n_max: int) -> None:
+        """Say, behind the finals put out so far, that the oldest flushes have been answered."""
+        # Some providers report `Flushed` for a finish as well: then there may be none.
+        for _ in range(min(n_max, len(self._flushes))):
+            number, position = self._flushes.popleft()
+            self._outbox.append(
+                StreamFlushed(
+                    stream_id=self.stream_id,
+                    tenant=self._opened.tenant,
+                    epoch=self.epoch,
+                    chunk=number,
+                    at_ms=position * 1000 // self._rate_hz,
+                )
+            )
+            self._wake.set()
 
     def _show_partial(self, partial: SegmentPartial) -> None:
         now_s = self._loop.time()
@@ -472,6 +497,9 @@ class StreamRun:
 
     def _rewind(self) -> None:
         """Read again from what is covered."""
+        while self._flushes and self._flushes[0][1] < self._covered_sample():
+            self._answer_flushes(n_max=1)  # its finals came; its marker is not read again
+        self._flushes.clear()
         self._tail = AudioTail(start_sample=self._covered_sample())
         self._marks.clear()
         self._fetch_is_due = True
@@ -639,7 +667,7 @@ class StreamRun:
         for event in events:
             await self._write_event(event)
 
-    async def _write_event(self, event: SegmentEvent) -> None:
+    async def _write_event(self, event: SegmentEvent | StreamFlushed) -> None:
         match event:
             case SegmentFinal():
                 await self._write(
@@ -655,11 +683,15 @@ class StreamRun:
                 )
             case Gap():
                 await self._write(event, "gap", event_dedup_id(self.stream_id, "gap", event.to_ms))
+            case StreamFlushed():
+                await self._write(
+                    event, "flushed", event_dedup_id(self.stream_id, "flushed", event.chunk)
+                )
             case SegmentPartial():
                 raise AssertionError("partials are not stored")
 
     async def _write(
-        self, event: SegmentEvent | StreamClosed, kind: WriteKind, dedup_id: str
+        self, event: SegmentEvent | StreamFlushed | StreamClosed, kind: WriteKind, dedup_id: str
     ) -> None:
         headers = build_guard_headers(
             dedup_id, token=self._owned.token, claim_subject=self._claim_subject

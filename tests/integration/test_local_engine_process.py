@@ -1,6 +1,7 @@
 """The engine's processes: their sockets, limits and deaths. No speech needed."""
 
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -152,8 +153,15 @@ def test_only_the_owner_may_connect(engine: EngineProcess) -> None:
     assert stat.S_IMODE(engine.socket_path.stat().st_mode) == 0o600
 
 
-def test_the_process_that_forks_has_one_thread(engine: EngineProcess) -> None:
-    """A fork with threads copies the locks they hold, and the child may wait for ever."""
+def test_the_engine_runs_without_threads(engine: EngineProcess) -> None:
+    """A fork copies the locks other threads hold; and Silero's threads cost ten times its work."""
+    with open_session(engine) as client:
+        noise = random.Random(1).randbytes(32_000)
+        client.send(noise, wire.Flush())
+        client.receive_until(wire.Flushed)
+        *_, process = engine.children()
+
+        assert process.num_threads() == 1
     assert psutil.Process(engine.process.pid).num_threads() == 1
 
 

@@ -111,6 +111,19 @@ async def serve(stop):
     assert events_of(err) == ["stop requested", "stop took too long, cancelling"]
 
 
+def test_a_drain_that_was_cut_short_is_no_clean_stop() -> None:
+    """Work was left behind, even when the service then returned without an error."""
+    serve = """
+async def serve(stop):
+    say("up")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        pass
+"""
+    assert signalled(serve, signal.SIGTERM, bounds=("stop_within_s",))[0] == 1
+
+
 def test_a_drain_that_ignores_its_cancellation_is_ended() -> None:
     """Even a bug in the farewells costs bounded time."""
     serve = """

@@ -266,5 +266,5 @@ def test_empty_audio_changes_nothing() -> None:
 
 
 def test_silero_is_not_asked_about_silence() -> None:
-    """A muted microphone would otherwise cost 3 to 6 % of a core for nothing."""
+    """A muted microphone should cost nothing."""
     assert SileroVoiceActivity().probability(bytes(2 * BLOCK)) == 0.0

@@ -10,10 +10,10 @@ from typing import Final
 __all__ = ["DATA_BYTES_MAX", "die_with_parent", "limit_memory"]
 
 DATA_BYTES_MAX: Final = 512 << 20
-"""Private writable memory of one session. The loaded models are 100 MB of it, one utterance of 20 s
-adds 7 MB, the detector's threads reserve 30 MB of stacks; the rest is margin for a search gone
-wide. Beyond it PocketSphinx aborts: one session ends instead of the machine swapping.
-Not address space: that would count mapped model files and libraries, which cost nothing."""
+"""Private writable memory of one session, twice what one needs: the kernel counts 160 MB after the
+models are loaded, Silero reserves 90 MB and hardly touches them, an utterance of 20 s adds 7 MB.
+Beyond the limit PocketSphinx aborts: one session ends instead of the machine swapping. Not address
+space: that would count mapped model files and libraries, which cost nothing."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC: ctypes.CDLL | None = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None

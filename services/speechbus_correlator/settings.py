@@ -1,0 +1,24 @@
+"""Settings of the correlator, from SPEECHBUS_CORRELATOR_* variables."""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+__all__ = ["SETTINGS_PREFIX", "Settings"]
+
+SETTINGS_PREFIX: Final = "SPEECHBUS_CORRELATOR_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one correlator process needs to know."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """NATS server, or several separated by commas."""
+    health_host: str = "127.0.0.1"
+    """Address of /healthz and /readyz."""
+    health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8082
+    """Port of /healthz and /readyz; 0: any free one."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged."""
+    log_format: Literal["json", "pretty"] = "json"
+    """`json` lines for machines, `pretty` for people."""

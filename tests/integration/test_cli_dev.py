@@ -1,0 +1,206 @@
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from tests.support.command_line import build_environment, run_speechbus, start_speechbus
+from tests.support.nats_server import NatsServer
+
+pytestmark = pytest.mark.nats
+
+
+class RunningDev(msgspec.Struct):
+    """A `speechbus dev` that has said it is ready."""
+
+    process: "subprocess.Popen[bytes]"
+    lines: list[str]
+
+    def address(self, name: str) -> str:
+        """Return what it printed under this name."""
+        return next(line for line in self.lines if line.startswith(f"{name} ")).split()[1]
+
+    def child(self, service: str) -> psutil.Process:
+        """Return its child process that runs a service."""
+        return next(
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if service in " ".join(child.cmdline())
+        )
+
+    def read_until(self, word: str) -> str:
+        """Return the next line that holds a word."""
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            if word in (line := raw.decode()):
+                return line
+        raise AssertionError(f"it ended without a line with {word!r}")
+
+
+def start_dev(folder: Path, *arguments: str) -> RunningDev:
+    process = start_speechbus(
+        *["dev", "--listen", "127.0.0.1:0", "--workers", "1", "--providers", "echo"],
+        *["--data", str(folder), *arguments],
+        errors=subprocess.STDOUT,
+        # Four stores of 512 MB each are reserved by default; tests share the machine.
+        environment=build_environment(SPEECHBUS_BOOTSTRAP_AUDIO_BYTES_MAX=str(16 << 20)),
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or not lines[-1].startswith("ready"):
+        line = process.stdout.readline().decode()
+        assert line, f"it ended before it was ready: {lines}"
+        lines.append(line.rstrip("\n"))
+    return RunningDev(process=process, lines=lines)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[RunningDev]:
+    started = start_dev(tmp_path / "data")
+    with started.process:
+        try:
+            yield started
+        finally:
+            started.process.kill()
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Path:
+    """4 s of frame-numbered audio: every sample of the 20 ms frame k is k, from 1."""
+    path = tmp_path / "numbered.wav"
+    with wave.open(str(path), "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        for number in range(1, 201):
+            writer.writeframes(struct.pack("<h", number) * 320)
+    return path
+
+
+def test_what_is_sent_comes_back_through_the_whole_system(
+    running: RunningDev, numbered: Path
+) -> None:
+    """Every service does its part: the finals name each frame exactly once."""
+    done = run_speechbus(
+        "transcribe", "--fast", "--json", "--url", running.address("page"), str(numbered)
+    )
+
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    texts = [event["text"] for event in events if event["type"] == "segment.final"]
+    assert (done.returncode, texts) == (0, ["1-150", "151-200"])
+
+
+def test_doctor_finds_it_well(running: RunningDev) -> None:
+    """Both commands must agree on how things should be."""
+    done = run_speechbus(
+        *["doctor", "--nats-url", running.address("nats"), "--url", running.address("page")],
+        SPEECHBUS_BOOTSTRAP_AUDIO_BYTES_MAX=str(16 << 20),
+    )
+
+    assert done.returncode == 0, done.stdout.decode()
+
+
+def test_sigterm_ends_every_process(running: RunningDev) -> None:
+    """Nothing of it may hold ports or memory afterwards, and a supervisor sees a clean end."""
+    family = psutil.Process(running.process.pid).children(recursive=True)
+
+    running.process.send_signal(signal.SIGTERM)
+
+    assert running.process.wait(60) == 0
+    assert [child for child in family if child.is_running()] == []
+
+
+def test_a_killed_service_comes_back(running: RunningDev, numbered: Path) -> None:
+    """Somebody who kills a worker to see what happens finds a system that works."""
+    running.child("main transcriber").kill()
+    assert "transcriber-1 ended (SIGKILL)" in running.read_until("ended")
+
+    done = run_speechbus("transcribe", "--fast", "--url", running.address("page"), str(numbered))
+
+    assert done.returncode == 0
+    assert [line.split("] ")[1] for line in done.stdout.decode().splitlines()] == [
+        "1-150",
+        "151-200",
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals exist on Linux only")
+def test_nothing_outlives_a_killed_dev(running: RunningDev) -> None:
+    """The next start must find its ports free."""
+    family = psutil.Process(running.process.pid).children(recursive=True)
+
+    running.process.kill()
+
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+
+
+def test_a_second_one_finds_another_port_for_nats_and_says_so(
+    running: RunningDev, tmp_path: Path
+) -> None:
+    """A NATS server on 4222 is common on a developer's machine."""
+    second = start_dev(tmp_path / "second")
+    with second.process:
+        second.process.terminate()
+        assert second.process.wait(60) == 0
+
+    assert second.address("nats") not in {running.address("nats"), "nats://127.0.0.1:4222"}
+    port = second.address("nats").rpartition(":")[2]
+    assert f"port 4222 is taken; NATS listens on {port}" in second.lines
+
+
+def test_two_cannot_share_a_data_folder(running: RunningDev, tmp_path: Path) -> None:
+    """Two servers would destroy each other's store."""
+    done = run_speechbus("dev", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data"))
+
+    assert done.returncode == 1
+    assert b"Another `speechbus dev` uses" in done.stderr
+
+
+def test_a_taken_address_is_said_before_anything_starts() -> None:
+    """The remedy stands in the sentence."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        done = run_speechbus("dev", "--listen", listen)
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert f"{listen} is taken".encode() in done.stderr
+
+
+def test_a_service_that_cannot_start_ends_it_with_the_log_named(tmp_path: Path) -> None:
+    """A wrong variable of one service is a sentence here, not a puzzle."""
+    done = run_speechbus(
+        *["dev", "--listen", "127.0.0.1:0", "--workers", "1", "--data", str(tmp_path)],
+        SPEECHBUS_BOOTSTRAP_AUDIO_BYTES_MAX=str(16 << 20),
+        SPEECHBUS_INGEST_CHUNK_MS="7",
+    )
+
+    assert done.returncode == 1
+    assert b"ingest has wrong settings: SPEECHBUS_INGEST_CHUNK_MS" in done.stderr
+    assert str(tmp_path / "ingest.log").encode() in done.stderr
+
+
+def test_it_works_with_a_server_of_ones_own(tmp_path: Path, numbered: Path) -> None:
+    """Then it starts no NATS, and leaves that one running."""
+    with NatsServer(tmp_path / "nats") as server:
+        started = start_dev(tmp_path / "data", "--nats-url", server.url)
+        with started.process:
+            done = run_speechbus(
+                "transcribe", "--fast", "--url", started.address("page"), str(numbered)
+            )
+            started.process.send_signal(signal.SIGINT)
+            assert started.process.wait(60) == 0
+
+        assert done.returncode == 0
+        assert started.address("nats") == server.url
+        os.kill(server.pid, 0)

@@ -1,0 +1,101 @@
+from speechbus_cli.transcript import Line, Transcript, format_clock, printable
+from speechbus_contracts import AnyEvent, SegmentRetracted, StreamClaimed
+from tests.support.stand_in_door import STREAM_ID, build_final, build_gap, build_partial
+
+
+def lines_of(events: list[AnyEvent]) -> list[str]:
+    transcript = Transcript()
+    return [line.text for event in events if (line := transcript.apply(event)) is not None]
+
+
+def claim(epoch: int) -> StreamClaimed:
+    return StreamClaimed(
+        stream_id=STREAM_ID,
+        tenant="dev",
+        epoch=epoch,
+        worker="w",
+        provider="local",
+        from_ms=0,
+        reason="opened",
+        claimed_at=0,
+    )
+
+
+def test_a_final_seen_twice_is_shown_once() -> None:
+    """Readers that reconnect get the same events again."""
+    final = build_final("good morning")
+
+    assert lines_of([final, final]) == ["[0:00.0 - 0:00.8] good morning"]
+
+
+def test_a_partial_never_replaces_a_final() -> None:
+    """Partials and finals come by different ways and may overtake each other."""
+    transcript = Transcript()
+    transcript.apply(build_final("good morning"))
+
+    transcript.apply(build_partial("good", revision=20))
+
+    assert transcript.partials == ()
+
+
+def test_a_correction_is_shown_and_an_older_revision_is_not() -> None:
+    """The highest revision is the truth, whatever the order."""
+    assert lines_of(
+        [build_final("a", revision=1), build_final("b", revision=2), build_final("a", revision=1)]
+    ) == ["[0:00.0 - 0:00.8] a", "[0:00.0 - 0:00.8] b (corrected)"]
+
+
+def test_partials_of_a_worker_that_lost_the_stream_disappear() -> None:
+    """A frozen worker that wakes up must not flicker on anybody's screen."""
+    transcript = Transcript()
+    transcript.apply(claim(1))
+    transcript.apply(build_partial("old", epoch=1))
+
+    transcript.apply(claim(2))
+    transcript.apply(build_partial("older", epoch=1, revision=5))
+
+    assert transcript.partials == ()
+
+
+def test_a_retracted_segment_disappears() -> None:
+    """No final will ever replace what was shown."""
+    transcript = Transcript()
+    transcript.apply(build_partial("uh"))
+
+    transcript.apply(
+        SegmentRetracted(
+            stream_id=STREAM_ID,
+            tenant="dev",
+            transcription_id=f"{STREAM_ID}-0",
+            index=0,
+            epoch=1,
+            finals=0,
+        )
+    )
+
+    assert transcript.partials == ()
+
+
+def test_a_gap_is_a_line_of_its_own() -> None:
+    """What is missing is never missing silently."""
+    transcript = Transcript()
+
+    line = transcript.apply(build_gap())
+
+    assert line == Line(kind="gap", text="[0:01.0 - 0:02.5] (not transcribed: lag)")
+    assert transcript.gaps == 1
+
+
+def test_recognized_text_cannot_steer_the_terminal() -> None:
+    """A provider's text is input from outside."""
+    assert printable("a\x1b[2Jb\nc") == "a [2Jb c"
+
+
+def test_stream_times_are_spelled_with_tenths_cut_off() -> None:
+    """A time may not lie behind what it names."""
+    assert [format_clock(at_ms) for at_ms in (0, 999, 61_250, 3_600_000)] == [
+        "0:00.0",
+        "0:00.9",
+        "1:01.2",
+        "60:00.0",
+    ]
