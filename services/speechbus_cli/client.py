@@ -136,7 +136,7 @@ async def stream_audio(
     audio: AsyncIterator[bytes],
     receive: Callable[[Received], None],
     stop: asyncio.Event | None = None,
-) -> None:
+) -> StreamClosed | None:
     """Stream audio and hand on what comes back, until the stream is closed.
 
     `receive` is a callback, not a generator's value, because sending goes on in a task of its own
@@ -150,6 +150,9 @@ async def stream_audio(
             the server accepts.
         receive: called for each message in order; must be quick.
         stop: once set, the audio ends where it is, and finals are awaited for `STOP_TIMEOUT_S`.
+
+    Returns:
+        The stream's last event; None when it had not come in time after `stop`.
 
     Raises:
         UnauthorizedError: the key is missing, wrong or has too many streams.
@@ -171,6 +174,7 @@ async def stream_audio(
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await connection.close()
+    return conversation.closed
 
 
 class _Conversation:
@@ -182,6 +186,8 @@ class _Conversation:
         self._clock = asyncio.get_running_loop().time
         self.silence = asyncio.timeout(None)
         """Entered around `receive_all`; armed once the audio has ended."""
+        self.closed: StreamClosed | None = None
+        """The stream's last event, once it came."""
         self._patience_s: float | None = None
 
     async def receive_ready(self) -> None:
@@ -219,7 +225,10 @@ class _Conversation:
 
     async def receive_all(self) -> None:
         """Hand on every event up to the stream's last."""
-        while not isinstance(await self._receive_one(), StreamClosed):
+        while self.closed is None:
+            event = await self._receive_one()
+            if isinstance(event, StreamClosed):
+                self.closed = event
             self.extend_patience()
 
     async def _receive_one(self) -> AnyEvent | DoorReady | DoorQueued | None:

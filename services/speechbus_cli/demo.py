@@ -168,14 +168,14 @@ async def _play_passage(clips: Sequence[Clip], *, url: str, key: str, screen: Sc
                 screen.print_line("Waiting for a transcriber that has room.", kind="note")
             case event:
                 line = hearing.transcript.apply(event)
-                if line is not None and line.kind in _LINES_SHOWN:
-                    screen.print_line(line.text, kind=line.kind)
                 screen.replace(
                     [f"… {printable(partial.text)}" for partial in hearing.transcript.partials]
                 )
+                if line is not None and line.kind in _LINES_SHOWN:
+                    screen.print_line(line.text, kind=line.kind)
 
     with screen:
-        await stream_audio(
+        closed = await stream_audio(
             url,
             key=key,
             request=StreamRequest(sample_rate_hz=rate, language="en"),
@@ -184,6 +184,8 @@ async def _play_passage(clips: Sequence[Clip], *, url: str, key: str, screen: Sc
             ),
             receive=receive,
         )
+    if closed is not None and closed.reason != "end":
+        screen.print_line(f"The stream was closed early: {closed.reason}.", kind="gap")
     return hearing
 
 

@@ -25,7 +25,7 @@ from speechbus_cli.client import (
     is_loopback,
     stream_audio,
 )
-from speechbus_cli.errors import ExitCode, InterruptedCommandError
+from speechbus_cli.errors import ExitCode, FailedError, InterruptedCommandError
 from speechbus_cli.running import StopSignals, run_until_stopped
 from speechbus_cli.screen import Screen, write_json_line
 from speechbus_cli.settings import DEV_KEY, INGEST_URL, KEY
@@ -74,9 +74,9 @@ class _Session:
         if self._is_json:
             write_json_line(sys.stdout.buffer, received.raw)
             return
+        self.refresh()  # first, or the partial would stand below its final for a moment
         if line is not None and line.kind in _LINES_SHOWN:
             self._screen.print_line(line.text, kind=line.kind)
-        self.refresh()
 
     def refresh(self) -> None:
         """Redraw what is replaced in place."""
@@ -188,7 +188,7 @@ async def _transcribe_one(
     chunks = read_wav(source) if source is not None else read_stdin(sys.stdin.buffer)
     if options.is_paced:
         chunks = pace_chunks(chunks, sample_rate_hz=rate, on_start=None)
-    await stream_audio(
+    closed = await stream_audio(
         options.url,
         key=options.key,
         request=StreamRequest(
@@ -201,6 +201,12 @@ async def _transcribe_one(
         receive=session.receive,
         stop=signals.asked,
     )
+    if closed is not None and closed.reason != "end":
+        raise FailedError(
+            f"The stream was closed early ({closed.reason}): {format_clock(closed.audio_ms)} of"
+            f" {format_clock(int(1_000 * session.sent_s))} sent were transcribed; run it again, and"
+            " if it happens again look at the log of ingest."
+        )
     return session.transcript.gaps
 
 

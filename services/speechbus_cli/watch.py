@@ -102,8 +102,6 @@ class _Watcher:
             return
         transcript = self._transcript(event.stream_id)
         line = transcript.apply(event)
-        if line is not None:
-            self._screen.print_line(f"{event.stream_id}  {line.text}", kind=line.kind)
         if transcript.is_closed:
             del self._transcripts[event.stream_id]
         self._screen.replace(
@@ -113,6 +111,8 @@ class _Watcher:
                 for partial in shown.partials
             ]
         )
+        if line is not None:
+            self._screen.print_line(f"{event.stream_id}  {line.text}", kind=line.kind)
 
     def _transcript(self, stream_id: str) -> Transcript:
         transcript = self._transcripts.setdefault(stream_id, Transcript())

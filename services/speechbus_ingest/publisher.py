@@ -27,6 +27,9 @@ CREDIT_S: Final = 30.0
 """Audio that may be ahead of the worker: less than AUDIO retains, so that nothing expires unread;
 only uploads faster than real time, or a pool without room, come this far."""
 ACK_TIMEOUT_S: Final = 1.0
+HELD_CHUNKS_MAX: Final = 4_500
+"""Chunks kept of one stream: as long as AUDIO keeps them, at 20 ms each. Flushes and signs of life
+take no stream time, so that a limit in samples alone would not bound them."""
 RESEND_BATCH: Final = 32
 """Chunks of one stream repeated in one sweep, so that many streams share the connection."""
 _ERROR: Final = b'"error"'
@@ -100,9 +103,13 @@ class AudioLane:
         return self._room.is_set()
 
     def cover(self, sample: int) -> None:
-        """Forget what is in finals: nobody will read it again."""
+        """Forget what is in finals: nobody will read it again.
+
+        What ends exactly there is kept: a marker in that place has not been obeyed yet, and the
+        chunk before the first sample tells a new worker that it has missed no marker.
+        """
         held = self._held
-        while held and held[0].end_sample <= sample and held[0].is_acked:
+        while held and held[0].end_sample < sample and held[0].is_acked:
             held.popleft()
 
     def consume(self, sample: int) -> None:
@@ -129,9 +136,7 @@ class AudioLane:
 
     def resend_late(self, now_s: float) -> None:
         """Repeat what was not acknowledged in time."""
-        if not self._unacked:
-            self._bound_held()
-            return
+        self._bound_held()
         n_sent = 0
         for held in list(self._unacked.values())[: 2 * RESEND_BATCH]:
             if now_s - held.sent_at_s >= ACK_TIMEOUT_S:
@@ -158,10 +163,13 @@ class AudioLane:
         )
 
     def _bound_held(self) -> None:
-        """Forget stored chunks that AUDIO itself is about to forget."""
+        """Forget what AUDIO itself is about to forget, stored or not."""
         held = self._held
-        while held and self.position - held[0].end_sample > self._held_samples_max:
-            held.popleft()
+        while held and (
+            self.position - held[0].end_sample > self._held_samples_max
+            or len(held) > HELD_CHUNKS_MAX
+        ):
+            self._unacked.pop(held.popleft().number, None)
 
     def _has_room(self) -> bool:
         return (

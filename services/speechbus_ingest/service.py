@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Final
 
 import uvicorn
@@ -15,6 +15,7 @@ from starlette.routing import WebSocketRoute
 
 from speechbus_contracts import audio_stream_name
 from speechbus_ingest.doors.native import NativeDoor
+from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import StreamRegistry
@@ -24,7 +25,13 @@ from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.health import Health, watch_event_loop
 from speechbus_runtime.health_routes import health_routes
-from speechbus_runtime.lifecycle import EXIT_SETTINGS, StopSignal, run_service
+from speechbus_runtime.lifecycle import (
+    EXIT_SETTINGS,
+    StoppedError,
+    StopSignal,
+    run_service,
+    unless_stopped,
+)
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.settings import SettingsError, read_settings
@@ -69,10 +76,11 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
     health.register("supervisor", stale_after_s=LOOP_STALE_S)
     health.register("streams", stale_after_s=LOOP_STALE_S)
     async with AsyncExitStack() as stack:
+        stack.enter_context(suppress(StoppedError))
         stack.enter_context(watch_event_loop(health))
-        audio_bus = await connect_bus(settings.nats_url, name=f"{name}-audio")
+        audio_bus = await unless_stopped(stop, connect_bus(settings.nats_url, name=f"{name}-audio"))
         stack.push_async_callback(audio_bus.shut_down)
-        control_bus = await connect_bus(settings.nats_url, name=name)
+        control_bus = await unless_stopped(stop, connect_bus(settings.nats_url, name=name))
         stack.push_async_callback(control_bus.shut_down)
         supervisor = Supervisor(
             control_bus, now_s=loop.time, beat=lambda: health.beat("supervisor")
@@ -94,11 +102,20 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         )
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
         native = NativeDoor(keys, registry, idle_s=settings.idle_s, duration_s=settings.duration_s)
+        palabra = PalabraDoor(
+            keys,
+            registry,
+            token_secret=_token_secret(settings),
+            sessions_per_key_max=settings.palabra_sessions_per_key_max,
+            idle_s=settings.idle_s,
+            duration_s=settings.duration_s,
+            now_s=lambda: time.time_ns() / 1e9,
+        )
 
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
         )
-        await stores.learn()
+        await unless_stopped(stop, stores.learn())
 
         async def restore() -> None:
             await stores.restore()
@@ -112,6 +129,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         app = Starlette(
             routes=[
                 WebSocketRoute("/v1/streams", native.serve),
+                *palabra.routes(),
                 *health_routes(health),
             ]
         )
@@ -129,6 +147,12 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             await serving
             supervising.cancel()
             tending.cancel()
+
+
+def _token_secret(settings: Settings) -> bytes:
+    if settings.token_secret is None:
+        return secrets.token_bytes(32)
+    return settings.token_secret.reveal().encode(errors="surrogatepass")
 
 
 def _configure_server(app: Starlette, settings: Settings) -> uvicorn.Config:

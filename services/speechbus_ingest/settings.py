@@ -10,6 +10,8 @@ from speechbus_runtime.secret import Secret
 __all__ = ["SETTINGS_PREFIX", "Settings"]
 
 SETTINGS_PREFIX: Final = "SPEECHBUS_INGEST_"
+SECRET_CHARS_MIN: Final = 32
+"""Shorter ones can be guessed from a single token."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Streams this process carries at once."""
     streams_per_key_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 500
     """Streams of one key at once, in this process."""
+    palabra_sessions_per_key_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    """Streams at once of a Palabra client that uses the key itself as its token, in this process
+    (a session token has one)."""
+    token_secret: Secret | None = None
+    """Signs session tokens, at least 32 characters. Name one where clients may reach several
+    ingest processes; without it each process takes only its own tokens, until it restarts."""
     idle_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
     """A stream whose client sends nothing at all for this long is ended."""
     duration_s: Annotated[float, msgspec.Meta(ge=1, le=80_000)] = 43_200.0
@@ -53,3 +61,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"a tenant of API_KEYS is no token: {error}") from None
             if not key.reveal():
                 raise ValueError("a key of API_KEYS is empty")
+        if self.token_secret is not None and len(self.token_secret.reveal()) < SECRET_CHARS_MIN:
+            raise ValueError(f"TOKEN_SECRET has fewer than {SECRET_CHARS_MIN} characters")

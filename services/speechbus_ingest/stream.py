@@ -123,6 +123,8 @@ class IngestStream:
         """Set once a worker has the stream."""
         self.worker_id: str | None = None
         """Worker that has claimed it."""
+        self.written_at_s = context.audio.now_s()
+        """When the client last sent audio, on the loop's clock."""
         self._epoch = 1
         self._chunker = Chunker(sample_rate_hz=request.sample_rate_hz, chunk_ms=context.chunk_ms)
         self._lane = context.audio.open_lane(
@@ -132,6 +134,11 @@ class IngestStream:
         self._waiting_since_s: float | None = None
         self._is_ended = False
         self._sids: list[int] = []
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether `end` was called: no audio may follow."""
+        return self._is_ended
 
     @property
     def accepted_samples(self) -> int:
@@ -171,6 +178,7 @@ class IngestStream:
 
     def write(self, data: bytes) -> None:
         """Take bytes of PCM s16le mono; a sample may be cut between two calls."""
+        self.written_at_s = self._context.audio.now_s()
         chunks = self._chunker.split(data)
         if chunks:
             self._waiting_since_s = None
@@ -178,7 +186,7 @@ class IngestStream:
             for chunk in chunks:
                 self._lane.publish(ChunkKind.AUDIO, chunk, captured_at_ns=captured_at_ns)
         if self._waiting_since_s is None and self._chunker.n_waiting:
-            self._waiting_since_s = self._context.audio.now_s()
+            self._waiting_since_s = self.written_at_s
 
     async def wait_for_room(self) -> None:
         """Wait while too much audio is on its way."""

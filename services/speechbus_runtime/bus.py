@@ -52,10 +52,12 @@ class _DirectParser:
     def __init__(self, bus: "BusConnection") -> None:
         self._bus = bus
         self._rest = b""
+        self._resets = 0
 
     def reset(self) -> None:
         """Forget what was not complete: the connection is a new one."""
         self._rest = b""
+        self._resets += 1
 
     async def parse(self, data: bytes = b"") -> None:
         """Handle every complete operation in `data`.
@@ -67,6 +69,7 @@ class _DirectParser:
         position = 0
         end = len(buffer)
         direct = self._bus.direct_handlers
+        resets = self._resets
         while position < end:
             line_end = buffer.find(b"\r\n", position)
             if line_end < 0:
@@ -98,7 +101,10 @@ class _DirectParser:
                 continue
             position = body
             await self._bus.process_operation(line)
-        self._rest = buffer[position:] if position < end else b""
+        # An operation (`-ERR`), or a wait in one, may have ended the connection: its last bytes
+        # would be read as the beginning of the next one's.
+        if resets == self._resets:
+            self._rest = buffer[position:] if position < end else b""
 
 
 class BusConnection(Client):
@@ -115,6 +121,7 @@ class BusConnection(Client):
         self.permission_errors = 0
         self._flush_scheduled = False
         self._is_closing = False
+        self._has_waited = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reconnect_hooks: list[Callable[[], Awaitable[None]]] = []
         self._disconnect_hooks: list[Callable[[], None]] = []
@@ -251,35 +258,32 @@ class BusConnection(Client):
         self._disconnect_hooks.append(hook)
 
     async def open(self, url: str, *, name: str) -> None:
-        """Connect, and keep reconnecting for ever.
+        """Connect, and keep reconnecting for ever; waits for the first server, saying so once.
 
         Args:
             url: one or several comma-separated `nats://[user:password@]host:port`.
             name: shown by the server's monitoring; no secret.
 
         Raises:
-            ConnectionError: no server answered the first time.
+            nats.errors.Error: the server refuses this user.
         """
         self._loop = asyncio.get_running_loop()
-        try:
-            await self.connect(
-                servers=[part.strip() for part in url.split(",")],
-                name=name,
-                allow_reconnect=True,
-                connect_timeout=2,
-                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-                max_reconnect_attempts=-1,
-                ping_interval=PING_INTERVAL_S,
-                max_outstanding_pings=PINGS_OUTSTANDING_MAX,
-                inbox_prefix=f"_INBOX_{name.partition('-')[0]}",
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnected,
-                reconnected_cb=self._on_reconnected,
-                # Refuse rather than hold what is published through nats-py while it is away.
-                pending_size=SEND_BACKLOG_BYTES_MAX,
-            )
-        except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise ConnectionError(f"no NATS server answers ({type(error).__name__})") from None
+        await self.connect(
+            servers=[part.strip() for part in url.split(",")],
+            name=name,
+            allow_reconnect=True,
+            connect_timeout=2,
+            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            max_reconnect_attempts=-1,
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+            inbox_prefix=f"_INBOX_{name.partition('-')[0]}",
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            # Refuse rather than hold what is published through nats-py while it is away.
+            pending_size=SEND_BACKLOG_BYTES_MAX,
+        )
 
     async def shut_down(self) -> None:
         """Send what is pending and close; waits at most `CLOSE_TIMEOUT_S`, also without NATS."""
@@ -297,6 +301,9 @@ class BusConnection(Client):
             logger.error("NATS denied a subject: check this service's permissions")
         elif self.is_connected:
             logger.warning("NATS error", extra={"error": type(error).__name__})
+        elif not self._has_waited:
+            self._has_waited = True
+            logger.warning("waiting for NATS", extra={"error": type(error).__name__})
 
     async def _on_disconnected(self) -> None:
         # Partials and heartbeats from before the cut would be stale after it.
@@ -309,22 +316,14 @@ class BusConnection(Client):
             hook()
 
     async def _on_reconnected(self) -> None:
+        self._has_waited = False
         logger.info("NATS connection is back")
         for hook in self._reconnect_hooks:
             await hook()
 
 
-async def connect_bus(url: str, *, name: str, retry_s: float = 0.5) -> BusConnection:
-    """Connect; while no server answers, say so once and keep trying until cancelled."""
-    warned = False
-    while True:
-        bus = BusConnection()
-        try:
-            await bus.open(url, name=name)
-        except ConnectionError as error:
-            if not warned:
-                logger.warning("waiting for NATS", extra={"error": str(error)})
-                warned = True
-            await asyncio.sleep(retry_s)
-        else:
-            return bus
+async def connect_bus(url: str, *, name: str) -> BusConnection:
+    """Open a connection; see `BusConnection.open`."""
+    bus = BusConnection()
+    await bus.open(url, name=name)
+    return bus

@@ -6,16 +6,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import FrameType
-from typing import Final
+from typing import Final, TypeVar
 
 import uvloop
 
 from speechbus_runtime.settings import SettingsError
 
-__all__ = ["CANCEL_WITHIN_S", "EXIT_FAILED", "EXIT_SETTINGS", "StopSignal", "run_service"]
+__all__ = [
+    "CANCEL_WITHIN_S",
+    "EXIT_FAILED",
+    "EXIT_SETTINGS",
+    "StopSignal",
+    "StoppedError",
+    "run_service",
+    "unless_stopped",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +40,8 @@ BLOCKED_LOOP_MARGIN_S: Final = 1.0
 """How much later than the event loop's own timers the watchdog thread acts."""
 CLOSE_WITHIN_S: Final = 2.0
 """Time for left-over tasks and executor threads after the service has returned."""
+
+T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -61,6 +71,28 @@ class StopSignal:
     async def wait(self) -> None:
         """Return when the service shall stop."""
         await self._event.wait()
+
+
+class StoppedError(Exception):
+    """The service was asked to stop before it had started."""
+
+
+async def unless_stopped(stop: StopSignal, work: Coroutine[None, None, T]) -> T:
+    """Await a step of the start, which may wait for others as long as it takes.
+
+    Raises:
+        StoppedError: the stop came first; the work was cancelled.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        working = tasks.create_task(work)
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+    if working.cancelled():
+        raise StoppedError
+    return working.result()
 
 
 def run_service(

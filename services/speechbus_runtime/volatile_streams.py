@@ -51,13 +51,15 @@ class VolatileStreams:
             else:
                 return
 
-    async def restore(self) -> bool:
-        """Make again what a restart has lost; False: try again later."""
-        try:
-            reports = await ensure(self._bus, self._specs)
-        except (JetStreamError, JetStreamUnavailableError):
-            return False
-        lost = [report.name for report in reports if report.state == "created"]
-        if lost:
-            logger.warning("JetStream streams made again", extra={"streams": lost})
-        return True
+    async def restore(self) -> None:
+        """Make again what a restart has lost; tries as long as the connection stands."""
+        while self._bus.is_connected:
+            try:
+                reports = await ensure(self._bus, self._specs)
+            except (JetStreamError, JetStreamUnavailableError):
+                await asyncio.sleep(RETRY_S)  # JetStream itself is still starting
+                continue
+            lost = [report.name for report in reports if report.state == "created"]
+            if lost:
+                logger.warning("JetStream streams made again", extra={"streams": lost})
+            return

@@ -38,6 +38,9 @@ class AudioTail:
         self._next_number: int | None = 0 if start_sample == 0 else None
         self._stash: dict[int, AudioChunk] = {}
         self._highest = -1
+        # Of the chunks wholly before the first sample, the last one seen tells whether the one
+        # behind it is first; keeping them would fill the stash before the position comes.
+        self._before = -1
 
     @property
     def position(self) -> int:
@@ -56,7 +59,11 @@ class AudioTail:
         number = chunk.number
         if number > self._highest:
             self._highest = number
-        if self._next_number is not None and number < self._next_number:
+        if self._next_number is None:
+            if self._is_before_position(chunk):
+                self._before = max(self._before, number)
+                return
+        elif number < self._next_number:
             return
         known = self._stash.get(number)
         if known is not None:
@@ -78,7 +85,7 @@ class AudioTail:
         """Return what comes next, or None when that is not here (yet).
 
         Audio chunks are cut so that each begins exactly where the one before ended. A jump in
-        the numbering of samples comes out as `Lost` before the chunk behind it.
+        the numbering of samples comes out as `Lost` before the chunk behind it, of any kind.
         """
         if self._next_number is None and not self._locate(is_complete=False):
             return None
@@ -86,11 +93,11 @@ class AudioTail:
         chunk = self._stash.get(self._next_number)
         if chunk is None:
             return None
+        if chunk.first_sample > self._position:
+            lost = Lost(self._position, chunk.first_sample)
+            self._position = chunk.first_sample
+            return lost
         if chunk.kind is ChunkKind.AUDIO:
-            if chunk.first_sample > self._position:
-                lost = Lost(self._position, chunk.first_sample)
-                self._position = chunk.first_sample
-                return lost
             if chunk.first_sample < self._position:
                 chunk = _cut(chunk, self._position - chunk.first_sample)
             self._position += chunk.n_samples
@@ -101,10 +108,17 @@ class AudioTail:
     def give_up(self) -> None:
         """What is missing now cannot be had: `take` goes on behind it."""
         if self._next_number is None:
-            self._locate(is_complete=True)
+            if not self._locate(is_complete=True):
+                # All there is lies before the position: the stream has not gone on since.
+                self._next_number = self._highest + 1
         elif self.is_missing:
             # Without any later chunk here, the highest number seen is all there is to go by.
             self._next_number = min(self._stash, default=self._highest + 1)
+
+    def _is_before_position(self, chunk: AudioChunk) -> bool:
+        if chunk.n_samples == 0:
+            return chunk.first_sample < self._position
+        return chunk.first_sample + chunk.n_samples <= self._position
 
     def _locate(self, *, is_complete: bool) -> bool:
         """Find the first chunk that is not wholly before the position.
@@ -112,30 +126,19 @@ class AudioTail:
         Args:
             is_complete: there is nothing earlier than the stash, so its first one will do.
         """
-        after = [
-            chunk
-            for chunk in self._stash.values()
-            if chunk.first_sample + chunk.n_samples > self._position
-            or (chunk.n_samples == 0 and chunk.first_sample >= self._position)
-        ]
-        if not after:
+        if not self._stash:
             return False
-        first = min(after, key=_number)
+        first = self._stash[min(self._stash)]
+        # One that begins at the position may have a marker of the same position before it.
         if not (
             is_complete
             or first.number == 0
-            or (first.kind is ChunkKind.AUDIO and first.first_sample <= self._position)
-            or first.number - 1 in self._stash
+            or first.first_sample < self._position
+            or first.number - 1 == self._before
         ):
             return False
         self._next_number = first.number
-        for number in [number for number in self._stash if number < first.number]:
-            del self._stash[number]
         return True
-
-
-def _number(chunk: AudioChunk) -> int:
-    return chunk.number
 
 
 def _cut(chunk: AudioChunk, n_samples: int) -> AudioChunk:

@@ -5,7 +5,7 @@ import secrets
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,13 @@ from speechbus_contracts import audio_stream_name
 from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
-from speechbus_runtime.lifecycle import EXIT_SETTINGS, StopSignal, run_service
+from speechbus_runtime.lifecycle import (
+    EXIT_SETTINGS,
+    StoppedError,
+    StopSignal,
+    run_service,
+    unless_stopped,
+)
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.settings import SettingsError, read_settings
@@ -55,18 +61,23 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
     health = Health(SERVICE)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
     async with AsyncExitStack() as stack:
+        stack.enter_context(suppress(StoppedError))
         await stack.enter_async_context(
             serve_health(health, host=settings.health_host, port=settings.health_port)
         )
         sockets = await _start_engines(stack, settings)
-        audio_bus = await connect_bus(settings.nats_url, name=f"transcriber-{worker_id}-audio")
+        audio_bus = await unless_stopped(
+            stop, connect_bus(settings.nats_url, name=f"transcriber-{worker_id}-audio")
+        )
         stack.push_async_callback(audio_bus.shut_down)
-        control_bus = await connect_bus(settings.nats_url, name=f"transcriber-{worker_id}")
+        control_bus = await unless_stopped(
+            stop, connect_bus(settings.nats_url, name=f"transcriber-{worker_id}")
+        )
         stack.push_async_callback(control_bus.shut_down)
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
         )
-        await stores.learn()
+        await unless_stopped(stop, stores.learn())
         context = StreamContext(
             worker_id=worker_id,
             audio_bus=audio_bus,

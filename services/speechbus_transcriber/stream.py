@@ -10,7 +10,6 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -20,35 +19,27 @@ from speechbus_contracts import (
     AudioSubject,
     ChunkKind,
     ContractError,
-    Gap,
     JobOpen,
-    LiveSubject,
-    SegmentFinal,
     SegmentPartial,
-    SegmentRetracted,
     StreamClosed,
-    StreamCovered,
     StreamFlushed,
-    WriteKind,
-    WriteSubject,
-    audio_stream_name,
     build_dedup_headers,
-    build_guard_headers,
     decode_chunk,
     encode_event,
-    event_dedup_id,
     job_dedup_id,
-    segment_dedup_id,
 )
 from speechbus_contracts import TurnEnded as TurnEndedEvent
 from speechbus_contracts import TurnStarted as TurnStartedEvent
 from speechbus_contracts.subjects import JOB_OPEN
 from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.jetstream import JetStreamUnavailableError, StoredMessage, fetch_stored
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 from speechbus_transcriber.audio_tail import AudioTail, Lost
+from speechbus_transcriber.capture_times import CaptureTimes
+from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import ConnectFunction, SessionDriver
+from speechbus_transcriber.event_log import EventLog, LoggedEvent
+from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.providers.interface import (
     Covered,
     Finished,
@@ -62,7 +53,7 @@ from speechbus_transcriber.providers.interface import (
     TurnEnded,
     TurnStarted,
 )
-from speechbus_transcriber.providers.registry import PROVIDERS
+from speechbus_transcriber.providers.registry import PROVIDERS, plan_route
 from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
 
 __all__ = ["Outcome", "StreamContext", "StreamRun"]
@@ -76,16 +67,11 @@ OUTBOX_MAX: Final = 64
 that is away fills it; the audio waits in AUDIO meanwhile."""
 FLUSHES_MAX: Final = 64
 """Flushes of one session waiting for their answer; a client asks a few times a minute."""
-PARTIAL_INTERVAL_S: Final = 0.1
-"""Partials of one stream are conflated to ten a second: nobody reads faster."""
+SOURCE_SILENT_S: Final = 2.5
+"""Silence in which something may have been missed: the last chunks of a stream have no successor
+whose number would tell. Longer than the keep-alive of a source that pauses."""
 SOURCE_LOST_S: Final = 10.0
 """An ingest says something at least every 2 s for each stream it holds."""
-FETCH_MARGIN_MS: Final = 2_000
-"""Clocks of ingest and NATS may differ by this much before a fetch needs a second try."""
-FETCH_RETRY_S: Final = 0.5
-HOLE_TRIES_MAX: Final = 10
-"""Fetches, `FETCH_RETRY_S` apart, before missing audio is lost: ingest repeats what was not
-stored within 1 s, and after a NATS restart as soon as it is connected again."""
 BACKOFF_MIN_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
 FAILURES_MAX: Final = 3
@@ -123,7 +109,6 @@ class StreamRun:
         opened = owned.opened
         self.stream_id = opened.stream_id
         self.epoch = owned.epoch
-        self._owned = owned
         self._opened = opened
         self._context = context
         self._rate_hz = opened.sample_rate_hz
@@ -131,40 +116,34 @@ class StreamRun:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
-        self._claim_subject = str(WriteSubject(opened.tenant, opened.stream_id, "claim"))
-        self._partial_subject = str(
-            LiveSubject(opened.tenant, opened.stream_id, "partial")
-        ).encode()
-        self._turn_subject = str(LiveSubject(opened.tenant, opened.stream_id, "turn")).encode()
-        wanted = opened.providers or context.providers
-        self._route = deque(name for name in wanted if name in context.providers)
-
+        self._route = deque(
+            plan_route(
+                opened.providers or context.providers,
+                available=context.providers,
+                language=opened.language,
+            )
+        )
+        self._log = EventLog(owned, context.publisher)
+        self._live = LiveOutput(context.control_bus, opened, may_show=context.may_show)
+        self._catch_up = CatchUp(context.audio_bus, opened, self._wake.set)
         self._tail = AudioTail(start_sample=self._covered_sample())
+        self._times = CaptureTimes(
+            started_at_ms=owned.checkpoint.audio_received_at or opened.opened_at
+        )
         self._driver: SessionDriver | None = None
         self._session: SegmentContext | None = None
         self._session_opened_s = 0.0
         self._failures = 0
-        # Stream position and capture time of chunks not covered yet; bounded by what can be
-        # uncovered: AUDIO's 90 s.
-        self._marks: deque[tuple[int, int]] = deque(maxlen=4_500)
-        self._received_at_ms = owned.checkpoint.audio_received_at or opened.opened_at
-
-        self._outbox: deque[SegmentEvent | StreamFlushed] = deque()
+        self._outbox: deque[LoggedEvent] = deque()
         # Chunk number and stream position of each flush the provider has not answered yet. One
         # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
         self._flushes: deque[tuple[int, int]] = deque(maxlen=FLUSHES_MAX)
         self._is_reading = False
-        self._fetch_is_due = True
-        self._fetch_tries = 0
-        self._fetch_timer: asyncio.TimerHandle | None = None
         self._lost: Lost | None = None
         self._end_reason: str | None = None
         self._is_finished = False
         self._failure: ProviderError | None = None
         self._is_superseded = False
-        self._held_partial: SegmentPartial | None = None
-        self._partial_timer: asyncio.TimerHandle | None = None
-        self._shown_at_s = 0.0
         self._heard_source_s = self._loop.time()
 
     @property
@@ -190,14 +169,14 @@ class StreamRun:
         finally:
             self._context.audio_bus.unsubscribe_direct(sid)
             self._end_session()
-            for timer in (self._fetch_timer, self._partial_timer):
-                if timer is not None:
-                    timer.cancel()
+            self._live.close()
+            self._catch_up.close()
 
     def supersede(self) -> None:
         """Somebody else has claimed the stream: stop at once."""
         self._is_superseded = True
         self._is_reading = False
+        self._live.close()
         self._wake.set()
 
     async def hand_over(self, reason: str) -> None:
@@ -214,18 +193,19 @@ class StreamRun:
         )
 
     def check_source(self, now_s: float) -> None:
-        """End the stream when nothing at all came from its ingest for `SOURCE_LOST_S`."""
-        is_silent = now_s - self._heard_source_s > SOURCE_LOST_S
-        # What is stored is read to its end first.
-        if is_silent and self._is_reading and not self._fetch_is_due and not self._tail.is_missing:
+        """Look for audio that came by unseen; end the stream when its ingest is gone."""
+        silent_s = now_s - self._heard_source_s
+        if not self._is_reading or self._catch_up.is_due or self._tail.is_missing:
+            return  # what is known to be stored is read to its end first
+        if silent_s > SOURCE_LOST_S:
             self._end(reason="source_lost")
+        elif silent_s > SOURCE_SILENT_S and self._catch_up.fetched_at_s < self._heard_source_s:
+            self._catch_up.request()
 
     def excuse_source(self) -> None:
         """The bus was away: silence so far says nothing about the ingest."""
         self._heard_source_s = self._loop.time()
-        self._fetch_is_due = True
-        self._fetch_tries = 0
-        self._wake.set()
+        self._catch_up.restart()
 
     # --- audio: plain calls, no waiting --------------------------------------------------------
 
@@ -240,8 +220,8 @@ class StreamRun:
         if self._is_reading:
             self._read()
 
-    def _read(self) -> None:
-        """Give the provider all audio that is in order."""
+    def _read(self) -> bool:
+        """Give the provider all audio that is in order; False: it takes no more now."""
         tail = self._tail
         driver = self._driver
         assert driver is not None
@@ -254,15 +234,15 @@ class StreamRun:
                 self._is_reading = False
                 driver.finish()
             elif item.kind is ChunkKind.AUDIO:
-                self._marks.append((tail.position, item.captured_at_ns))
+                self._times.note(tail.position, item.captured_at_ns)
                 driver.send_audio(memoryview(item.payload))
                 if driver.is_congested or len(self._outbox) >= OUTBOX_MAX:
                     self._is_reading = False
             else:
                 self._obey(item, driver)
-        if tail.is_missing and self._is_reading and self._fetch_timer is None:
-            self._fetch_is_due = True
-            self._wake.set()
+        if tail.is_missing and self._is_reading:
+            self._catch_up.request()
+        return self._is_reading
 
     def _obey(self, chunk: AudioChunk, driver: SessionDriver) -> None:
         match chunk.kind:
@@ -305,9 +285,8 @@ class StreamRun:
                     self._hear(result, session)
                 case Covered():
                     covered_ms = result.covered_ms + session.session_start_ms
-                    received_at = self._received_at(covered_ms)
                     events, self._segmenter = self._segmenter.cover(
-                        covered_ms, session, audio_received_at=received_at
+                        covered_ms, session, audio_received_at=self._received_at(covered_ms)
                     )
                     self._put_out(events)
                 case TurnStarted() | TurnEnded():
@@ -318,7 +297,7 @@ class StreamRun:
                         epoch=self.epoch,
                         at_ms=result.at_ms + session.session_start_ms,
                     )
-                    self._show(self._turn_subject, encode_event(turn))
+                    self._live.show_turn(turn)
                 case Flushed():
                     self._answer_flushes(n_max=1)
                 case Finished():
@@ -332,7 +311,7 @@ class StreamRun:
             covered = heard.end_ms if heard.covered_ms is None else heard.covered_ms
             received_at = self._received_at(covered + session.session_start_ms)
         else:
-            received_at = self._marks[-1][1] // 1_000_000 if self._marks else now_ms
+            received_at = self._times.latest_ms
         events, self._segmenter = self._segmenter.hear(
             heard, session, audio_received_at=received_at, now_ms=now_ms
         )
@@ -341,9 +320,9 @@ class StreamRun:
     def _put_out(self, events: list[SegmentEvent]) -> None:
         for event in events:
             if isinstance(event, SegmentPartial):
-                self._show_partial(event)
+                self._live.show_partial(event)
             else:
-                self._held_partial = None
+                self._live.drop_partial()
                 self._outbox.append(event)
                 self._wake.set()
 
@@ -363,38 +342,8 @@ class StreamRun:
             )
             self._wake.set()
 
-    def _show_partial(self, partial: SegmentPartial) -> None:
-        now_s = self._loop.time()
-        wait_s = self._shown_at_s + PARTIAL_INTERVAL_S - now_s
-        if wait_s <= 0:
-            self._shown_at_s = now_s
-            self._held_partial = None
-            self._show(self._partial_subject, encode_event(partial))
-            return
-        self._held_partial = partial
-        if self._partial_timer is None:
-            self._partial_timer = self._loop.call_later(wait_s, self._show_held)
-
-    def _show_held(self) -> None:
-        self._partial_timer = None
-        if self._held_partial is not None:
-            self._show_partial(self._held_partial)
-
-    def _show(self, subject: bytes, payload: bytes) -> None:
-        # After a freeze the claim of a new owner may lie unread: say nothing until it would be.
-        if self._context.may_show() and not self._is_superseded:
-            self._context.control_bus.publish_nowait(subject, payload)
-
     def _received_at(self, position_ms: int) -> int:
-        """Return when ingest had the audio at a stream position, and forget what is before it."""
-        sample = position_ms * self._rate_hz // 1000
-        marks = self._marks
-        while marks:
-            self._received_at_ms = marks[0][1] // 1_000_000
-            if marks[0][0] >= sample:
-                break
-            marks.popleft()
-        return self._received_at_ms
+        return self._times.look_up(position_ms * self._rate_hz // 1000)
 
     # --- the stream's task ---------------------------------------------------------------------
 
@@ -410,14 +359,17 @@ class StreamRun:
             if self._is_superseded:
                 raise _SupersededError
             if self._outbox:
-                await self._write_next()
+                await self._log.write(self._outbox[0])
+                self._outbox.popleft()
+                if not self._is_reading:
+                    self._resume_reading()
             elif self._failure is not None:
                 await self._recover(self._failure)
                 return False
             elif self._is_finished:
                 return await self._after_finished()
-            elif self._fetch_is_due and self._is_reading:
-                await self._fetch()
+            elif self._catch_up.is_due and self._is_reading:
+                await self._catch_up.fetch(self._tail, self._read, from_ms=self._times.latest_ms)
             else:
                 self._wake.clear()
                 # Nothing may have come between the checks above and this line: one thread.
@@ -501,9 +453,8 @@ class StreamRun:
             self._answer_flushes(n_max=1)  # its finals came; its marker is not read again
         self._flushes.clear()
         self._tail = AudioTail(start_sample=self._covered_sample())
-        self._marks.clear()
-        self._fetch_is_due = True
-        self._fetch_tries = 0
+        self._times.rewind()
+        self._catch_up.restart()
         self._lost = None
         self._end_reason = None  # an end marker will be read again
 
@@ -542,7 +493,7 @@ class StreamRun:
             finals=self._segmenter.finals,
             gap_ms=self._segmenter.gap_ms,
         )
-        await self._write(closed, "closed", event_dedup_id(self.stream_id, "closed", 0))
+        await self._log.write(closed)
 
     async def _close_without_provider(self) -> None:
         """Say that nobody transcribes what was accepted so far, and close."""
@@ -556,7 +507,7 @@ class StreamRun:
             session_start_ms=0,
         )
         try:
-            await self._collect_all()
+            await self._catch_up.walk(self._tail)
             to_ms = self._tail.position * 1000 // self._rate_hz
             if to_ms > self._segmenter.covered_ms:
                 events, self._segmenter = self._segmenter.lose(
@@ -571,136 +522,10 @@ class StreamRun:
         except StaleGuardError:
             return
 
-    async def _collect_all(self) -> None:
-        """Walk over everything stored, to know how much audio there is."""
-        start_sequence = 1
-        while True:
-            try:
-                messages = await self._fetch_messages(start_sequence=start_sequence)
-            except JetStreamUnavailableError:
-                await asyncio.sleep(FETCH_RETRY_S)
-                continue
-            for message in messages:
-                self._add_stored(message)
-            self._tail.give_up()
-            while self._tail.take() is not None:
-                pass
-            if not messages:
-                return
-            start_sequence = messages[-1].sequence + 1
-
-    # --- catching up ---------------------------------------------------------------------------
-
-    async def _fetch(self) -> None:
-        """Fetch stored chunks until the tail is whole, or what is missing is given up."""
-        self._fetch_is_due = False
-        self._fetch_tries += 1
-        start_sequence = 1
-        position = self._tail.position
-        while True:
-            # The first try starts where the audio should be by the clocks; a try that did not
-            # find it looks at everything that is retained.
-            by_time = self._fetch_tries == 1 and start_sequence == 1
-            try:
-                messages = await self._fetch_messages(
-                    start_sequence=None if by_time else start_sequence
-                )
-            except JetStreamUnavailableError:
-                self._fetch_tries -= 1
-                self._fetch_later()
-                return
-            for message in messages:
-                self._add_stored(message)
-            if self._is_reading:
-                self._read()
-            if not messages or not self._tail.is_missing or not self._is_reading:
-                break
-            start_sequence = messages[-1].sequence + 1
-        if not self._tail.is_missing or self._tail.position > position:
-            self._fetch_tries = 0
-        elif self._fetch_tries == 1:
-            self._fetch_is_due = True
-        elif self._fetch_tries >= HOLE_TRIES_MAX:
-            self._fetch_tries = 0
-            self._tail.give_up()
-            if self._is_reading:
-                self._read()
-        else:
-            self._fetch_later()
-
-    def _fetch_later(self) -> None:
-        if self._fetch_timer is not None:
-            self._fetch_timer.cancel()
-        self._fetch_timer = self._loop.call_later(FETCH_RETRY_S, self._fetch_again)
-
-    def _fetch_again(self) -> None:
-        self._fetch_timer = None
-        self._fetch_is_due = True
-        self._wake.set()
-
-    async def _fetch_messages(self, *, start_sequence: int | None) -> list[StoredMessage]:
-        from_ms = (self._marks[-1][1] // 1_000_000) if self._marks else self._received_at_ms
-        start = datetime.fromtimestamp((from_ms - FETCH_MARGIN_MS) / 1000, UTC)
-        return await fetch_stored(
-            self._context.audio_bus,
-            audio_stream_name(self._opened.shard),
-            self._audio_subject,
-            start_time=start.isoformat() if start_sequence is None else None,
-            start_sequence=start_sequence or 1,
-        )
-
-    def _add_stored(self, message: StoredMessage) -> None:
-        try:
-            self._tail.add(decode_chunk(message.payload))
-        except ContractError:
-            logger.warning("a stored chunk broke the contract", extra={"stream_id": self.stream_id})
-
-    # --- guarded writes ------------------------------------------------------------------------
-
-    async def _write_next(self) -> None:
-        await self._write_event(self._outbox[0])
-        self._outbox.popleft()
-        if not self._is_reading:
-            self._resume_reading()
-
     async def _write_all(self, events: list[SegmentEvent]) -> None:
         for event in events:
-            await self._write_event(event)
-
-    async def _write_event(self, event: SegmentEvent | StreamFlushed) -> None:
-        match event:
-            case SegmentFinal():
-                await self._write(
-                    event, "final", segment_dedup_id(event.transcription_id, event.revision)
-                )
-            case SegmentRetracted():
-                await self._write(
-                    event, "retracted", event_dedup_id(self.stream_id, "retracted", event.index)
-                )
-            case StreamCovered():
-                await self._write(
-                    event, "covered", event_dedup_id(self.stream_id, "covered", event.covered_ms)
-                )
-            case Gap():
-                await self._write(event, "gap", event_dedup_id(self.stream_id, "gap", event.to_ms))
-            case StreamFlushed():
-                await self._write(
-                    event, "flushed", event_dedup_id(self.stream_id, "flushed", event.chunk)
-                )
-            case SegmentPartial():
-                raise AssertionError("partials are not stored")
-
-    async def _write(
-        self, event: SegmentEvent | StreamFlushed | StreamClosed, kind: WriteKind, dedup_id: str
-    ) -> None:
-        headers = build_guard_headers(
-            dedup_id, token=self._owned.token, claim_subject=self._claim_subject
-        )
-        await self._context.publisher.publish(
-            str(WriteSubject(self._opened.tenant, self.stream_id, kind)),
-            encode_event(event),
-            headers=encode_headers(headers),
-        )
+            assert not isinstance(event, SegmentPartial)
+            await self._log.write(event)
 
 
 class _SupersededError(Exception):

@@ -128,20 +128,17 @@ class Finalize(msgspec.Struct, frozen=True, tag_field="message_type", tag="final
     """Client: give a final of what was sent so far; the stream goes on."""
 
 
+class _Typed(msgspec.Struct, frozen=True):
+    message_type: str
+
+
 ServerMessage = Transcription | TranslatedTranscription
 ClientMessage = Finalize
 
 _encoder: Final = msgspec.json.Encoder()
 _server_decoder: Final[msgspec.json.Decoder[ServerMessage]] = msgspec.json.Decoder(ServerMessage)
 _client_decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
-_type_decoder: Final[msgspec.json.Decoder["_Typed"]]
-
-
-class _Typed(msgspec.Struct, frozen=True):
-    message_type: str
-
-
-_type_decoder = msgspec.json.Decoder(_Typed)
+_type_decoder: Final = msgspec.json.Decoder(_Typed)
 _SERVER_TYPES: Final = frozenset({"transcription", "translated_transcription"})
 
 

@@ -5,7 +5,6 @@ so nothing needs to be stored about a session and any process with the secret ca
 """
 
 import base64
-import hashlib
 import hmac
 import re
 from typing import Annotated, Any, Final, Literal
@@ -179,7 +178,7 @@ def verify_token(token: str, secret: bytes, *, now_s: float) -> SessionClaims | 
 
 
 def _sign(signed: str, secret: bytes) -> str:
-    return _encode_part(hmac.digest(secret, signed.encode(), hashlib.sha256))
+    return _encode_part(hmac.digest(secret, signed.encode(), "sha256"))
 
 
 def _encode_part(octets: bytes) -> str:

@@ -1,5 +1,6 @@
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import psutil
 import pytest
 
 from tests.support.command_line import build_environment, run_speechbus, start_speechbus
@@ -29,13 +29,22 @@ class RunningDev(msgspec.Struct):
         """Return what it printed under this name."""
         return next(line for line in self.lines if line.startswith(f"{name} ")).split()[1]
 
-    def child(self, service: str) -> psutil.Process:
-        """Return its child process that runs a service."""
-        return next(
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if service in " ".join(child.cmdline())
+    def family(self) -> dict[int, str]:
+        """Return the command lines of all processes below it, by process id."""
+        listed = subprocess.run(
+            ["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         )
+        found: dict[int, str] = {}
+        for line in listed.stdout.splitlines():  # parents have lower ids than their children
+            pid, parent, arguments = line.split(maxsplit=2)
+            if int(parent) == self.process.pid or int(parent) in found:
+                found[int(pid)] = arguments
+        return found
+
+    def kill(self, service: str) -> None:
+        """Kill its child process that runs a service."""
+        pid = next(pid for pid, arguments in self.family().items() if service in arguments)
+        os.kill(pid, signal.SIGKILL)
 
     def read_until(self, word: str) -> str:
         """Return the next line that holds a word."""
@@ -44,6 +53,14 @@ class RunningDev(msgspec.Struct):
             if word in (line := raw.decode()):
                 return line
         raise AssertionError(f"it ended without a line with {word!r}")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def start_dev(folder: Path, *arguments: str) -> RunningDev:
@@ -99,6 +116,34 @@ def test_what_is_sent_comes_back_through_the_whole_system(
     assert (done.returncode, texts) == (0, ["1-150", "151-200"])
 
 
+def test_the_demo_plays_a_passage_and_compares_said_with_heard(tmp_path: Path) -> None:
+    """It is the first thing that anybody runs; here with five recordings of 0.1 s, by the echo."""
+    folder = tmp_path / "speech" / "librivox-austen"
+    folder.mkdir(parents=True)
+    names = [f"sense_and_sensibility_01_austen_64kb-0{n}" for n in (870, 880, 890, 920, 930)]
+    for name in names:
+        with wave.open(str(folder / f"{name}.wav"), "wb") as writer:
+            writer.setparams((1, 2, 16_000, 0, "NONE", ""))
+            writer.writeframes(struct.pack("<h", 7) * 1_600)
+    lines = [f"<s> text of {name[-4:]} </s> ({name})\n" for name in names]
+    (folder / "transcription").write_text("".join(lines))
+
+    done = run_speechbus(
+        *["dev", "--demo", "--once", "--listen", "127.0.0.1:0", "--workers", "1"],
+        *["--providers", "echo", "--speech", str(tmp_path / "speech")],
+        SPEECHBUS_BOOTSTRAP_AUDIO_BYTES_MAX=str(16 << 20),
+    )
+
+    output = done.stdout.decode()
+    assert (done.returncode, done.stderr) == (0, b"")
+    said = [line.split()[-1] for line in output.splitlines() if line.startswith("  said")]
+    assert said == ["0920", "0930", "0870", "0880", "0890"]
+    assert "Playing a LibriVox reader of Jane Austen" in output
+    assert "Word error rate of the passage: " in output
+    assert "after the first speech" in output
+    assert "PocketSphinx" not in output  # it did not take part
+
+
 def test_doctor_finds_it_well(running: RunningDev) -> None:
     """Both commands must agree on how things should be."""
     done = run_speechbus(
@@ -111,17 +156,18 @@ def test_doctor_finds_it_well(running: RunningDev) -> None:
 
 def test_sigterm_ends_every_process(running: RunningDev) -> None:
     """Nothing of it may hold ports or memory afterwards, and a supervisor sees a clean end."""
-    family = psutil.Process(running.process.pid).children(recursive=True)
+    family = running.family()
+    assert len(family) == 4  # NATS, correlator, transcriber, ingest
 
     running.process.send_signal(signal.SIGTERM)
 
     assert running.process.wait(60) == 0
-    assert [child for child in family if child.is_running()] == []
+    assert [arguments for pid, arguments in family.items() if is_alive(pid)] == []
 
 
 def test_a_killed_service_comes_back(running: RunningDev, numbered: Path) -> None:
     """Somebody who kills a worker to see what happens finds a system that works."""
-    running.child("main transcriber").kill()
+    running.kill("main transcriber")
     assert "transcriber-1 ended (SIGKILL)" in running.read_until("ended")
 
     done = run_speechbus("transcribe", "--fast", "--url", running.address("page"), str(numbered))
@@ -136,12 +182,15 @@ def test_a_killed_service_comes_back(running: RunningDev, numbered: Path) -> Non
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals exist on Linux only")
 def test_nothing_outlives_a_killed_dev(running: RunningDev) -> None:
     """The next start must find its ports free."""
-    family = psutil.Process(running.process.pid).children(recursive=True)
+    watches = [os.pidfd_open(pid) for pid in running.family()]
 
     running.process.kill()
 
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert alive == []
+    try:
+        assert [bool(select.select([watch], [], [], 30.0)[0]) for watch in watches] == [True] * 4
+    finally:
+        for watch in watches:
+            os.close(watch)
 
 
 def test_a_second_one_finds_another_port_for_nats_and_says_so(

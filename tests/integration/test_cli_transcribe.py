@@ -126,6 +126,16 @@ def test_a_gap_fails_the_command(recording: Path) -> None:
     assert b"[0:01.0 - 0:02.5] (not transcribed: lag)" in done.stdout
 
 
+def test_a_stream_closed_early_fails_the_command(recording: Path) -> None:
+    """A transcript of the first half must not pass for the whole."""
+    with StandInDoor(after=[build_final("the start")], reason="source_lost") as door:
+        done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(recording))
+
+    assert done.returncode == 1
+    assert b"the start" in done.stdout
+    assert b"closed early (source_lost)" in done.stderr
+
+
 def test_a_wrong_key_ends_with_4_and_says_what_to_do(door: StandInDoor, recording: Path) -> None:
     """One sentence, no traceback, and never the key."""
     done = run_speechbus("transcribe", "--url", door.url, "--key", "s3cr3t", str(recording))

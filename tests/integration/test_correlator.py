@@ -2,247 +2,35 @@
 
 import asyncio
 import signal
-import socket
-import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-import httpx
 import msgspec
 import pytest
+from faststream import AckPolicy
+from faststream.nats import JStream, PullSub
 
 from speechbus_contracts import (
-    CAPTION_STORE,
     CORRELATOR_CONSUMER,
     MSG_ID,
     TRANSCRIPT_STORE,
-    CaptionJoined,
-    SegmentFinal,
-    WriteSubject,
-    build_caption_store,
-    build_correlator_consumer,
-    build_transcript_store,
-    build_transcription_id,
-    decode_event,
     encode_event,
 )
+from speechbus_correlator.broker import BusBroker
 from speechbus_correlator.join import join_final
-from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
-from speechbus_runtime.jetstream import (
-    ConsumerSpec,
-    StoredMessage,
-    StreamSpec,
-    ensure,
-    fetch_stored,
-    request_api,
-)
-from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.bus import connect_bus
+from tests.support.correlator import PATIENCE_S, bus_of, correlator, expected, final_of
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
-
-PATIENCE_S: Final = 30.0
-"""Only a hang reaches it."""
-POLL_S: Final = 0.01
-
-STREAMS: Final = [
-    StreamSpec(name=name, config=config)
-    for name, config in (build_transcript_store(), build_caption_store())
-]
-CONSUMER: Final = ConsumerSpec(
-    jetstream_name=TRANSCRIPT_STORE,
-    name=CORRELATOR_CONSUMER,
-    # A tenth of the real one: what a killed process held is delivered again soon.
-    config={**build_correlator_consumer(), "ack_wait": 1_000_000_000},
-)
-
-
-class Correlator:
-    """A running process and what it logged so far."""
-
-    def __init__(self, process: asyncio.subprocess.Process, health_port: int) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._url = f"http://127.0.0.1:{health_port}"
-
-    async def wait_for(self, event: str) -> None:
-        """Return when the process has logged `event`, from here on."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE_S):
-            while line := (await self.process.stderr.readline()).decode():
-                self.lines.append(line)
-                if msgspec.json.decode(line)["event"] == event:
-                    return
-        raise AssertionError(f"ended without {event!r}: {self.lines}")
-
-    async def end(self, number: signal.Signals) -> int:
-        """Send a signal, return the exit code; `lines` is complete then."""
-        self.process.send_signal(number)
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE_S):
-            rest = await self.process.stderr.read()
-            code = await self.process.wait()
-        self.lines.extend(rest.decode().splitlines())
-        return code
-
-    async def is_up(self) -> None:
-        """Return when probes are answered."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                try:
-                    await self.probe("/healthz")
-                except httpx.ConnectError:
-                    await asyncio.sleep(POLL_S)
-                else:
-                    return
-
-    async def probe(self, path: str) -> tuple[int, list[str]]:
-        """Return status and the names of what fails."""
-        async with httpx.AsyncClient() as client:
-            answer = await client.get(self._url + path)
-        return answer.status_code, [failure["name"] for failure in answer.json()["failing"]]
-
-    def events(self) -> list[str]:
-        """Return what was logged."""
-        return [msgspec.json.decode(line)["event"] for line in self.lines]
-
-
-@asynccontextmanager
-async def correlator(
-    url: str, *, until: str | None = "correlator started"
-) -> AsyncGenerator[Correlator]:
-    """Run one process; it has logged `until` when the block starts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "speechbus_correlator",
-        env={
-            "SPEECHBUS_CORRELATOR_NATS_URL": url,
-            "SPEECHBUS_CORRELATOR_HEALTH_PORT": str(port),
-            "SPEECHBUS_CORRELATOR_LOG_LEVEL": "DEBUG",
-        },
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        running = Correlator(process, port)
-        if until:
-            await running.wait_for(until)
-        yield running
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-class Bus:
-    """What the other services would do, and what subscribers would see."""
-
-    def __init__(self, bus: BusConnection) -> None:
-        self._bus = bus
-        self._publisher = AckedPublisher(bus)
-
-    async def bootstrap(self) -> None:
-        """Create what is missing."""
-        await ensure(self._bus, STREAMS, [CONSUMER])
-
-    async def deliver_again(self) -> None:
-        """Make every final come again, as after lost acknowledgements."""
-        await request_api(
-            self._bus, f"CONSUMER.DELETE.{TRANSCRIPT_STORE}.{CORRELATOR_CONSUMER}", {}
-        )
-        await self.bootstrap()
-
-    async def write(self, *finals: SegmentFinal) -> None:
-        """Store finals as a worker does."""
-        for final in finals:
-            subject = WriteSubject(final.tenant, final.stream_id, "final")
-            await self.write_raw(str(subject), encode_event(final))
-
-    async def write_raw(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Store any bytes."""
-        await self._publisher.publish(subject, payload, headers=encode_headers(headers or {}))
-
-    async def settled(self) -> None:
-        """Return when every stored final was acknowledged or refused."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                info = await request_api(
-                    self._bus, f"CONSUMER.INFO.{TRANSCRIPT_STORE}.{CORRELATOR_CONSUMER}", {}
-                )
-                if info["num_pending"] == info["num_ack_pending"] == 0:
-                    return
-                await asyncio.sleep(POLL_S)
-
-    async def stored(self) -> list[StoredMessage]:
-        """Return the captions as they lie in JetStream."""
-        return await fetch_stored(self._bus, CAPTION_STORE, "speech.v1.caption.*.*")
-
-    async def some_caption(self) -> None:
-        """Return when there is one."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                if await self.stored():
-                    return
-                await asyncio.sleep(POLL_S)
-
-    async def captions(self) -> list[CaptionJoined]:
-        """Return the captions, by segment and revision."""
-        events = [decode_event(message.payload) for message in await self.stored()]
-        captions = [event for event in events if isinstance(event, CaptionJoined)]
-        assert len(captions) == len(events)
-        return sorted(captions, key=lambda each: (each.transcription_id, each.revision))
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:
     with NatsServer(tmp_path / "nats") as running:
         yield running
-
-
-@asynccontextmanager
-async def bus_of(server: NatsServer, *, is_bootstrapped: bool = True) -> AsyncGenerator[Bus]:
-    """Connect as the rest of the system."""
-    async with AsyncExitStack() as stack:
-        connection = await connect_bus(server.url, name="test")
-        stack.push_async_callback(connection.shut_down)
-        bus = Bus(connection)
-        if is_bootstrapped:
-            await bus.bootstrap()
-        yield bus
-
-
-def final_of(index: int, *, stream_id: str = "s1", **changed: object) -> SegmentFinal:
-    """One final."""
-    final = SegmentFinal(
-        stream_id=stream_id,
-        tenant="acme",
-        transcription_id=build_transcription_id(stream_id, index),
-        index=index,
-        revision=2,
-        epoch=1,
-        language="en",
-        text=f"segment {index}",
-        start_ms=index * 1000,
-        end_ms=index * 1000 + 900,
-        provider="local",
-        covered_ms=index * 1000 + 900,
-        audio_received_at=1,
-        emitted_at=2,
-    )
-    return msgspec.structs.replace(final, **changed)
-
-
-def expected(finals: Sequence[SegmentFinal]) -> list[CaptionJoined]:
-    """Return one caption for each final, in the order of `Bus.captions`."""
-    captions = [join_final(final, revision=0) for final in finals]
-    return sorted(captions, key=lambda each: each.transcription_id)
 
 
 def test_each_final_becomes_one_caption(server: NatsServer) -> None:
@@ -477,6 +265,43 @@ def test_garbage_is_dropped_and_shown_to_nobody(server: NatsServer, garbage: byt
             assert "swordfish" not in "".join(process.lines)
 
     asyncio.run(run())
+
+
+def test_a_bug_in_a_handler_is_logged_by_its_type(
+    server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FastStream would log the error's text, which may quote what was said."""
+
+    async def run() -> None:
+        seen = asyncio.Event()
+        async with bus_of(server) as bus, AsyncExitStack() as stack:
+            connection = await connect_bus(server.url, name="correlator-test")
+            stack.push_async_callback(connection.shut_down)
+            broker = BusBroker(connection, drain_within_s=PATIENCE_S)
+            subscriber = broker.subscriber(
+                "speech.v1.write.*.*.final",
+                durable=CORRELATOR_CONSUMER,
+                stream=JStream(TRANSCRIPT_STORE, declare=False),
+                pull_sub=PullSub(timeout=1.0),
+                ack_policy=AckPolicy.MANUAL,
+            )
+
+            @subscriber
+            async def handle(body: bytes) -> None:
+                seen.set()
+                raise ValueError(body)
+
+            await broker.start()
+            await bus.write_raw("speech.v1.write.acme.s1.final", b"swordfish")
+            async with asyncio.timeout(PATIENCE_S):
+                await seen.wait()
+            await subscriber.stop()
+
+    asyncio.run(run())
+
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [vars(record)["error"] for record in errors] == ["ValueError"]
+    assert "swordfish" not in caplog.text
 
 
 def test_a_header_of_a_final_makes_it_publish_nothing(server: NatsServer) -> None:

@@ -90,6 +90,7 @@ class StandInDoor:
         during: events sent as soon as the first audio came.
         after: events sent after `end`, before `stream.closed`.
         refusal: code of an error sent instead of `ready`.
+        reason: of `stream.closed`.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class StandInDoor:
         during: Sequence[Event] = (),
         after: Sequence[Event] = (),
         refusal: str | None = None,
+        reason: str = "end",
     ) -> None:
         self.conversations: list[Conversation] = []
         self.port = 0
@@ -105,6 +107,7 @@ class StandInDoor:
         self._during = during
         self._after = after
         self._refusal = refusal
+        self._reason = reason
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="stand-in door")
         self._started = threading.Event()
@@ -168,7 +171,7 @@ class StandInDoor:
             await self._take_audio(connection, conversation)
             for event in self._after:
                 await _send(connection, encode_event(event))
-            await _send(connection, encode_event(_closed(len(conversation.audio))))
+            await _send(connection, encode_event(_closed(len(conversation.audio), self._reason)))
         except ConnectionClosed:
             return
 
@@ -191,12 +194,12 @@ async def _send(connection: ServerConnection, message: bytes) -> None:
     await connection.send(message, text=True)
 
 
-def _closed(audio_bytes: int) -> StreamClosed:
+def _closed(audio_bytes: int, reason: str) -> StreamClosed:
     return StreamClosed(
         stream_id=STREAM_ID,
         tenant="dev",
         epoch=1,
-        reason="end",
+        reason=reason,
         audio_ms=audio_bytes // 32,
         finals=0,
         gap_ms=0,

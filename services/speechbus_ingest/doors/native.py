@@ -149,12 +149,11 @@ class NativeDoor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(_send_events(socket, stream, outbox))
-                queued = tasks.create_task(_tell_when_queued(socket, stream))
-                receiver = tasks.create_task(self._receive_audio(socket, stream))
+                receiver = tasks.create_task(_receive_audio(socket, stream))
+                watcher = tasks.create_task(self._watch(socket, stream))
                 await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
-                queued.cancel()
-                if not receiver.done():
-                    receiver.cancel()
+                watcher.cancel()
+                receiver.cancel()
         except* (_DoorError, _GoneError) as stopped:
             raise stopped.exceptions[0] from None
         if self._registry.is_draining:
@@ -162,35 +161,54 @@ class NativeDoor:
         else:
             await socket.close(1000)
 
-    async def _receive_audio(self, socket: WebSocket, stream: IngestStream) -> None:
-        """Read until the client goes; returns never otherwise."""
+    async def _watch(self, socket: WebSocket, stream: IngestStream) -> None:
+        """Tell the client when it waits for a worker; end the stream when it is idle or too long.
+
+        One sleeping task, so that receiving a message costs no timer.
+        """
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + self._duration_s
-        has_ended = False
-        while True:
-            try:
-                async with asyncio.timeout(self._idle_s):
-                    message = await socket.receive()
-            except TimeoutError:
+        try:
+            async with asyncio.timeout(QUEUED_AFTER_S):
+                await stream.claimed.wait()
+        except TimeoutError:
+            await _send(
+                socket,
+                {
+                    "type": "queued",
+                    "message": "No transcriber has room yet: keep sending, your audio is kept.",
+                },
+            )
+        while not stream.is_ended:
+            now_s = loop.time()
+            idle_at_s = stream.written_at_s + self._idle_s
+            if now_s >= idle_at_s:
                 stream.end("idle")
                 raise _DoorError(
                     "idle", "Nothing came for too long: send audio, or end the stream."
-                ) from None
-            data = message.get("bytes")
-            if data is not None:
-                if has_ended:
-                    raise _DoorError("message.invalid", "No audio may follow 'end'.")
-                stream.write(data)
-                if not stream.has_room:
-                    await stream.wait_for_room()
-                if loop.time() > ends_at_s:
-                    stream.end("limit")
-                    raise _DoorError("limit", "The longest duration is reached: open a new stream.")
-            elif message["type"] == "websocket.receive":
-                has_ended = _obey(message["text"], stream) or has_ended
-            else:
-                stream.end("end" if has_ended else "client_gone")
-                raise _GoneError
+                )
+            if now_s >= ends_at_s:
+                stream.end("limit")
+                raise _DoorError("limit", "The longest duration is reached: open a new stream.")
+            await asyncio.sleep(min(idle_at_s, ends_at_s) - now_s)
+
+
+async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
+    """Read until the client goes; returns never otherwise."""
+    while True:
+        message = await socket.receive()
+        data = message.get("bytes")
+        if data is not None:
+            if stream.is_ended:
+                raise _DoorError("message.invalid", "No audio may follow 'end'.")
+            stream.write(data)
+            if not stream.has_room:
+                await stream.wait_for_room()
+        elif message["type"] == "websocket.receive":
+            _obey(message["text"], stream)
+        else:
+            stream.end("client_gone")  # no effect after 'end'
+            raise _GoneError
 
 
 async def _receive_hello(socket: WebSocket, tenant: str) -> StreamRequest:
@@ -242,21 +260,21 @@ def _field_problem(error: msgspec.ValidationError) -> str:
     return f"{str(error).rstrip('.')}."
 
 
-def _obey(text: str, stream: IngestStream) -> bool:
-    """Carry out a control message; return True when it was the end."""
+def _obey(text: str, stream: IngestStream) -> None:
+    """Carry out a control message."""
     try:
         control = _control_decoder.decode(text)
     except (msgspec.DecodeError, RecursionError):
         raise _DoorError(
             "message.invalid", 'Text messages are {"type":"flush"} and {"type":"end"}.'
         ) from None
+    if stream.is_ended:
+        raise _DoorError("message.invalid", "Nothing may follow 'end'.")
     match control:
         case _Flush():
             stream.flush()
-            return False
         case _End():
             stream.end("end")
-            return True
 
 
 async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
@@ -270,20 +288,6 @@ async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) 
             await socket.send({"type": "websocket.send", "text": payload.decode()})
             if kind == "closed":
                 return
-
-
-async def _tell_when_queued(socket: WebSocket, stream: IngestStream) -> None:
-    try:
-        async with asyncio.timeout(QUEUED_AFTER_S):
-            await stream.claimed.wait()
-    except TimeoutError:
-        await _send(
-            socket,
-            {
-                "type": "queued",
-                "message": "No transcriber has room yet: keep sending, your audio is kept.",
-            },
-        )
 
 
 async def _send(socket: WebSocket, message: dict[str, Any]) -> None:

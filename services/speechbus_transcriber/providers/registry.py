@@ -1,6 +1,6 @@
 """The providers there are, by the name that routes and events use."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -12,7 +12,7 @@ from speechbus_transcriber.providers.interface import (
     SessionRequest,
 )
 
-__all__ = ["PROVIDERS", "Provider"]
+__all__ = ["PROVIDERS", "Provider", "plan_route"]
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -26,3 +26,23 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "echo": Provider(echo.CAPABILITIES, echo.EchoProtocol),
     "local": Provider(local.CAPABILITIES, local.LocalProtocol),
 }
+
+
+def plan_route(
+    wanted: Iterable[str], *, available: Sequence[str], language: str | None
+) -> list[str]:
+    """Return the providers to try, in order.
+
+    Args:
+        wanted: names in the order to try; unknown ones are skipped.
+        available: what this worker has.
+        language: BCP 47 tag of the speech; None: unknown, which every provider takes.
+    """
+    primary = language.partition("-")[0].lower() if language else None
+    route: list[str] = []
+    for name in wanted:
+        if name in available and name not in route:
+            languages = PROVIDERS[name].capabilities.languages
+            if primary is None or languages is None or primary in languages:
+                route.append(name)
+    return route

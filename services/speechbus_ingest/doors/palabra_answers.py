@@ -1,0 +1,272 @@
+"""What a Palabra client is told about its stream: the bus's events as the vendor's messages.
+
+Pure: events and the clock in, messages out.
+"""
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from speechbus_contracts import (
+    AnyEvent,
+    SegmentFinal,
+    SegmentPartial,
+    SegmentRetracted,
+    StreamClosed,
+    StreamFlushed,
+    TranslationFinal,
+)
+from speechbus_wire.palabra import (
+    FIN,
+    ServerMessage,
+    Span,
+    Transcription,
+    TranslatedTranscription,
+    append_fin,
+    to_seconds,
+)
+
+__all__ = ["FINALIZES_MAX", "FINALIZE_TIMEOUT_S", "Answers"]
+
+FINALIZE_TIMEOUT_S: Final = 10.0
+"""First-party clients wait this long for the marker (providers.md 3.6)."""
+HOLD_S: Final = 1.0
+"""A final waits for the marker this long at most. The answer to the flush is stored right behind
+it, within milliseconds, unless the final came by itself just before."""
+FINALIZES_MAX: Final = 16
+"""Unanswered ones: a client asks once per turn and waits; more share the last one's answer."""
+TRANSLATIONS_MAX: Final = 256
+"""Remembered, so that a translation made again is not sent again: those of the last minutes."""
+UNKNOWN_LANGUAGE: Final = "auto"
+"""Palabra's word for a language nobody named, where the seed knows only codes: any code would be
+a claim about the speech."""
+
+
+class _Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What the client knows of the open segment."""
+
+    index: int = -1
+    text: str = ""
+    """As sent; empty: nothing yet."""
+    end_ms: int = 0
+    """Of what was sent."""
+    heard_text: str = ""
+    """As the bus had it last; the same as `text` with the filler filter."""
+
+
+class _Finalize(msgspec.Struct, frozen=True):
+    chunk: int
+    deadline_s: float
+
+
+class Answers:
+    """One client's view of its stream.
+
+    With the filler filter each message holds the whole segment and `delta` is a hint. Without it
+    `delta` is append-only: only text that two revisions in a row agree on is sent, and the final
+    brings the rest. A final that contradicts what was sent has the true text and no `delta`.
+
+    Args:
+        stream_id: of the stream.
+        language: tag the client named; None: none.
+        has_filler_filter: see above.
+    """
+
+    def __init__(self, stream_id: str, *, language: str | None, has_filler_filter: bool) -> None:
+        self._stream_id = stream_id
+        self._language = language or UNKNOWN_LANGUAGE
+        self._has_filler_filter = has_filler_filter
+        self._shown = _Shown()
+        self._last_index = -1  # of the segments that have had their last word
+        self._end_ms = 0  # of everything sent
+        self._finalizes: deque[_Finalize] = deque()
+        self._held: Transcription | None = None
+        self._held_until_s = 0.0
+        self._n_bare = 0
+        self._translated: deque[tuple[str, str]] = deque(maxlen=TRANSLATIONS_MAX)
+
+    def expect_flush(self, chunk: int, *, now_s: float) -> None:
+        """Note that the client sent `finalize`, and which flush chunk went out for it."""
+        asked = _Finalize(chunk, now_s + FINALIZE_TIMEOUT_S)
+        if len(self._finalizes) == FINALIZES_MAX:
+            self._finalizes.pop()
+        self._finalizes.append(asked)
+
+    def take_event(self, event: AnyEvent, *, now_s: float) -> list[ServerMessage]:
+        """Return what the client is told, in order."""
+        match event:
+            case SegmentPartial():
+                return self._show(event)
+            case SegmentFinal() if event.index > self._last_index:
+                return self._finish(event, now_s)
+            case SegmentRetracted() if event.index > self._last_index:
+                return self._retract(event, now_s)
+            case TranslationFinal():
+                return self._translate(event)
+            case StreamFlushed():
+                return self._answer_flush(event)
+            case StreamClosed():
+                return self._release()
+            case _:
+                return []
+
+    def next_deadline_s(self) -> float | None:
+        """When `handle_deadline` wants to be called; None: never."""
+        deadlines_s = [asked.deadline_s for asked in list(self._finalizes)[:1]]
+        if self._held is not None:
+            deadlines_s.append(self._held_until_s)
+        return min(deadlines_s, default=None)
+
+    def handle_deadline(self, *, now_s: float) -> list[ServerMessage]:
+        """Return what is due: a final that waited long enough, markers nobody answered."""
+        messages: list[ServerMessage] = []
+        if self._held is not None and self._held_until_s <= now_s:
+            messages += self._release()
+        while self._finalizes and self._finalizes[0].deadline_s <= now_s:
+            self._finalizes.popleft()
+            messages += self._say_fin(at_ms=self._end_ms)
+        return messages
+
+    # --- segments ------------------------------------------------------------------------------
+
+    def _show(self, partial: SegmentPartial) -> list[ServerMessage]:
+        index = partial.index
+        # Partials and finals come by different ways. A partial after its final is old; one before
+        # the final of the segment in front of it would make that segment look abandoned.
+        if index <= self._last_index or (self._shown.text and self._shown.index < index):
+            return []
+        shown = self._shown if self._shown.index == index else _Shown()
+        text = partial.text if self._has_filler_filter else _agreed_text(shown, partial.text)
+        if not text or (text == shown.text and not self._has_filler_filter):
+            self._shown = msgspec.structs.replace(shown, index=index, heard_text=partial.text)
+            return []
+        self._shown = _Shown(index=index, text=text, end_ms=partial.end_ms, heard_text=partial.text)
+        return [*self._release(), self._build(partial, text, shown, is_eos=False)]
+
+    def _finish(self, final: SegmentFinal, now_s: float) -> list[ServerMessage]:
+        shown = self._close_segment(final.index)
+        if not final.text and not shown.text:
+            return []
+        return self._send_last(self._build(final, final.text, shown, is_eos=True), now_s)
+
+    def _retract(self, retracted: SegmentRetracted, now_s: float) -> list[ServerMessage]:
+        shown = self._close_segment(retracted.index)
+        if not shown.text:
+            return []
+        at_s = to_seconds(shown.end_ms)
+        empty = Transcription(
+            transcription_id=retracted.transcription_id,
+            language=self._language,
+            is_eos=True,
+            segment=Span(text="", start_time=at_s, end_time=at_s),
+        )
+        return self._send_last(empty, now_s)
+
+    def _close_segment(self, index: int) -> _Shown:
+        """Note that a segment has its last word; return what the client knew of it."""
+        self._last_index = index
+        shown = self._shown
+        if shown.index <= index:
+            self._shown = _Shown()
+        return shown if shown.index == index else _Shown()
+
+    def _build(
+        self, segment: SegmentPartial | SegmentFinal, text: str, shown: _Shown, *, is_eos: bool
+    ) -> Transcription:
+        start_ms, end_ms = segment.start_ms, segment.end_ms
+        self._end_ms = max(self._end_ms, end_ms)
+        span = Span(text=text, start_time=to_seconds(start_ms), end_time=to_seconds(end_ms))
+        added = self._added_text(shown.text, text)
+        delta_start_ms = min(max(shown.end_ms, start_ms), end_ms) if shown.text else start_ms
+        return Transcription(
+            transcription_id=segment.transcription_id,
+            language=segment.language or self._language,
+            is_eos=is_eos,
+            segment=span,
+            delta=None
+            if added is None
+            else Span(text=added, start_time=to_seconds(delta_start_ms), end_time=span.end_time),
+        )
+
+    def _added_text(self, before: str, after: str) -> str | None:
+        if self._has_filler_filter:
+            # As in the seed's example, the hint begins with its first word.
+            return after[len(_common_prefix(before, after)) :].lstrip()
+        return after[len(before) :] if after.startswith(before) else None
+
+    # --- translations --------------------------------------------------------------------------
+
+    def _translate(self, translation: TranslationFinal) -> list[ServerMessage]:
+        name = (translation.transcription_id, translation.language)
+        if name in self._translated:
+            return []
+        self._translated.append(name)
+        translated = TranslatedTranscription(
+            transcription_id=translation.transcription_id,
+            language=translation.language,
+            is_eos=True,
+            segment=Span(
+                text=translation.text,
+                start_time=to_seconds(translation.start_ms),
+                end_time=to_seconds(translation.end_ms),
+            ),
+        )
+        # Never before its source.
+        return [*self._release(), translated]
+
+    # --- finalize ------------------------------------------------------------------------------
+
+    def _send_last(self, message: Transcription, now_s: float) -> list[ServerMessage]:
+        """Send a segment's last message; hold it while it may have to carry the marker."""
+        messages = self._release()
+        if not self._finalizes:
+            return [*messages, message]
+        self._held, self._held_until_s = message, now_s + HOLD_S
+        return messages
+
+    def _release(self) -> list[ServerMessage]:
+        held, self._held = self._held, None
+        return [] if held is None else [held]
+
+    def _answer_flush(self, flushed: StreamFlushed) -> list[ServerMessage]:
+        messages: list[ServerMessage] = []
+        # Flushes before this one that have no answer will get none: a worker has died.
+        while self._finalizes and self._finalizes[0].chunk <= flushed.chunk:
+            self._finalizes.popleft()
+            if self._held is None:
+                messages += self._say_fin(at_ms=flushed.at_ms)
+            else:
+                messages.append(append_fin(self._held))
+                self._held = None
+        return messages
+
+    def _say_fin(self, *, at_ms: int) -> list[ServerMessage]:
+        """Answer a finalize that no final belongs to."""
+        self._n_bare += 1
+        span = Span(text=FIN, start_time=to_seconds(at_ms), end_time=to_seconds(at_ms))
+        return [
+            *self._release(),
+            Transcription(
+                # An id of its own: clients take a second message of a final's id for a mistake.
+                transcription_id=f"{self._stream_id}-fin-{self._n_bare}",
+                language=self._language,
+                is_eos=True,
+                segment=span,
+                delta=span,
+            ),
+        ]
+
+
+def _agreed_text(shown: _Shown, heard_text: str) -> str:
+    """Return what can be sent as an append: text sent before, and more that has been said twice."""
+    agreed = _common_prefix(shown.heard_text, heard_text)
+    return agreed if agreed.startswith(shown.text) else shown.text
+
+
+def _common_prefix(one: str, other: str) -> str:
+    n_same = next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+    return one[:n_same]

@@ -1,0 +1,121 @@
+"""A Palabra client, as the documentation's example program and the vendor's SDKs behave."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import httpx
+import msgspec
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.support.system import Service
+
+__all__ = ["KEYS", "PATIENCE_S", "Client", "Door"]
+
+PATIENCE_S: Final = 30.0
+"""Only a hang reaches it."""
+KEYS: Final = "acme:key-of-acme,beta:key-of-beta"
+"""Setting `API_KEYS` of the ingest."""
+
+
+class Client:
+    """One connection of a Palabra client."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def send(self, data: bytes) -> None:
+        """Send audio."""
+        await self.connection.send(data)
+
+    async def say(self, message: object) -> None:
+        """Send a text message, as JSON unless it is a text."""
+        text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
+        await self.connection.send(text)
+
+    async def hear(self) -> dict[str, Any]:
+        """Return the next message."""
+        async with asyncio.timeout(PATIENCE_S):
+            return msgspec.json.decode(await self.connection.recv(), type=dict[str, Any])
+
+    async def hear_until(self, text: str) -> list[dict[str, Any]]:
+        """Return the messages up to the one whose segment has this text."""
+        heard = [await self.hear()]
+        while heard[-1]["segment"]["text"] != text:
+            heard.append(await self.hear())
+        return heard
+
+    async def close_code(self) -> int | None:
+        """Read until the server closes; return its code."""
+        async with asyncio.timeout(PATIENCE_S):
+            with suppress(websockets.ConnectionClosed):
+                while True:
+                    await self.connection.recv()
+        return self.connection.close_code
+
+
+class Door:
+    """The Palabra-compatible door of one ingest.
+
+    Args:
+        ingest: with the keys of `KEYS`.
+    """
+
+    def __init__(self, ingest: Service) -> None:
+        self.ingest = ingest
+
+    def post_session(
+        self, *, tenant: str = "acme", key: str = "key-of-acme", body: object = None
+    ) -> httpx.Response:
+        """Ask for a session."""
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body or {"data": {}})
+        return httpx.post(
+            f"{self.ingest.url}/session-storage/session",
+            content=content,
+            headers={"ClientId": tenant, "ClientSecret": key},
+        )
+
+    def get_token(self) -> str:
+        """Do what the seed's `get_token` does."""
+        response = self.post_session()
+        response.raise_for_status()
+        return str(response.json()["data"]["publisher"])
+
+    @asynccontextmanager
+    async def connect(
+        self, token: str | None, *, bearer: str | None = None, **query: str
+    ) -> AsyncGenerator[Client, None]:
+        """Open a stream; `format=pcm_s16le` unless the query says otherwise."""
+        parameters = {"token": token} if token is not None else {}
+        parameters |= {"format": "pcm_s16le"} | query
+        async with connect(
+            f"ws://127.0.0.1:{self.ingest.port}/asr/v1/speech-to-text/stream?{urlencode(parameters)}",
+            additional_headers={} if bearer is None else {"Authorization": f"Bearer {bearer}"},
+            compression=None,
+        ) as connection:
+            yield Client(connection)
+
+    async def refusal(
+        self, token: str | None, *, bearer: str | None = None, **query: str
+    ) -> tuple[int, str]:
+        """Return status and explanation of an upgrade that is refused."""
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with self.connect(token, bearer=bearer, **query):
+                pass
+        response = refused.value.response
+        body = msgspec.json.decode(response.body or b"", type=dict[str, Any])
+        (error,) = body["errors"]
+        assert (body["ok"], error["status"]) == (False, response.status_code)
+        return response.status_code, error["detail"]
+
+    async def wait_until_free(self, token: str) -> None:
+        """Return when a token's identity can connect again."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with suppress(websockets.InvalidStatus):
+                    async with self.connect(token):
+                        return
