@@ -3,13 +3,12 @@
 import asyncio
 import os
 import secrets
+import socket
 import sys
 import time
-from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
@@ -19,6 +18,7 @@ from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import StreamRegistry
+from speechbus_ingest.server import ListenError, build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.stream import IngestContext
 from speechbus_ingest.supervisor import Supervisor
@@ -26,6 +26,7 @@ from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.health import Health, watch_event_loop
 from speechbus_runtime.health_routes import health_routes
 from speechbus_runtime.lifecycle import (
+    EXIT_FAILED,
     EXIT_SETTINGS,
     StoppedError,
     StopSignal,
@@ -42,11 +43,6 @@ __all__ = ["main"]
 SERVICE: Final = "ingest"
 STOP_MARGIN_S: Final = 5.0
 LOOP_STALE_S: Final = 5.0
-MESSAGE_BYTES_MAX: Final = 1 << 20
-"""32 s of audio at 16 kHz in one message; larger ones are closed with 1009."""
-PING_INTERVAL_S: Final = 5.0
-PING_TIMEOUT_S: Final = 10.0
-"""A client that went without a goodbye is noticed within 15 s."""
 CONNECTIONS_EXTRA: Final = 500
 """HTTP requests and viewers beside the streams."""
 
@@ -61,14 +57,19 @@ def main() -> int:
     configure_logs(
         service=SERVICE, level=settings.log_level, json_lines=settings.log_format == "json"
     )
+    try:
+        listener = listen(settings.listen_host, settings.listen_port)
+    except ListenError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_FAILED
     return run_service(
-        lambda stop: _serve(settings, stop),
+        lambda stop: _serve(settings, listener, stop),
         service=SERVICE,
         stop_within_s=settings.drain_s + STOP_MARGIN_S,
     )
 
 
-async def _serve(settings: Settings, stop: StopSignal) -> None:
+async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) -> None:
     loop = asyncio.get_running_loop()
     name = f"ingest-{os.getpid()}-{secrets.token_hex(4)}"
     health = Health(SERVICE)
@@ -133,11 +134,11 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
                 *health_routes(health),
             ]
         )
-        server = _Server(_configure_server(app, settings))
+        server = build_server(app, connections_max=settings.streams_max + CONNECTIONS_EXTRA)
         async with asyncio.TaskGroup() as tasks:
             supervising = tasks.create_task(supervisor.run(), name="supervisor")
             tending = tasks.create_task(registry.run(), name="streams")
-            serving = tasks.create_task(server.serve(), name="server")
+            serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             health.set_ready("bus", ok=True)
             health.mark_serving()
             await stop.wait()
@@ -153,32 +154,3 @@ def _token_secret(settings: Settings) -> bytes:
     if settings.token_secret is None:
         return secrets.token_bytes(32)
     return settings.token_secret.reveal().encode(errors="surrogatepass")
-
-
-def _configure_server(app: Starlette, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host=settings.listen_host,
-        port=settings.listen_port,
-        loop="none",
-        ws="websockets-sansio",
-        ws_max_size=MESSAGE_BYTES_MAX,
-        ws_ping_interval=PING_INTERVAL_S,
-        ws_ping_timeout=PING_TIMEOUT_S,
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_config=None,
-        access_log=False,  # paths may hold a token
-        server_header=False,
-        limit_concurrency=settings.streams_max + CONNECTIONS_EXTRA,
-        timeout_graceful_shutdown=2,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the service's lifecycle owns signals."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals alone."""
-        yield

@@ -1,0 +1,76 @@
+"""uvicorn as a guest of the service: its socket, its settings, none of its signal handlers."""
+
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+__all__ = ["ListenError", "Server", "build_server", "listen"]
+
+MESSAGE_BYTES_MAX: Final = 1 << 20
+"""32 s of audio at 16 kHz in one message; larger ones are closed with 1009."""
+PING_INTERVAL_S: Final = 5.0
+PEER_LOST_MS: Final = 15_000
+"""A client whose machine acknowledges nothing for this long is gone.
+
+Left to TCP instead of waiting for pongs: while a stream waits for room its socket is not read, and
+a pong would go unseen though the client is well.
+"""
+BACKLOG: Final = 1_024
+SHUTDOWN_S: Final = 2
+
+
+class ListenError(OSError):
+    """The address cannot be listened on; the text says which and why."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the service's lifecycle owns signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the one port.
+
+    Raises:
+        ListenError: taken, or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {host}:{port} ({error.strerror}): free it, or set"
+            " SPEECHBUS_INGEST_LISTEN_PORT"
+        ) from None
+    # Accepted sockets inherit both.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_LOST_MS)
+    return listener
+
+
+def build_server(app: Starlette, *, connections_max: int) -> Server:
+    """Return a server for `app`; run it with `serve(sockets=[listen(…)])`."""
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE_BYTES_MAX,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=None,
+        ws_per_message_deflate=False,  # audio does not compress, and it costs 300 kB a connection
+        lifespan="off",
+        log_config=None,
+        access_log=False,  # paths may hold a token
+        server_header=False,
+        limit_concurrency=connections_max,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    return Server(config)
