@@ -102,6 +102,11 @@ class AudioLane:
         """Whether `wait_for_room` would return at once."""
         return self._room.is_set()
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether JetStream has acknowledged everything published so far."""
+        return not self._unacked
+
     def cover(self, sample: int) -> None:
         """Forget what is in finals: nobody will read it again.
 

@@ -8,15 +8,21 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from speechbus_ingest.stream import EventSink, IngestContext, IngestStream, StreamRequest
+from speechbus_runtime.jetstream import JetStreamUnavailableError
 
-__all__ = ["OverLimitError", "StreamRegistry"]
+__all__ = ["AudioNotStoredError", "OverLimitError", "StreamRegistry"]
 
 logger = logging.getLogger(__name__)
 
 TEND_S: Final = 0.1
+RECOVER_RETRY_S: Final = 0.25
 LINGER_S: Final = 150.0
 """A stream whose client has gone is watched over this long at most: AUDIO retains 90 s, after
 which nothing is left to transcribe."""
+
+
+class AudioNotStoredError(Exception):
+    """The process ends with accepted audio that only it has."""
 
 
 class OverLimitError(Exception):
@@ -48,7 +54,9 @@ class StreamRegistry:
         self._beat = beat
         self._streams: dict[str, IngestStream] = {}
         self._per_tenant: Counter[str] = Counter()
-        self._lingering = asyncio.TaskGroup()
+        self._tasks = asyncio.TaskGroup()
+        context.control_bus.on_disconnected(self._hold_back)
+        context.control_bus.on_reconnected(self._recover_all)
 
     @property
     def n_streams(self) -> int:
@@ -86,12 +94,12 @@ class StreamRegistry:
             yield stream
         finally:
             stream.end("client_gone")  # no effect when the door has ended it with its reason
-            self._lingering.create_task(self._linger(stream), name=f"linger:{stream.stream_id}")
+            self._tasks.create_task(self._linger(stream), name=f"linger:{stream.stream_id}")
 
     async def run(self) -> None:
         """Look after all streams until cancelled."""
         publisher = self.context.audio
-        async with self._lingering:
+        async with self._tasks:
             while True:
                 now_s = publisher.now_s()
                 for stream in self._streams.values():
@@ -101,7 +109,11 @@ class StreamRegistry:
                 await asyncio.sleep(TEND_S)
 
     async def drain(self, *, within_s: float) -> None:
-        """Take no more streams, end those that are open and wait for their last finals."""
+        """Take no more streams, end those that are open and wait for their last finals.
+
+        Raises:
+            AudioNotStoredError: the bus is away and has not got all audio that was accepted.
+        """
         self.is_draining = True
         streams = list(self._streams.values())
         for stream in streams:
@@ -111,9 +123,21 @@ class StreamRegistry:
                 for stream in streams:
                     await stream.closed.wait()
         except TimeoutError:
-            left = sum(not stream.closed.is_set() for stream in streams)
-            # Their workers have all audio that was accepted, end marker included.
-            logger.warning("streams still open at shutdown", extra={"left": left})
+            left = [stream for stream in streams if not stream.closed.is_set()]
+            logger.warning("streams still open at shutdown", extra={"left": len(left)})
+            if not all(stream.is_stored for stream in left):
+                raise AudioNotStoredError(
+                    "accepted audio is lost with this process: the bus did not take it in time"
+                ) from None
+            # Else their workers have all of it, end markers included, and will finish.
+
+    def _hold_back(self) -> None:
+        for stream in self._streams.values():
+            stream.hold_back()
+
+    async def _recover_all(self) -> None:
+        for stream in self._streams.values():
+            self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
 
     async def _linger(self, stream: IngestStream) -> None:
         try:
@@ -125,3 +149,13 @@ class StreamRegistry:
             stream.release()
             del self._streams[stream.stream_id]
             self._per_tenant[stream.request.tenant] -= 1
+
+
+async def _recover(stream: IngestStream) -> None:
+    while not stream.closed.is_set():
+        try:
+            await stream.recover()
+        except JetStreamUnavailableError:
+            await asyncio.sleep(RECOVER_RETRY_S)
+        else:
+            return

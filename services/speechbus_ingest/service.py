@@ -22,6 +22,7 @@ from speechbus_ingest.server import ListenError, build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.stream import IngestContext
 from speechbus_ingest.supervisor import Supervisor
+from speechbus_ingest.viewer.routes import Viewer
 from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.health import Health, watch_event_loop
 from speechbus_runtime.health_routes import health_routes
@@ -113,6 +114,8 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             now_s=lambda: time.time_ns() / 1e9,
         )
 
+        viewer = Viewer(control_bus, keys, mode=settings.viewer, now_ns=time.time_ns)
+
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
         )
@@ -131,6 +134,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             routes=[
                 WebSocketRoute("/v1/streams", native.serve),
                 *palabra.routes(),
+                *viewer.routes(),
                 *health_routes(health),
             ]
         )
@@ -144,6 +148,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             await stop.wait()
             health.mark_draining()
             await registry.drain(within_s=settings.drain_s)
+            viewer.close()  # after the drain: viewers see the last finals, too
             server.should_exit = True
             await serving
             supervising.cancel()

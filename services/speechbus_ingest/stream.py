@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
 from speechbus_contracts import (
+    TRANSCRIPT_STORE,
     AudioSubject,
     ChunkKind,
     JobOpen,
@@ -21,11 +23,12 @@ from speechbus_contracts import (
     event_dedup_id,
     job_dedup_id,
 )
-from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT
+from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
 from speechbus_ingest.chunker import Chunker
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, encode_headers
+from speechbus_runtime.jetstream import fetch_stored
 from speechbus_runtime.publisher import AckedPublisher
 
 __all__ = ["EventSink", "IngestContext", "IngestStream", "StreamRequest"]
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_RATE_HZ_MIN: Final = 8_000
 SAMPLE_RATE_HZ_MAX: Final = 48_000
+HELD_BACK_MAX: Final = 1_000
+"""Events of one stream that wait while missed ones are read; older ones are read again anyway."""
 KEEPALIVE_S: Final = 2.0
 """A worker takes an ingest for lost after 10 s without any chunk."""
 
@@ -134,6 +139,13 @@ class IngestStream:
         self._waiting_since_s: float | None = None
         self._is_ended = False
         self._sids: list[int] = []
+        self._sequence = 0
+        self._held_back: deque[tuple[int, str, bytes]] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether everything written so far is stored on the bus."""
+        return self._lane.is_stored
 
     @property
     def is_ended(self) -> bool:
@@ -259,8 +271,18 @@ class IngestStream:
 
     # --- events from the bus -------------------------------------------------------------------
 
-    def _receive(self, subject: bytes, _reply: bytes, payload: bytes, _headers: bytes) -> None:
-        kind = subject.split(b".", 6)[5].decode()
+    def _receive(self, subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
+        event = (_read_sequence(headers), subject.split(b".", 6)[5].decode(), payload)
+        if self._held_back is None:
+            self._take(*event)
+        else:
+            self._held_back.append(event)
+
+    def _take(self, sequence: int, kind: str, payload: bytes) -> None:
+        """Act on a stored event and hand it on, each once and in order."""
+        if sequence <= self._sequence:
+            return
+        self._sequence = sequence
         match kind:
             case "final" | "covered":
                 self._cover(_covered_decoder.decode(payload).covered_ms)
@@ -280,8 +302,35 @@ class IngestStream:
 
     def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         # A worker that has lost the stream may not know it yet.
-        if _epoch_decoder.decode(payload).epoch >= self._epoch:
+        if _epoch_decoder.decode(payload).epoch >= self._epoch and self._held_back is None:
             self._sink.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
+
+    def hold_back(self) -> None:
+        """The bus is away: events from now on wait until `recover` has read what was missed."""
+        if self._held_back is None:
+            self._held_back = deque(maxlen=HELD_BACK_MAX)
+
+    async def recover(self) -> None:
+        """Hand on the events that were stored while the bus was away, then go on live.
+
+        Raises:
+            JetStreamUnavailableError: no answer; call again.
+        """
+        subject = f"{WRITE_ROOT}.{self.request.tenant}.{self.stream_id}.>"
+        while True:
+            messages = await fetch_stored(
+                self._context.control_bus,
+                TRANSCRIPT_STORE,
+                subject,
+                start_sequence=self._sequence + 1,
+            )
+            for message in messages:
+                self._take(message.sequence, message.subject.split(".")[5], message.payload)
+            if not messages:
+                break
+        held_back, self._held_back = self._held_back, None
+        for event in held_back or ():
+            self._take(*event)
 
     def _cover(self, covered_ms: int) -> None:
         self._lane.cover(covered_ms * self.request.sample_rate_hz // 1000)
@@ -291,3 +340,9 @@ class IngestStream:
         rest = self._chunker.take_rest()
         if rest:
             self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
+
+
+def _read_sequence(headers: bytes) -> int:
+    """Return the sequence that JetStream gives to what it republishes."""
+    _, _, after = headers.partition(b"Nats-Sequence:")
+    return int(after.partition(b"\r\n")[0])

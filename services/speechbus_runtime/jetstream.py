@@ -27,6 +27,7 @@ __all__ = [
     "read_last",
     "read_sequence",
     "read_specs",
+    "request_api",
 ]
 
 logger = logging.getLogger(__name__)
@@ -244,6 +245,7 @@ async def fetch_stored(
     *,
     start_time: str | None = None,
     start_sequence: int = 1,
+    messages_max: int = BATCH_MESSAGES_MAX,
 ) -> list[StoredMessage]:
     """Read stored messages of one subject in order, by one batch direct get.
 
@@ -253,16 +255,17 @@ async def fetch_stored(
         subject: subject, wildcards allowed.
         start_time: RFC 3339; first message stored at or after it.
         start_sequence: used without `start_time`.
+        messages_max: how many at most.
 
     Returns:
-        At most `BATCH_MESSAGES_MAX` messages and about `BATCH_BYTES_MAX` bytes: call again from
-        behind the last sequence when it may be more.
+        At most `messages_max` messages and about `BATCH_BYTES_MAX` bytes: call again from behind
+        the last sequence when it may be more.
 
     Raises:
         JetStreamUnavailableError: no answer; try again.
     """
     body: dict[str, Any] = {
-        "batch": BATCH_MESSAGES_MAX,
+        "batch": messages_max,
         "max_bytes": BATCH_BYTES_MAX,
         "next_by_subj": subject,
     }

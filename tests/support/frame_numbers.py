@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable
 
 import msgspec
+
 from speechbus_contracts import SegmentFinal
 
 __all__ = ["FRAME_MS", "Tiling", "build_frames", "check_tiling"]

@@ -32,7 +32,7 @@ _NO_LINE_ENDS: Final = bytes.maketrans(b"\r\n", b"  ")
 class _Head(msgspec.Struct, frozen=True):
     """What every event of a stream begins with, for all that matters here."""
 
-    type: Annotated[str, msgspec.Meta(pattern=r"^[a-z_.]+\z")]
+    type: Annotated[str, msgspec.Meta(pattern=r"^[a-z_.]+\Z")]
     epoch: int = 0
 
 

@@ -36,6 +36,10 @@ WINDOWS_S: Final = (600, 6_000, 86_400)
 costs no more than a quiet one. The last is the default retention."""
 
 
+SNAPSHOT_BATCH_MAX: Final = 250
+"""Events of a stream read at once: some 300 kB, held while a slow viewer takes them."""
+
+
 class UnknownStreamError(Exception):
     """No such stream is stored, or not for this tenant."""
 
@@ -135,14 +139,18 @@ async def read_stream(
     """
     subject = f"{WRITE_ROOT}.{place.tenant}.{place.stream_id}.>"
     sequence = place.first_sequence
-    while batch := await fetch_stored(bus, TRANSCRIPT_STORE, subject, start_sequence=sequence):
+    while batch := await fetch_stored(
+        bus,
+        TRANSCRIPT_STORE,
+        subject,
+        start_sequence=sequence,
+        messages_max=SNAPSHOT_BATCH_MAX,
+    ):
         yield batch
         sequence = batch[-1].sequence + 1
 
 
-async def _read_opened(
-    bus: BusConnection, tenant: str | None, *, since: str
-) -> list[StreamOpened]:
+async def _read_opened(bus: BusConnection, tenant: str | None, *, since: str) -> list[StreamOpened]:
     subject = f"{WRITE_ROOT}.{tenant or '*'}.*.opened"
     newest: deque[StreamOpened] = deque(maxlen=LISTED_MAX)
     batch = await fetch_stored(bus, TRANSCRIPT_STORE, subject, start_time=since)

@@ -179,11 +179,9 @@ class TailMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """However it went: in the end everything stored was read, and all of the rest named."""
         try:
-            if not self.is_ended:
-                self.publish(ChunkKind.END, 0)
-            # The end's number tells of all others, as the next chunk of a live stream would.
+            # A number beyond all others tells of them, as the next chunk of a live stream would.
+            self.publish(ChunkKind.SILENCE, 0)
             self.tail.add(self.published[-1])
-            self.store[self.published[-1].number] = self.published[-1]
             for _ in range(len(self.published) + 1):
                 self.fetch_in_vain()
 

@@ -1,0 +1,328 @@
+"""What holds for every provider: the driver and the segmenter rely on nothing else.
+
+Each adapter talks to a scripted peer that answers by the amount of audio it got, as its provider
+would, so that the same audio must give the same results however it is cut.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechbus_transcriber.providers import local_wire
+from speechbus_transcriber.providers.interface import (
+    Finished,
+    Flushed,
+    Heard,
+    ProviderProtocol,
+    ProviderProtocolError,
+    ProviderUnavailableError,
+    Result,
+    SessionRequest,
+)
+from speechbus_transcriber.providers.registry import PROVIDERS
+from tests.support.frame_numbers import build_frames
+
+RATE_HZ: Final = 16_000
+REQUEST: Final = SessionRequest(sample_rate_hz=RATE_HZ, language="en")
+PCM: Final = build_frames(1, 350)
+"""7 s: two finals of 3 s, and a rest that only a flush brings out."""
+AUDIO_MS: Final = 7_000
+
+each_provider = pytest.mark.parametrize("name", sorted(PROVIDERS))
+
+
+class Peer(Protocol):
+    """The provider's side of one session."""
+
+    def answer(self, messages: Sequence[str | bytes]) -> list[str]:
+        """Take what the adapter sent; return what comes back."""
+        ...
+
+
+class NoPeer:
+    """Of adapters that answer by themselves."""
+
+    def answer(self, messages: Sequence[str | bytes]) -> list[str]:
+        """There is nobody to send to."""
+        assert not messages
+        return []
+
+
+class ScriptedEngine:
+    """The local engine, hearing a word every half second and a sentence every three."""
+
+    PARTIAL_BYTES: Final = RATE_HZ
+    FINAL_BYTES: Final = 6 * RATE_HZ
+
+    def __init__(self) -> None:
+        self._n_bytes = 0
+        self._start = 0
+
+    def answer(self, messages: Sequence[str | bytes]) -> list[str]:
+        """Take frames; return the text frames that answer them."""
+        answers = [answer for message in messages for answer in self._answers(message)]
+        return [local_wire.encode_message(answer) for answer in answers]
+
+    def _answers(self, message: str | bytes) -> Iterator[local_wire.EngineMessage]:
+        if isinstance(message, bytes):
+            yield from self._hear(len(message))
+            return
+        match local_wire.decode_client_message(message):
+            case local_wire.Open():
+                yield local_wire.Ready()
+            case local_wire.Flush():
+                yield from self._end_utterance()
+                yield local_wire.Flushed()
+            case local_wire.Finish():
+                yield from self._end_utterance()
+                yield local_wire.Finished()
+
+    def _hear(self, n_bytes: int) -> Iterator[local_wire.EngineMessage]:
+        for _ in range(n_bytes // 2):
+            self._n_bytes += 2
+            n_open = self._n_bytes - self._start
+            if n_open == self.FINAL_BYTES:
+                yield from self._end_utterance()
+            elif n_open % self.PARTIAL_BYTES == 0:
+                yield local_wire.Partial(
+                    text=f"words {n_open // self.PARTIAL_BYTES}",
+                    start_ms=self._ms(self._start),
+                    end_ms=self._ms(self._n_bytes),
+                )
+
+    def _end_utterance(self) -> Iterator[local_wire.EngineMessage]:
+        if self._n_bytes == self._start:
+            return
+        start_ms, end_ms = self._ms(self._start), self._ms(self._n_bytes)
+        word = local_wire.Word(text="sentence", start_ms=start_ms, end_ms=end_ms)
+        self._start = self._n_bytes
+        yield local_wire.TurnStarted(at_ms=start_ms)
+        yield local_wire.Final(
+            text="sentence", start_ms=start_ms, end_ms=end_ms, words=(word,), covered_ms=end_ms
+        )
+        yield local_wire.TurnEnded(at_ms=end_ms)
+
+    def _ms(self, n_bytes: int) -> int:
+        return n_bytes * 1000 // (2 * RATE_HZ)
+
+
+PEERS: Final[dict[str, Callable[[], Peer]]] = {"echo": NoPeer, "local": ScriptedEngine}
+
+Edit = Callable[[str], str]
+
+
+class Session:
+    """An adapter and its peer, talking as the driver would let them."""
+
+    def __init__(self, name: str, *, edit: Edit = str) -> None:
+        self.protocol: ProviderProtocol = PROVIDERS[name].open_protocol(REQUEST)
+        self.results: list[Result] = []
+        self.received: list[str] = []
+        self.audio = b""
+        self._peer = PEERS[name]()
+        self._edit = edit
+        self.protocol.connect_request()
+        self._exchange(self.protocol.messages_to_open())
+
+    def send(self, pcm: bytes) -> None:
+        """Send audio."""
+        self._exchange(self.protocol.audio_to_send(memoryview(pcm), now_s=0.0))
+
+    def flush(self) -> None:
+        """Ask for finals."""
+        self._exchange(self.protocol.flush(now_s=0.0))
+
+    def finish(self) -> None:
+        """Ask for the end."""
+        self._exchange(self.protocol.finish(now_s=0.0))
+
+    def receive(self, message: str) -> None:
+        """Hand in one message of the provider."""
+        self.received.append(message)
+        self.protocol.receive_message(self._edit(message), now_s=0.0)
+        self.results += self.protocol.results_received()
+
+    def _exchange(self, messages: Sequence[str | bytes]) -> None:
+        self.audio += b"".join(message for message in messages if isinstance(message, bytes))
+        self.results += self.protocol.results_received()
+        for message in self._peer.answer(messages):
+            self.receive(message)
+
+
+def play(name: str, *pieces: bytes, edit: Edit = str) -> Session:
+    """Run a whole session."""
+    session = Session(name, edit=edit)
+    for piece in pieces:
+        session.send(piece)
+    session.finish()
+    return session
+
+
+def heard_in(results: Sequence[Result]) -> list[Heard]:
+    return [result for result in results if isinstance(result, Heard)]
+
+
+def add_field(message: str) -> str:
+    """Say more, as a newer provider may."""
+    content: dict[str, Any] = json.loads(message)
+    return json.dumps({**content, "mood": {"good": [1, None]}})
+
+
+def test_every_provider_has_a_peer_here() -> None:
+    """A new adapter is held to the same promises."""
+    assert PEERS.keys() == PROVIDERS.keys()
+
+
+@each_provider
+@given(cuts=st.lists(st.integers(0, len(PCM) // 2), max_size=12))
+def test_audio_cut_elsewhere_gives_the_same(name: str, cuts: list[int]) -> None:
+    """Chunks are our business: neither the bytes sent nor the results depend on them."""
+    borders = sorted({0, *(2 * cut for cut in cuts), len(PCM)})
+    pieces = [PCM[low:high] for low, high in zip(borders, borders[1:], strict=False)]
+    whole, cut = play(name, PCM), play(name, *pieces)
+
+    assert cut.results == whole.results
+    assert cut.audio == whole.audio
+
+
+@each_provider
+def test_all_audio_is_covered_by_finals_in_order(name: str) -> None:
+    """What no final covers would be read again by the next session, for ever."""
+    finals = [heard for heard in heard_in(play(name, PCM).results) if heard.is_final]
+    covered = [final.end_ms if final.covered_ms is None else final.covered_ms for final in finals]
+
+    assert covered == sorted(covered)
+    assert covered[-1] == AUDIO_MS
+    assert all(
+        before.end_ms <= after.start_ms for before, after in zip(finals, finals[1:], strict=False)
+    )
+
+
+@each_provider
+def test_times_never_run_backwards_within_an_utterance(name: str) -> None:
+    """A partial is the whole utterance so far; its final ends it."""
+    start_ms, end_ms = -1, -1
+    for heard in heard_in(play(name, PCM).results):
+        assert heard.start_ms <= heard.end_ms
+        assert heard.end_ms >= end_ms
+        assert start_ms in (-1, heard.start_ms)
+        start_ms, end_ms = (-1, heard.end_ms) if heard.is_final else (heard.start_ms, heard.end_ms)
+
+
+@each_provider
+@given(n_frames=st.integers(0, 350))
+def test_finished_comes_once_and_last(name: str, n_frames: int) -> None:
+    """The driver closes on it; what came behind would be lost."""
+    results = play(name, build_frames(1, n_frames)).results
+
+    assert results.count(Finished()) == 1
+    assert results[-1] == Finished()
+
+
+@each_provider
+@given(lengths=st.lists(st.integers(0, 250), min_size=1, max_size=4))
+def test_each_flush_is_answered_behind_the_finals_it_asked_for(
+    name: str, lengths: list[int]
+) -> None:
+    """A client that waits for the answer has then read everything."""
+    session = Session(name)
+    n_frames = 0
+    for length in lengths:
+        n_before = len(session.results)
+        session.send(build_frames(n_frames + 1, length))
+        n_frames += length
+        session.flush()
+        new = session.results[n_before:]
+
+        assert new.count(Flushed()) == 1
+        assert new[-1] == Flushed()
+        ends = [heard.end_ms for heard in heard_in(new) if heard.is_final]
+        assert ends[-1:] == ([20 * n_frames] if length else [])
+
+
+@each_provider
+def test_waiting_calls_nothing_while_no_answer_is_owed(name: str) -> None:
+    """Deadlines of idle sessions would cost every stream."""
+    session = Session(name)
+    assert session.protocol.next_deadline_s() is None
+    session.send(PCM)
+    session.flush()
+    assert session.protocol.next_deadline_s() is None
+    session.finish()
+    assert session.protocol.next_deadline_s() is None
+
+
+@each_provider
+def test_a_deadline_handled_early_changes_nothing(name: str) -> None:
+    """Timers may fire a little before their time."""
+    protocol = PROVIDERS[name].open_protocol(REQUEST)
+    protocol.messages_to_open()
+    protocol.audio_to_send(memoryview(PCM[:640]), now_s=100.0)
+    deadline_s = protocol.next_deadline_s()
+    early_s = 101.0 if deadline_s is None else deadline_s - 0.001
+
+    assert list(protocol.handle_deadline(now_s=early_s)) == []
+    assert protocol.next_deadline_s() == deadline_s
+
+
+@each_provider
+def test_unknown_fields_change_nothing(name: str) -> None:
+    """A newer provider may say more."""
+    assert play(name, PCM, edit=add_field).results == play(name, PCM).results
+
+
+@each_provider
+@given(garbage=st.text() | st.binary(), is_open=st.booleans())
+def test_garbage_raises_a_protocol_error_and_nothing_else(
+    name: str,
+    garbage: str | bytes,
+    is_open: bool,  # noqa: FBT001 - named by hypothesis
+) -> None:
+    """It ends one session, not the worker; and nothing of it gets into the error."""
+    session = Session(name)
+    if is_open:
+        session.send(PCM)
+    try:
+        session.protocol.receive_message(garbage, now_s=0.0)
+    except ProviderProtocolError as error:
+        assert error.__cause__ is None
+        assert error.provider == name
+        assert str(error) == f"{name}: {error.code}"
+    assert session.protocol.results_received() == []
+
+
+@each_provider
+@given(data=st.data())
+def test_a_dropped_connection_yields_a_prefix(name: str, data: st.DataObject) -> None:
+    """What arrived before the drop is right, and nothing else is made up."""
+    whole = play(name, PCM)
+    n_messages = data.draw(st.integers(0, len(whole.received)))
+    protocol = PROVIDERS[name].open_protocol(REQUEST)
+    protocol.messages_to_open()
+    results: list[Result] = []
+    if whole.received:
+        protocol.audio_to_send(memoryview(PCM), now_s=0.0)
+        protocol.finish(now_s=0.0)
+    for message in whole.received[:n_messages]:
+        protocol.receive_message(message, now_s=0.0)
+        results += protocol.results_received()
+
+    assert results == whole.results[: len(results)]
+    is_whole = n_messages == len(whole.received)
+    try:
+        protocol.receive_close(now_s=0.0)
+    except ProviderUnavailableError:
+        assert not is_whole
+    else:
+        assert is_whole
+    assert protocol.results_received() == []
+
+
+@each_provider
+def test_the_name_is_the_one_it_is_registered_by(name: str) -> None:
+    """Routes, events and errors spell it the same."""
+    assert PROVIDERS[name].open_protocol(REQUEST).name == name
