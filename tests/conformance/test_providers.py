@@ -82,17 +82,23 @@ class ScriptedEngine:
                 yield local_wire.Finished()
 
     def _hear(self, n_bytes: int) -> Iterator[local_wire.EngineMessage]:
-        for _ in range(n_bytes // 2):
-            self._n_bytes += 2
-            n_open = self._n_bytes - self._start
+        until = self._n_bytes + n_bytes
+        while (border := self._next_border()) <= until:
+            self._n_bytes = border
+            n_open = border - self._start
             if n_open == self.FINAL_BYTES:
                 yield from self._end_utterance()
-            elif n_open % self.PARTIAL_BYTES == 0:
+            else:
                 yield local_wire.Partial(
                     text=f"words {n_open // self.PARTIAL_BYTES}",
                     start_ms=self._ms(self._start),
-                    end_ms=self._ms(self._n_bytes),
+                    end_ms=self._ms(border),
                 )
+        self._n_bytes = until
+
+    def _next_border(self) -> int:
+        n_partials = (self._n_bytes - self._start) // self.PARTIAL_BYTES
+        return self._start + (n_partials + 1) * self.PARTIAL_BYTES
 
     def _end_utterance(self) -> Iterator[local_wire.EngineMessage]:
         if self._n_bytes == self._start:

@@ -1,0 +1,89 @@
+"""Ingest's connection to the bus breaks while workers go on writing: its clients miss nothing."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from speechbus_contracts import StreamCovered, WriteSubject, build_dedup_headers, encode_event
+from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.registry import StreamRegistry
+from speechbus_ingest.stream import IngestContext, StreamRequest
+from speechbus_ingest.supervisor import Supervisor
+from speechbus_runtime.bus import connect_bus, encode_headers
+from speechbus_runtime.publisher import AckedPublisher
+from tests.support.bus_log import wait_until
+from tests.support.system import System
+
+N_EVENTS = 300
+N_CUTS = 5
+
+pytestmark = pytest.mark.nats
+
+
+class _Sink:
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+        self.covered: list[bytes] = []
+
+    def take_event(self, kind: str, payload: bytes) -> None:
+        self.kinds.append(kind)
+        if kind == "covered":
+            self.covered.append(payload)
+
+
+def test_events_stored_while_the_connection_was_cut_arrive_once_and_in_order(
+    tmp_path: Path,
+) -> None:
+    """A final that is republished while ingest is not subscribed would be lost for its client."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        sent, sink = asyncio.run(_cut_while_events_come(system.nats.url))
+
+    assert sink.covered == sent
+
+
+async def _cut_while_events_come(url: str) -> tuple[list[bytes], _Sink]:
+    loop = asyncio.get_running_loop()
+    bus = await connect_bus(url, name="ingest-test")
+    writer_bus = await connect_bus(url, name="writer-test")
+    writer = AckedPublisher(writer_bus)
+    context = IngestContext(
+        control_bus=bus,
+        publisher=AckedPublisher(bus),
+        audio=AudioPublisher(bus, now_s=loop.time),
+        supervisor=Supervisor(bus, now_s=loop.time, beat=lambda: None),
+        chunk_ms=100,
+        shards=4,
+        now_ns=lambda: 1_790_000_000_000_000_000,
+    )
+    registry = StreamRegistry(context, streams_max=1, streams_per_key_max=1, beat=lambda: None)
+    sink = _Sink()
+    sent: list[bytes] = []
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(registry.run())
+        request = StreamRequest(tenant="acme", door="native", sample_rate_hz=16_000)
+        async with registry.open_stream(request, sink) as stream:
+            for number in range(N_EVENTS):
+                event = encode_event(
+                    StreamCovered(
+                        stream_id=stream.stream_id,
+                        tenant="acme",
+                        epoch=1,
+                        covered_ms=number,
+                        next_index=0,
+                        audio_received_at=0,
+                    )
+                )
+                headers = encode_headers(build_dedup_headers(f"{stream.stream_id}:{number}"))
+                subject = str(WriteSubject("acme", stream.stream_id, "covered"))
+                await writer.publish(subject, event, headers=headers)
+                sent.append(event)
+                if number % (N_EVENTS // N_CUTS) == N_EVENTS // N_CUTS // 2:
+                    await bus.force_reconnect()
+            await wait_until(lambda: len(sink.covered) >= N_EVENTS)
+            stream.closed.set()
+        await wait_until(lambda: registry.n_streams == 0)
+        running.cancel()
+    await bus.shut_down()
+    await writer_bus.shut_down()
+    return sent, sink
