@@ -43,6 +43,7 @@ __all__ = ["main"]
 
 SERVICE: Final = "ingest"
 STOP_MARGIN_S: Final = 5.0
+DENIED: Final = "NATS denied a subject: give this service's user the permissions it needs"
 LOOP_STALE_S: Final = 5.0
 CONNECTIONS_EXTRA: Final = 500
 """HTTP requests and viewers beside the streams."""
@@ -84,6 +85,8 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         stack.push_async_callback(audio_bus.shut_down)
         control_bus = await unless_stopped(stop, connect_bus(settings.nats_url, name=name))
         stack.push_async_callback(control_bus.shut_down)
+        for bus in (audio_bus, control_bus):
+            bus.on_denied(lambda: health.set_ready("permissions", ok=False, reason=DENIED))
         supervisor = Supervisor(
             control_bus, now_s=loop.time, beat=lambda: health.beat("supervisor")
         )

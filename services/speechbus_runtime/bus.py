@@ -125,6 +125,7 @@ class BusConnection(Client):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reconnect_hooks: list[Callable[[], Awaitable[None]]] = []
         self._disconnect_hooks: list[Callable[[], None]] = []
+        self._denied_hooks: list[Callable[[], None]] = []
         # Given to nats-py in place of its own parser; same two methods.
         self._ps: Any = _DirectParser(self)
 
@@ -257,6 +258,10 @@ class BusConnection(Client):
         """Call `hook` when the connection is lost."""
         self._disconnect_hooks.append(hook)
 
+    def on_denied(self, hook: Callable[[], None]) -> None:
+        """Call `hook` when the server denies a subject: without it, that looks like a time-out."""
+        self._denied_hooks.append(hook)
+
     async def open(self, url: str, *, name: str) -> None:
         """Connect, and keep reconnecting for ever; waits for the first server, saying so once.
 
@@ -298,6 +303,8 @@ class BusConnection(Client):
     async def _on_error(self, error: Exception) -> None:
         if "permissions violation" in str(error).lower():
             self.permission_errors += 1
+            for hook in self._denied_hooks:
+                hook()
             logger.error("NATS denied a subject: check this service's permissions")
         elif self.is_connected:
             logger.warning("NATS error", extra={"error": type(error).__name__})

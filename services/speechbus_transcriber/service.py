@@ -35,6 +35,7 @@ __all__ = ["main"]
 SERVICE: Final = "transcriber"
 STOP_MARGIN_S: Final = 5.0
 """For closing connections and the engine after the drain."""
+DENIED: Final = "NATS denied a subject: give this service's user the permissions it needs"
 LOOP_STALE_S: Final = 5.0
 """A worker whose heartbeat loop stood still this long does no work."""
 
@@ -74,6 +75,8 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             stop, connect_bus(settings.nats_url, name=f"transcriber-{worker_id}")
         )
         stack.push_async_callback(control_bus.shut_down)
+        for bus in (audio_bus, control_bus):
+            bus.on_denied(lambda: health.set_ready("permissions", ok=False, reason=DENIED))
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
         )

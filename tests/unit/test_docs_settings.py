@@ -1,0 +1,52 @@
+"""docs/settings.md against the settings structs."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from speechbus_cli import settings as cli_settings
+from speechbus_cli.bootstrap import BOOTSTRAP_PREFIX, BootstrapSettings
+from speechbus_correlator.settings import SETTINGS_PREFIX as CORRELATOR_PREFIX
+from speechbus_correlator.settings import Settings as CorrelatorSettings
+from speechbus_ingest.settings import SETTINGS_PREFIX as INGEST_PREFIX
+from speechbus_ingest.settings import Settings as IngestSettings
+from speechbus_runtime.settings import SettingDescription, describe_settings
+from speechbus_transcriber.settings import SETTINGS_PREFIX as TRANSCRIBER_PREFIX
+from speechbus_transcriber.settings import Settings as TranscriberSettings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+KINDS: tuple[tuple[type[msgspec.Struct], str], ...] = (
+    (IngestSettings, INGEST_PREFIX),
+    (TranscriberSettings, TRANSCRIBER_PREFIX),
+    (CorrelatorSettings, CORRELATOR_PREFIX),
+    (BootstrapSettings, BOOTSTRAP_PREFIX),
+)
+
+
+def spell_default(described: SettingDescription) -> str:
+    """The default as the page writes it."""
+    if described.default is None:
+        return "required"
+    return f"`{described.default}`" if described.default else "none"
+
+
+def test_every_variable_is_told_with_its_default_and_its_values() -> None:
+    """Operators set what the page says; a variable it leaves out does not exist for them."""
+    told = re.findall(r"^\| `(SPEECHBUS_\w+)` \| (.*?) \| (.*?) \| .+ \|$", PAGE, re.MULTILINE)
+    declared = [
+        (described.variable, spell_default(described), described.expected)
+        for kind, prefix in KINDS
+        for described in describe_settings(kind, prefix)
+    ]
+
+    assert told == declared
+
+
+def test_every_variable_of_the_command_line_is_told() -> None:
+    """They have no settings struct of their own."""
+    told = re.findall(r"^\| `(SPEECHBUS_\w+)` \| `--", PAGE, re.MULTILINE)
+
+    assert sorted(told) == sorted(
+        [cli_settings.INGEST_URL, cli_settings.KEY, cli_settings.NATS_URL]
+    )
