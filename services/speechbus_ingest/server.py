@@ -7,6 +7,8 @@ from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 __all__ = ["ListenError", "Server", "build_server", "listen"]
 
@@ -36,6 +38,18 @@ class Server(uvicorn.Server):
         yield
 
 
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, which takes an upgrade refused with a response of ours for a bug of ours.
+
+    It would log an error for each client with a wrong key.
+    """
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open the one port.
 
@@ -61,7 +75,7 @@ def build_server(app: Starlette, *, connections_max: int) -> Server:
     config = uvicorn.Config(
         app,
         loop="none",
-        ws="websockets-sansio",
+        ws=_WebSocketProtocol,
         ws_max_size=MESSAGE_BYTES_MAX,
         ws_ping_interval=PING_INTERVAL_S,
         ws_ping_timeout=None,

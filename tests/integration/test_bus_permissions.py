@@ -13,7 +13,9 @@ pytestmark = pytest.mark.nats
 
 CONFIG = """
 authorization {
-  users = [{ user: narrow, password: secret, permissions: { publish: ["_INBOX.>"], subscribe: [">"] } }]
+  users = [
+    { user: narrow, password: secret, permissions: { publish: ["_INBOX.>"], subscribe: [">"] } }
+  ]
 }
 """
 

@@ -179,7 +179,7 @@ def test_finalize_is_answered_by_the_next_worker_when_its_own_dies(
     async def run() -> list[dict[str, Any]]:
         async with door.connect(door.get_token()) as client:
             await speak(client, HALF_SECOND)
-            await asyncio.to_thread(system.add_service, "transcriber")
+            system.add_service("transcriber")  # not in a thread, with which it would end
             system.transcribers[0].freeze()
             await client.send(build_frames(26, 20))
             await client.say(FINALIZE)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from speechbus_contracts import ContractError, parse_token
 from speechbus_ingest.doors.credentials import find_credential
@@ -115,7 +115,7 @@ class NativeDoor:
             await self._serve_accepted(socket, tenant)
         except _DoorError as error:
             await _say_goodbye(socket, error)
-        except _GoneError:
+        except (_GoneError, WebSocketDisconnect):
             pass
 
     async def _serve_accepted(self, socket: WebSocket, tenant: str) -> None:
@@ -154,7 +154,7 @@ class NativeDoor:
                 await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
                 watcher.cancel()
                 receiver.cancel()
-        except* (_DoorError, _GoneError) as stopped:
+        except* (_DoorError, _GoneError, WebSocketDisconnect) as stopped:
             raise stopped.exceptions[0] from None
         if self._registry.is_draining:
             await socket.close(_CLOSE_RESTART, "the server goes away; open a new stream")
@@ -195,17 +195,27 @@ class NativeDoor:
 
 async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
     """Read until the client goes; returns never otherwise."""
+    has_said_end = False
     while True:
         message = await socket.receive()
         data = message.get("bytes")
         if data is not None:
-            if stream.is_ended:
+            if has_said_end:
                 raise _DoorError("message.invalid", "No audio may follow 'end'.")
+            if stream.is_ended:
+                continue  # by our shutdown, which the client learns with its last finals
             stream.write(data)
             if not stream.has_room:
                 await stream.wait_for_room()
         elif message["type"] == "websocket.receive":
-            _obey(message["text"], stream)
+            control = _parse_control(message["text"])
+            if has_said_end:
+                raise _DoorError("message.invalid", "Nothing may follow 'end'.")
+            has_said_end = isinstance(control, _End)
+            if has_said_end:
+                stream.end("end")
+            elif not stream.is_ended:
+                stream.flush()
         else:
             stream.end("client_gone")  # no effect after 'end'
             raise _GoneError
@@ -260,21 +270,13 @@ def _field_problem(error: msgspec.ValidationError) -> str:
     return f"{str(error).rstrip('.')}."
 
 
-def _obey(text: str, stream: IngestStream) -> None:
-    """Carry out a control message."""
+def _parse_control(text: str) -> _Flush | _End:
     try:
-        control = _control_decoder.decode(text)
+        return _control_decoder.decode(text)
     except (msgspec.DecodeError, RecursionError):
         raise _DoorError(
             "message.invalid", 'Text messages are {"type":"flush"} and {"type":"end"}.'
         ) from None
-    if stream.is_ended:
-        raise _DoorError("message.invalid", "Nothing may follow 'end'.")
-    match control:
-        case _Flush():
-            stream.flush()
-        case _End():
-            stream.end("end")
 
 
 async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
@@ -305,5 +307,5 @@ async def _say_goodbye(socket: WebSocket, error: _DoorError) -> None:
     try:
         await _send(socket, {"type": "error", "code": error.code, "message": error.message})
         await socket.close(error.close_code, error.code)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, WebSocketDisconnect):
         return  # it has gone already
