@@ -10,7 +10,9 @@ from starlette.applications import Starlette
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-__all__ = ["ListenError", "Server", "build_server", "listen"]
+from speechbus_runtime.lifecycle import ListenError
+
+__all__ = ["Server", "build_server", "listen"]
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
 """32 s of audio at 16 kHz in one message; larger ones are closed with 1009."""
@@ -23,10 +25,6 @@ a pong would go unseen though the client is well.
 """
 BACKLOG: Final = 1_024
 SHUTDOWN_S: Final = 2
-
-
-class ListenError(OSError):
-    """The address cannot be listened on; the text says which and why."""
 
 
 class Server(uvicorn.Server):
@@ -60,10 +58,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ListenError(
-            f"cannot listen on {host}:{port} ({error.strerror}): free it, or set"
-            " SPEECHBUS_INGEST_LISTEN_PORT"
-        ) from None
+        raise ListenError(host, port, error, setting="SPEECHBUS_INGEST_LISTEN_PORT") from None
     # Accepted sockets inherit both.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_LOST_MS)

@@ -18,7 +18,7 @@ from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import StreamRegistry
-from speechbus_ingest.server import ListenError, build_server, listen
+from speechbus_ingest.server import build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.stream import IngestContext
 from speechbus_ingest.supervisor import Supervisor
@@ -29,6 +29,7 @@ from speechbus_runtime.health_routes import health_routes
 from speechbus_runtime.lifecycle import (
     EXIT_FAILED,
     EXIT_SETTINGS,
+    ListenError,
     StoppedError,
     StopSignal,
     run_service,

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Final, cast
 
 from speechbus_runtime.health import Health, watch_event_loop
+from speechbus_runtime.lifecycle import ListenError
 
 __all__ = ["serve_health"]
 
@@ -35,11 +36,14 @@ async def serve_health(health: Health, *, host: str, port: int) -> AsyncGenerato
         The bound port.
 
     Raises:
-        OSError: the address cannot be bound.
+        ListenError: the address cannot be bound.
     """
     loop = asyncio.get_running_loop()
     connections: set[_Connection] = set()
-    server = await loop.create_server(lambda: _Connection(health, connections), host, port)
+    try:
+        server = await loop.create_server(lambda: _Connection(health, connections), host, port)
+    except OSError as error:
+        raise ListenError(host, port, error, setting="another HEALTH_PORT") from None
     try:
         with watch_event_loop(health):
             yield cast("int", server.sockets[0].getsockname()[1])

@@ -19,6 +19,7 @@ __all__ = [
     "CANCEL_WITHIN_S",
     "EXIT_FAILED",
     "EXIT_SETTINGS",
+    "ListenError",
     "StopSignal",
     "StoppedError",
     "run_service",
@@ -73,6 +74,24 @@ class StopSignal:
         await self._event.wait()
 
 
+class ListenError(Exception):
+    """A port cannot be listened on; the text says which one, why, and what to do."""
+
+    def __init__(self, host: str, port: int, error: OSError, *, setting: str) -> None:
+        """Explain what the system said.
+
+        Args:
+            host: address that was tried.
+            port: port that was tried.
+            error: the system's.
+            setting: name of the setting that chose the port.
+        """
+        # Event loops put the address into the text once more; names that no DNS knows have
+        # negative numbers and a text of their own.
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        super().__init__(f"cannot listen on {host}:{port} ({reason}): free it, or set {setting}")
+
+
 class StoppedError(Exception):
     """The service was asked to stop before it had started."""
 
@@ -114,9 +133,9 @@ def run_service(
         stop_within_s: how long a drain may take.
 
     Returns:
-        The exit code: 0 after a clean stop; `EXIT_FAILED` after an error (logged with traceback)
-        or a drain that was cut short; `EXIT_SETTINGS` after a SettingsError, whose text is then
-        on stderr.
+        The exit code: 0 after a clean stop; `EXIT_FAILED` after an error (logged with traceback;
+        of a ListenError just the text) or a drain that was cut short; `EXIT_SETTINGS` after a
+        SettingsError, whose text is then on stderr.
     """
     shutdown = _Shutdown(service, stop_within_s)
     former = {number: signal.signal(number, shutdown.handle_signal) for number in _SIGNALS}
@@ -176,6 +195,9 @@ class _Shutdown:
             if isinstance(mistake, SettingsError):
                 sys.stderr.write(f"{self._service}: the settings are wrong\n{mistake}\n")
                 return EXIT_SETTINGS
+            if isinstance(mistake, ListenError):
+                sys.stderr.write(f"{mistake}\n")
+                return EXIT_FAILED
             logger.exception("service failed")
             return EXIT_FAILED
         finally:

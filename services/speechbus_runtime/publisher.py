@@ -24,6 +24,7 @@ ACK_TIMEOUT_S: Final = 1.0
 RETRY_WAIT_S: Final = 0.1
 
 _WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10070})
+_TOO_LARGE: Final = 10054
 _IN_FLIGHT: Final = frozenset({10158, 10164})
 """The same message, or a guarded write of the same subject, is on its way through the replicas."""
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
@@ -86,6 +87,9 @@ class AckedPublisher:
             StaleGuardError: an expected-sequence header no longer holds.
             PublishRefusedError: refused for another reason that repeating does not change.
         """
+        if len(headers) + len(payload) > self._bus.max_payload:
+            # The server would cut the connection of everybody here, at each repetition.
+            raise PublishRefusedError(_TOO_LARGE)
         async with self._window:
             while True:
                 answer = await self._publish_once(subject.encode(), payload, headers)

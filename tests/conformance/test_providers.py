@@ -6,6 +6,7 @@ would, so that the same audio must give the same results however it is cut.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 import pytest
@@ -188,7 +189,7 @@ def test_every_provider_has_a_peer_here() -> None:
 def test_audio_cut_elsewhere_gives_the_same(name: str, cuts: list[int]) -> None:
     """Chunks are our business: neither the bytes sent nor the results depend on them."""
     borders = sorted({0, *(2 * cut for cut in cuts), len(PCM)})
-    pieces = [PCM[low:high] for low, high in zip(borders, borders[1:], strict=False)]
+    pieces = [PCM[low:high] for low, high in pairwise(borders)]
     whole, cut = play(name, PCM), play(name, *pieces)
 
     assert cut.results == whole.results
@@ -203,9 +204,7 @@ def test_all_audio_is_covered_by_finals_in_order(name: str) -> None:
 
     assert covered == sorted(covered)
     assert covered[-1] == AUDIO_MS
-    assert all(
-        before.end_ms <= after.start_ms for before, after in zip(finals, finals[1:], strict=False)
-    )
+    assert all(before.end_ms <= after.start_ms for before, after in pairwise(finals))
 
 
 @each_provider
@@ -292,12 +291,15 @@ def test_garbage_raises_a_protocol_error_and_nothing_else(
     session = Session(name)
     if is_open:
         session.send(PCM)
+    error: ProviderProtocolError | None = None
     try:
         session.protocol.receive_message(garbage, now_s=0.0)
-    except ProviderProtocolError as error:
+    except ProviderProtocolError as raised:
+        error = raised
+
+    if error is not None:  # adapters that expect no messages may ignore them
+        assert (error.provider, str(error)) == (name, f"{name}: {error.code}")
         assert error.__cause__ is None
-        assert error.provider == name
-        assert str(error) == f"{name}: {error.code}"
     assert session.protocol.results_received() == []
 
 

@@ -13,7 +13,11 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
 
 def test_every_promise_names_its_test() -> None:
     """A promise without a test is a hope."""
-    rows = [row for row in PAGE.splitlines() if row.startswith("| ")][1:]
+    rows = [
+        row
+        for row in PAGE.splitlines()
+        if row.startswith("| ") and not row.startswith("| failure |")
+    ]
 
     assert rows
     assert [row for row in rows if not re.search(r"`tests/[\w/]+\.py::\w+`", row)] == []

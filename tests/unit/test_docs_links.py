@@ -15,7 +15,9 @@ def find_documents() -> list[Path]:
     return [
         path
         for path in sorted(ROOT.rglob("*.md"))
-        if not any(part.startswith(".") or part == "node_modules" for part in path.parts)
+        if not any(
+            part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts
+        )
     ]
 
 

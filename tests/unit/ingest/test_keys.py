@@ -27,7 +27,7 @@ RING = KeyRing([("acme", "one"), ("acme", "two"), ("bolt", "schlüssel-€-𝄞"
     ],
 )
 def test_a_key_finds_its_tenant(key: str, tenant: str | None) -> None:
-    """Exactly that key: no prefix, no other case; half a surrogate pair is nobody's, not a crash."""
+    """Exactly that key: no prefix, no other case; half a surrogate pair is nobody's, no crash."""
     assert RING.find_tenant(key) == tenant
 
 

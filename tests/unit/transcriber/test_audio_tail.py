@@ -1,6 +1,7 @@
 """The order of a stream's audio, whatever the bus does to it."""
 
 from array import array
+from fractions import Fraction
 from unittest import mock
 
 from hypothesis import settings
@@ -79,13 +80,13 @@ class TailMachine(RuleBasedStateMachine):
     @initialize(
         before=st.lists(st.integers(0, 6), max_size=8), share=st.fractions(0, 1), hidden=st.data()
     )
-    def begin(self, before: list[int], share: object, hidden: st.DataObject) -> None:
+    def begin(self, before: list[int], share: Fraction, hidden: st.DataObject) -> None:
         """The worker comes when the stream has been running; 0 stands for a marker."""
         for n_samples in before:
             kind = ChunkKind.AUDIO if n_samples else ChunkKind.FLUSH
             self.publish(kind, n_samples)
         self.in_flight.clear()
-        self.start = int(self.n_samples * share)  # type: ignore[operator]
+        self.start = int(self.n_samples * share)
         self.tail = OpenTail(start_sample=self.start)
         for number in hidden.draw(st.sets(st.sampled_from(sorted(self.store) or [0]))):
             self.store.pop(number, None)

@@ -1,6 +1,7 @@
 """The measuring rod itself: what `echo` reads, and what the tests make of its answers."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -88,7 +89,7 @@ def test_any_cut_of_the_audio_gives_the_same_results(
     """Otherwise it would measure our chunks, not our losses."""
     pcm = build_frames(first, 199, sample_rate_hz=rate)
     borders = sorted({0, *(2 * cut for cut in cuts), len(pcm)})
-    pieces = [pcm[low:high] for low, high in zip(borders, borders[1:], strict=False)]
+    pieces = [pcm[low:high] for low, high in pairwise(borders)]
 
     assert hear(*pieces, sample_rate_hz=rate) == hear(pcm, sample_rate_hz=rate)
 

@@ -18,8 +18,8 @@ from speechbus_transcriber.providers.interface import Heard, HeardWord
 from speechbus_transcriber.segmenter import (
     COVERED_EVERY_MS,
     SegmentContext,
-    SegmentEvent,
     Segmenter,
+    SegmentEvent,
     begin,
 )
 
