@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 ARGS ?=
 
 SPEECH := .cache/speech
-SOURCES := contracts services tests benchmarks
+SOURCES := contracts services tests benchmarks examples
 UV := .venv/bin/uv
 UV_STAMP := .venv/.uv-$(UV_VERSION)
 RUNTIME := .venv/.runtime

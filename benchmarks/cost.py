@@ -20,9 +20,9 @@ from pathlib import Path
 
 import msgspec
 import psutil
-from tests.support.system import System
 
 from benchmarks.load import LoadReport
+from tests.support.system import System
 
 __all__ = ["Row", "main"]
 

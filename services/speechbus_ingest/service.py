@@ -17,7 +17,7 @@ from speechbus_ingest.doors.native import NativeDoor
 from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.publisher import AudioPublisher
-from speechbus_ingest.registry import StreamRegistry
+from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
 from speechbus_ingest.server import build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.stream import IngestContext
@@ -151,12 +151,18 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             health.mark_serving()
             await stop.wait()
             health.mark_draining()
-            await registry.drain(within_s=settings.drain_s)
+            not_stored: AudioNotStoredError | None = None
+            try:
+                await registry.drain(within_s=settings.drain_s)
+            except AudioNotStoredError as error:
+                not_stored = error  # clients get their goodbye all the same
             viewer.close()  # after the drain: viewers see the last finals, too
             server.should_exit = True
             await serving
             supervising.cancel()
             tending.cancel()
+            if not_stored is not None:
+                raise not_stored
 
 
 def _token_secret(settings: Settings) -> bytes:

@@ -137,7 +137,8 @@ class IngestStream:
             sample_rate_hz=request.sample_rate_hz,
         )
         self._waiting_since_s: float | None = None
-        self._is_ended = False
+        self.end_reason: str | None = None
+        """What `end` was called with; None: it was not, and audio is welcome."""
         self._sids: list[int] = []
         self._sequence = 0
         self._held_back: deque[tuple[int, str, bytes]] | None = None
@@ -146,11 +147,6 @@ class IngestStream:
     def is_stored(self) -> bool:
         """Whether everything written so far is stored on the bus."""
         return self._lane.is_stored
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether `end` was called: no audio may follow."""
-        return self._is_ended
 
     @property
     def accepted_samples(self) -> int:
@@ -220,9 +216,9 @@ class IngestStream:
 
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
-        if self._is_ended:
+        if self.end_reason is not None:
             return
-        self._is_ended = True
+        self.end_reason = reason
         self._publish_rest()
         self._lane.publish(
             ChunkKind.END,
@@ -232,7 +228,7 @@ class IngestStream:
 
     def tend(self, now_s: float) -> None:
         """Do what is due: publish audio that waits for the rest of its chunk, show life."""
-        if self._is_ended:
+        if self.end_reason is not None:
             return
         waiting_s = self._waiting_since_s
         if waiting_s is not None and now_s - waiting_s > self._context.chunk_ms / 1000:

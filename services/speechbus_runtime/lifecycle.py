@@ -88,7 +88,8 @@ class ListenError(Exception):
         """
         # Event loops put the address into the text once more; names that no DNS knows have
         # negative numbers and a text of their own.
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
         super().__init__(f"cannot listen on {host}:{port} ({reason}): free it, or set {setting}")
 
 

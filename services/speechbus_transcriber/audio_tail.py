@@ -76,11 +76,6 @@ class AudioTail:
             del self._stash[newest]
         self._stash[number] = chunk
 
-    def saw(self, number: int) -> None:
-        """Note that a chunk exists which the caller cannot take now; it is fetched later."""
-        if number > self._highest:
-            self._highest = number
-
     def take(self) -> AudioChunk | Lost | None:
         """Return what comes next, or None when that is not here (yet).
 

@@ -1,6 +1,7 @@
 """Ten minutes in which nobody says anything, through the real system."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,7 @@ def test_ten_minutes_of_silence_cost_no_memory_and_end_like_any_stream(
 
     with capsys.disabled():
         kilobytes = ", ".join(f"{name} {growth >> 10} kB" for name, growth in growths.items())
-        print(f"\n{SILENCE_S - WARM_S} s of silence, twice, left behind: {kilobytes}")
+        sys.stdout.write(f"\n{SILENCE_S - WARM_S} s of silence, twice, left behind: {kilobytes}\n")
     assert max(growths.values()) < GROWTH_BYTES_MAX
     for client in (local, echo):
         closed = client.closed

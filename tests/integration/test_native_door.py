@@ -208,9 +208,7 @@ def test_fields_that_the_door_does_not_know_are_ignored(system: System) -> None:
         (b"", "hello.invalid"),
     ],
 )
-def test_a_wrong_hello_is_refused_with_its_reason(
-    system: System, hello: object, code: str
-) -> None:
+def test_a_wrong_hello_is_refused_with_its_reason(system: System, hello: object, code: str) -> None:
     """The first thing a new client gets wrong; the answer has to say what."""
 
     async def run() -> tuple[str, int | None]:
@@ -484,12 +482,14 @@ def test_streams_that_are_over_leave_nothing_behind(
                         clients.create_task(one(number))
                 done = first + 50
                 await wait_until(
-                    lambda: sum(
-                        isinstance(event, StreamClosed)
-                        for events in log.events.values()
-                        for event in events
+                    lambda: (
+                        sum(
+                            isinstance(event, StreamClosed)
+                            for events in log.events.values()
+                            for event in events
+                        )
+                        >= done
                     )
-                    >= done  # noqa: B023 - awaited within the turn
                 )
 
     asyncio.run(many(100))

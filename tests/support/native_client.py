@@ -55,9 +55,7 @@ class NativeClient:
 
     async def open(self, **hello: object) -> dict[str, Any]:
         """Say hello and return the answer, which must be `ready`."""
-        await self.say(
-            {"type": "hello", "format": "pcm_s16le", "sample_rate_hz": 16_000, **hello}
-        )
+        await self.say({"type": "hello", "format": "pcm_s16le", "sample_rate_hz": 16_000, **hello})
         ready = await self.hear()
         assert ready["type"] == "ready", ready
         self.stream_id = ready["stream_id"]

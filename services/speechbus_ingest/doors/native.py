@@ -33,6 +33,7 @@ OPEN_TIMEOUT_S: Final = 10.0
 QUEUED_AFTER_S: Final = 1.0
 FORMATS: Final = ("pcm_s16le",)
 
+_CLOSE_NORMAL: Final = 1000
 _CLOSE_POLICY: Final = 1008
 _CLOSE_RESTART: Final = 1012
 _CLOSE_TRY_LATER: Final = 1013
@@ -152,19 +153,25 @@ class NativeDoor:
                 receiver = tasks.create_task(_receive_audio(socket, stream))
                 watcher = tasks.create_task(self._watch(socket, stream))
                 await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+                parting = watcher.result() if watcher.done() else None
                 watcher.cancel()
                 receiver.cancel()
         except* (_DoorError, _GoneError, WebSocketDisconnect) as stopped:
             raise stopped.exceptions[0] from None
-        if self._registry.is_draining:
+        if parting is not None:
+            await socket.close(parting.close_code, parting.code)
+        elif stream.end_reason == "shutdown":
             await socket.close(_CLOSE_RESTART, "the server goes away; open a new stream")
         else:
-            await socket.close(1000)
+            await socket.close(_CLOSE_NORMAL)
 
-    async def _watch(self, socket: WebSocket, stream: IngestStream) -> None:
+    async def _watch(self, socket: WebSocket, stream: IngestStream) -> _DoorError | None:
         """Tell the client when it waits for a worker; end the stream when it is idle or too long.
 
         One sleeping task, so that receiving a message costs no timer.
+
+        Returns:
+            Why this side has ended the stream, as the client was told; its last finals follow.
         """
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + self._duration_s
@@ -179,18 +186,22 @@ class NativeDoor:
                     "message": "No transcriber has room yet: keep sending, your audio is kept.",
                 },
             )
-        while not stream.is_ended:
+        while stream.end_reason is None:
             now_s = loop.time()
             idle_at_s = stream.written_at_s + self._idle_s
             if now_s >= idle_at_s:
-                stream.end("idle")
-                raise _DoorError(
+                parting = _DoorError(
                     "idle", "Nothing came for too long: send audio, or end the stream."
                 )
-            if now_s >= ends_at_s:
-                stream.end("limit")
-                raise _DoorError("limit", "The longest duration is reached: open a new stream.")
-            await asyncio.sleep(min(idle_at_s, ends_at_s) - now_s)
+            elif now_s >= ends_at_s:
+                parting = _DoorError("limit", "The longest duration is reached: open a new stream.")
+            else:
+                await asyncio.sleep(min(idle_at_s, ends_at_s) - now_s)
+                continue
+            stream.end(parting.code)
+            await _send_error(socket, parting)
+            return parting
+        return None
 
 
 async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
@@ -202,8 +213,8 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
         if data is not None:
             if has_said_end:
                 raise _DoorError("message.invalid", "No audio may follow 'end'.")
-            if stream.is_ended:
-                continue  # by our shutdown, which the client learns with its last finals
+            if stream.end_reason is not None:
+                continue  # by this side, which the client learns with its last finals
             stream.write(data)
             if not stream.has_room:
                 await stream.wait_for_room()
@@ -214,7 +225,7 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
             has_said_end = isinstance(control, _End)
             if has_said_end:
                 stream.end("end")
-            elif not stream.is_ended:
+            elif stream.end_reason is None:
                 stream.flush()
         else:
             stream.end("client_gone")  # no effect after 'end'
@@ -296,6 +307,10 @@ async def _send(socket: WebSocket, message: dict[str, Any]) -> None:
     await socket.send({"type": "websocket.send", "text": msgspec.json.encode(message).decode()})
 
 
+async def _send_error(socket: WebSocket, error: _DoorError) -> None:
+    await _send(socket, {"type": "error", "code": error.code, "message": error.message})
+
+
 async def _refuse(socket: WebSocket, status: int, code: str, message: str) -> None:
     body = msgspec.json.encode({"type": "error", "code": code, "message": message})
     await socket.send_denial_response(
@@ -305,7 +320,7 @@ async def _refuse(socket: WebSocket, status: int, code: str, message: str) -> No
 
 async def _say_goodbye(socket: WebSocket, error: _DoorError) -> None:
     try:
-        await _send(socket, {"type": "error", "code": error.code, "message": error.message})
+        await _send_error(socket, error)
         await socket.close(error.close_code, error.code)
     except (OSError, RuntimeError, WebSocketDisconnect):
         return  # it has gone already
