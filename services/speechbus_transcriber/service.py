@@ -92,9 +92,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             now_ns=time.time_ns,
         )
         health.register("heartbeat", stale_after_s=LOOP_STALE_S)
-        worker = Worker(
-            context, capacity=settings.sessions_max, beat=lambda: health.beat("heartbeat")
-        )
+        worker = Worker(context, capacity=settings.capacity, beat=lambda: health.beat("heartbeat"))
 
         async def back() -> None:
             await stores.restore()

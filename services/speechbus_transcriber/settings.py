@@ -10,6 +10,8 @@ from speechbus_transcriber.providers.registry import PROVIDERS
 __all__ = ["SETTINGS_PREFIX", "Settings"]
 
 SETTINGS_PREFIX: Final = "SPEECHBUS_TRANSCRIBER_"
+SESSIONS_DEFAULT: Final = 100
+"""A tenth of what one process was measured to carry; raise it when cores are free."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,8 +21,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """NATS server, or several separated by commas."""
     worker_id: str = ""
     """Name of this worker, unique in the pool; empty: one is made up."""
-    sessions_max: Annotated[int, msgspec.Meta(ge=1, le=2_000)] = 100
-    """Streams it carries at once; each has one provider session."""
+    sessions_max: Annotated[int, msgspec.Meta(ge=1, le=2_000)] | None = None
+    """Streams it carries at once; empty: LOCAL_SESSIONS_MAX with `local` first, else 100.
+
+    Further streams wait for another worker.
+    """
     providers: tuple[str, ...] = ("local",)
     """Providers it can reach, in the order to try them."""
     local_sessions_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
@@ -39,6 +44,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Least severe level that is logged."""
     log_format: Literal["json", "pretty"] = "json"
     """`json` lines for machines, `pretty` for people."""
+
+    @property
+    def capacity(self) -> int:
+        """Streams this worker offers to carry."""
+        if self.sessions_max is not None:
+            return self.sessions_max
+        return self.local_sessions_max if self.providers[0] == "local" else SESSIONS_DEFAULT
 
     def __post_init__(self) -> None:
         """Check the names.

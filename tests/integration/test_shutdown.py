@@ -3,10 +3,12 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
+import websockets
 
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.bus_log import wait_until
@@ -72,35 +74,37 @@ def test_clients_of_an_ingest_that_stops_get_their_last_finals(tmp_path: Path) -
 
 
 async def _stop_ingest_under_streams(system: System) -> list[NativeClient]:
-    async def live(connection: int) -> NativeClient:
-        del connection
+    spoken = dict.fromkeys(range(3), 0)
+
+    async def live(number: int) -> NativeClient:
         async with connect_native(system.ingest, system.key) as client:
             await client.open()
             await client.send(build_frames(1, 100))
             await client.hear_until("segment.partial")
-            ready.release()
             async with asyncio.TaskGroup() as tasks:
-                speaking = tasks.create_task(_go_on(client))
+                speaking = tasks.create_task(speak_on(client, number))
                 await client.hear_rest()
                 speaking.cancel()
             return client
 
-    ready = asyncio.Semaphore(0)
+    async def speak_on(client: NativeClient, number: int) -> None:
+        with suppress(websockets.ConnectionClosed):
+            while True:
+                spoken[number] += 1
+                await client.send(build_frames(100 + spoken[number], 1))
+                await asyncio.sleep(0.02)
+
     async with asyncio.TaskGroup() as tasks:
-        clients = [tasks.create_task(live(number)) for number in range(3)]
-        for _ in clients:
-            await ready.acquire()
-        system.ingest.request_stop()
+        clients = [tasks.create_task(live(number)) for number in spoken]
+        await wait_until(lambda: all(spoken.values()))
+        worker, ingest = system.transcribers[0], system.ingest
+        worker.freeze()  # so that clients do send between the end of their stream and its close
+        ingest.request_stop()
+        await wait_until(lambda: "stop requested" in ingest.log_path.read_text())
+        before = dict(spoken)
+        await wait_until(lambda: all(spoken[n] > before[n] + 2 for n in spoken))
+        worker.thaw()
     return [client.result() for client in clients]
-
-
-async def _go_on(client: NativeClient) -> None:
-    """Send in real time until cancelled, or until the server has gone."""
-    frame = 101
-    while client.connection.close_code is None:
-        await client.connection.send(build_frames(frame, 1))
-        frame += 1
-        await asyncio.sleep(0.02)
 
 
 def test_a_worker_that_stops_alone_leaves_its_streams_to_the_next(tmp_path: Path) -> None:
@@ -236,6 +240,7 @@ def test_a_port_that_is_taken_is_named_in_one_line(
     """The most usual mistake of a first start; a traceback would hide it."""
     done = run_speechbus(
         kind,
+        input_bytes=b"",
         SPEECHBUS_INGEST_API_KEYS="acme:key",
         SPEECHBUS_TRANSCRIBER_PROVIDERS="echo",
         **{f"SPEECHBUS_{kind.upper()}_{setting}": str(taken_port)},
@@ -268,7 +273,7 @@ def test_all_wrong_settings_are_told_at_once(kind: str, settings: dict[str, str]
     """Found one at a time, they cost a deployment each; 2 says that a restart does not help."""
     prefix = f"SPEECHBUS_{kind.upper()}_"
     variables = {f"{prefix}{name}": value for name, value in settings.items()}
-    done = run_speechbus(kind, **variables, **{f"{prefix}COLOUR": "red"})
+    done = run_speechbus(kind, input_bytes=b"", **variables, **{f"{prefix}COLOUR": "red"})
 
     assert done.returncode == 2
     named = {line.split(" ")[0] for line in done.stderr.decode().splitlines()}

@@ -114,7 +114,12 @@ class NativeClient:
 
 @asynccontextmanager
 async def connect_native(
-    ingest: Service, key: str, *, token: str | None = None, **options: Any
+    ingest: Service,
+    key: str,
+    *,
+    token: str | None = None,
+    sock: socket.socket | None = None,
+    is_reading: bool = True,
 ) -> AsyncGenerator[NativeClient]:
     """Connect without a hello; leaving the block closes the connection.
 
@@ -122,15 +127,20 @@ async def connect_native(
         ingest: whose door.
         key: sent as `Authorization: Bearer`, unless empty.
         token: sent as `?token=`.
-        options: of `websockets.connect`.
+        sock: a connected socket to use.
+        is_reading: take what comes, also before it is asked for; else the server feels that nobody
+            reads.
     """
+    options: dict[str, Any] = {} if sock is None else {"sock": sock}
     async with connect(
         f"ws://127.0.0.1:{ingest.port}/v1/streams" + (f"?token={token}" if token else ""),
         additional_headers={"Authorization": f"Bearer {key}"} if key else {},
         compression=None,
         proxy=None,
         max_size=None,
-        **{"max_queue": None, "open_timeout": PATIENCE_S, **options},
+        max_queue=None if is_reading else 1,
+        open_timeout=PATIENCE_S,
+        **options,
     ) as connection:
         yield NativeClient(connection)
 
