@@ -116,6 +116,7 @@ class AudioLane:
         held = self._held
         while held and held[0].end_sample < sample and held[0].is_acked:
             held.popleft()
+        self.consume(sample)  # sooner than the worker's next report
 
     def consume(self, sample: int) -> None:
         """Note how far the worker has read."""

@@ -185,7 +185,12 @@ class IngestStream:
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": request.door})
 
     def write(self, data: bytes) -> None:
-        """Take bytes of PCM s16le mono; a sample may be cut between two calls."""
+        """Take bytes of PCM s16le mono; a sample may be cut between two calls.
+
+        After `end` they are dropped: this side may end a stream while a client still sends.
+        """
+        if self.end_reason is not None:
+            return
         self.written_at_s = self._context.audio.now_s()
         chunks = self._chunker.split(data)
         if chunks:
