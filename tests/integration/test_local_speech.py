@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import jiwer
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from speechbus_cli.speech import Recording

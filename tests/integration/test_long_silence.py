@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from speechbus_contracts import SegmentFinal, StreamClosed, StreamCovered

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import websockets
 

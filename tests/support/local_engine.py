@@ -8,7 +8,7 @@ from socket import AF_UNIX, SHUT_WR, socket
 from types import TracebackType
 from typing import Self
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from speechbus_transcriber.providers import local_wire as wire
 
