@@ -85,7 +85,7 @@ class Gap(StreamEvent, frozen=True, kw_only=True, tag="gap"):
     to_ms: Integer
     reason: str
     """`audio_lost`: neither ingest nor the bus has it any more; `provider`: nobody could
-    transcribe it; `lag`: skipped to catch up."""
+    transcribe it; `lag`: skipped to catch up; `refused`: its final could not be stored."""
     next_index: Integer
     gap_ms_total: Integer
     """Sum over the stream so far, this one included."""

@@ -162,6 +162,22 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
             after, covered_ms=covered_ms, checkpoint_ms=covered_ms, gap_ms=gap_ms
         )
 
+    def disown(self, final: SegmentFinal) -> tuple[Gap, "Segmenter"]:
+        """Put a gap in the place of a final that could not be stored."""
+        gap_ms = self.gap_ms + final.covered_ms - final.start_ms
+        gap = Gap(
+            stream_id=final.stream_id,
+            tenant=final.tenant,
+            epoch=final.epoch,
+            from_ms=final.start_ms,
+            to_ms=final.covered_ms,
+            reason="refused",
+            next_index=final.index + 1,
+            gap_ms_total=gap_ms,
+            audio_received_at=final.audio_received_at,
+        )
+        return gap, msgspec.structs.replace(self, gap_ms=gap_ms, finals=self.finals - 1)
+
 
 def begin(checkpoint: Checkpoint, *, is_shown: bool) -> Segmenter:
     """Return the state behind a checkpoint.

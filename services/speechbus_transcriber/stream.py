@@ -20,6 +20,7 @@ from speechbus_contracts import (
     ChunkKind,
     ContractError,
     JobOpen,
+    SegmentFinal,
     SegmentPartial,
     StreamClosed,
     StreamFlushed,
@@ -32,7 +33,7 @@ from speechbus_contracts import TurnEnded as TurnEndedEvent
 from speechbus_contracts import TurnStarted as TurnStartedEvent
 from speechbus_contracts.subjects import JOB_OPEN
 from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
 from speechbus_transcriber.audio_tail import AudioTail, Lost
 from speechbus_transcriber.capture_times import CaptureTimes
 from speechbus_transcriber.catch_up import CatchUp
@@ -47,13 +48,13 @@ from speechbus_transcriber.providers.interface import (
     Heard,
     ProviderError,
     ProviderProtocolError,
-    ProviderRejectedError,
     Result,
     SessionRequest,
     TurnEnded,
     TurnStarted,
 )
 from speechbus_transcriber.providers.registry import PROVIDERS, plan_route
+from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
 
 __all__ = ["Outcome", "StreamContext", "StreamRun"]
@@ -72,12 +73,6 @@ SOURCE_SILENT_S: Final = 2.5
 whose number would tell. Longer than the keep-alive of a source that pauses."""
 SOURCE_LOST_S: Final = 10.0
 """An ingest says something at least every 2 s for each stream it holds."""
-BACKOFF_MIN_S: Final = 0.1
-BACKOFF_MAX_S: Final = 5.0
-FAILURES_MAX: Final = 3
-"""Failures in a row of one provider before the next of the route is tried."""
-STEADY_S: Final = 10.0
-"""A session that lived this long clears its provider's failures."""
 
 
 class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +111,7 @@ class StreamRun:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
-        self._route = deque(
+        self._route = Route(
             plan_route(
                 opened.providers or context.providers,
                 available=context.providers,
@@ -132,8 +127,6 @@ class StreamRun:
         )
         self._driver: SessionDriver | None = None
         self._session: SegmentContext | None = None
-        self._session_opened_s = 0.0
-        self._failures = 0
         self._outbox: deque[LoggedEvent] = deque()
         # Chunk number and stream position of each flush the provider has not answered yet. One
         # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
@@ -359,7 +352,7 @@ class StreamRun:
             if self._is_superseded:
                 raise _SupersededError
             if self._outbox:
-                await self._log.write(self._outbox[0])
+                await self._write(self._outbox[0])
                 self._outbox.popleft()
                 if not self._is_reading:
                     self._resume_reading()
@@ -376,9 +369,9 @@ class StreamRun:
                 await self._wake.wait()
 
     async def _open_session(self) -> None:
-        if not self._route:
+        name = self._route.current
+        if name is None:
             raise _ProvidersExhaustedError
-        name = self._route[0]
         opened = self._opened
         protocol = PROVIDERS[name].open_protocol(
             SessionRequest(
@@ -404,7 +397,7 @@ class StreamRun:
             on_failed=self._note_failure,
             on_room=self._resume_reading,
         )
-        self._session_opened_s = self._loop.time()
+        self._route.open(now_s=self._loop.time())
         await self._driver.open(self._context.connect)
 
     def _end_session(self) -> None:
@@ -421,30 +414,19 @@ class StreamRun:
     async def _recover(self, error: ProviderError) -> None:
         """Decide who goes on after a failed session, and from where."""
         self._end_session()
-        if self._loop.time() - self._session_opened_s > STEADY_S:
-            self._failures = 0
-        self._failures += 1
-        logger.warning(
+        backoff_s = self._route.fail(error, now_s=self._loop.time())
+        logger.log(
+            logging.ERROR if isinstance(error, ProviderProtocolError) else logging.WARNING,
             "provider session failed",
             extra={
                 "stream_id": self.stream_id,
                 "epoch": self.epoch,
                 "provider": error.provider,
                 "code": error.code,
-                "failures": self._failures,
+                "next_provider": self._route.current,
             },
         )
-        if isinstance(error, ProviderRejectedError):
-            self._route.popleft()
-            self._failures = 0
-        else:
-            if isinstance(error, ProviderProtocolError):
-                logger.error("provider protocol broken", extra={"provider": error.provider})
-            if self._failures >= FAILURES_MAX:
-                self._route.rotate(-1)
-                self._failures = 0
-            backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4**self._failures)
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 (not a secret)
+        await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 (not a secret)
         self._rewind()
 
     def _rewind(self) -> None:
@@ -525,7 +507,25 @@ class StreamRun:
     async def _write_all(self, events: list[SegmentEvent]) -> None:
         for event in events:
             assert not isinstance(event, SegmentPartial)
+            await self._write(event)
+
+    async def _write(self, event: LoggedEvent) -> None:
+        """Store an event; one that the store will never take becomes a gap, not a crash loop.
+
+        Raises:
+            StaleGuardError: the stream has another owner.
+        """
+        try:
             await self._log.write(event)
+        except StaleGuardError:
+            raise
+        except PublishRefusedError as error:
+            logger.exception(
+                "an event was refused", extra={"stream_id": self.stream_id, "code": error.err_code}
+            )
+            if isinstance(event, SegmentFinal):
+                gap, self._segmenter = self._segmenter.disown(event)
+                await self._log.write(gap)
 
 
 class _SupersededError(Exception):

@@ -1,0 +1,58 @@
+"""Which provider a stream's next session is opened at, and how long to wait before it. Pure."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from speechbus_transcriber.providers.interface import ProviderError, ProviderRejectedError
+
+__all__ = ["Route"]
+
+BACKOFF_MIN_S: Final = 0.1
+BACKOFF_MAX_S: Final = 5.0
+FAILURES_MAX: Final = 3
+"""Failures in a row of one provider before the next of the route is tried."""
+STEADY_S: Final = 10.0
+"""A session that lived this long clears its provider's failures."""
+
+
+class Route:
+    """The providers of one stream, in the order to try.
+
+    Args:
+        names: from `plan_route`.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = deque(names)
+        self._opened_at_s = 0.0
+        self.failures = 0
+        """Failed sessions in a row at the current provider."""
+
+    @property
+    def current(self) -> str | None:
+        """Where to open the next session; None: every provider has refused the stream."""
+        return self._names[0] if self._names else None
+
+    def open(self, *, now_s: float) -> None:
+        """A session is opened at the current provider."""
+        self._opened_at_s = now_s
+
+    def fail(self, error: ProviderError, *, now_s: float) -> float:
+        """The session has failed: choose who is next.
+
+        Returns:
+            Seconds to wait before the next session, at most; to be shortened by chance.
+        """
+        if isinstance(error, ProviderRejectedError):
+            self._names.popleft()
+            self.failures = 0
+            return 0.0
+        if now_s - self._opened_at_s > STEADY_S:
+            self.failures = 0
+        self.failures += 1
+        backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4.0**self.failures)
+        if self.failures >= FAILURES_MAX and len(self._names) > 1:
+            self._names.rotate(-1)
+            self.failures = 0
+        return backoff_s

@@ -1,0 +1,53 @@
+"""Which provider is tried next, and when."""
+
+from speechbus_transcriber.providers.interface import (
+    ProviderRejectedError,
+    ProviderUnavailableError,
+)
+from speechbus_transcriber.route import BACKOFF_MAX_S, Route
+
+DOWN = ProviderUnavailableError("no_connection", provider="first")
+REFUSED = ProviderRejectedError("bad_language", provider="first")
+
+
+def test_a_provider_that_refuses_the_stream_is_not_asked_again() -> None:
+    """Trying again would only cost time."""
+    route = Route(["first", "second"])
+
+    assert route.fail(REFUSED, now_s=1) == 0.0
+    assert route.current == "second"
+    route.fail(REFUSED, now_s=1)
+    assert route.current is None
+
+
+def test_the_third_failure_in_a_row_moves_on_to_the_next_provider_and_back_in_turn() -> None:
+    """A provider that is down is left, and not given up for ever."""
+    route = Route(["first", "second"])
+    tried: list[str | None] = []
+    for second in range(7):
+        route.open(now_s=second)
+        tried.append(route.current)
+        route.fail(DOWN, now_s=second)
+
+    assert tried == ["first"] * 3 + ["second"] * 3 + ["first"]
+
+
+def test_waiting_grows_up_to_a_bound_when_there_is_nobody_else() -> None:
+    """A provider that is down is not stormed, and is found again soon after it is back."""
+    route = Route(["only"])
+    waits = [route.fail(DOWN, now_s=0) for _ in range(6)]
+
+    assert waits == sorted(waits)
+    assert waits[0] < 1
+    assert waits[-1] == BACKOFF_MAX_S
+    assert route.current == "only"
+
+
+def test_a_session_that_lived_long_clears_the_failures_before_it() -> None:
+    """Three breaks in a day are no reason to leave a provider."""
+    route = Route(["first", "second"])
+    for hour in range(5):
+        route.open(now_s=3600.0 * hour)
+        route.fail(DOWN, now_s=3600.0 * hour + 60)
+
+    assert route.current == "first"
