@@ -40,11 +40,7 @@ def main() -> None:
 
 async def stream_file(path: str, *, url: str, key: str, language: str | None) -> None:
     """Send one file and print what is said in it, until the stream is closed."""
-    with wave.open(path) as file:
-        if (file.getnchannels(), file.getsampwidth()) != (1, 2):
-            raise SystemExit("Only mono with 16 bits per sample is sent as it is.")
-        rate_hz = file.getframerate()
-        pcm = file.readframes(file.getnframes())
+    pcm, rate_hz = read_wav(path)
     credential = {"Authorization": f"Bearer {key}"}
     async with connect(f"{url}/v1/streams", additional_headers=credential) as socket:
         hello = {"type": "hello", "format": "pcm_s16le", "sample_rate_hz": rate_hz}
@@ -52,6 +48,26 @@ async def stream_file(path: str, *, url: str, key: str, language: str | None) ->
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(send_audio(socket, pcm, chunk_bytes=2 * rate_hz * CHUNK_MS // 1000))
             await print_finals(socket)
+
+
+def read_wav(path: str) -> tuple[bytes, int]:
+    """Return a file's PCM s16le mono and its sample rate in Hz.
+
+    Raises:
+        SystemExit: it cannot be read or sent as it is; the text says why.
+    """
+    try:
+        with wave.open(path) as file:
+            if (file.getnchannels(), file.getsampwidth()) != (1, 2):
+                raise SystemExit("Only mono with 16 bits per sample is sent as it is.")
+            return file.readframes(file.getnframes()), file.getframerate()
+    except OSError as error:
+        raise SystemExit(f"{path}: {error.strerror or 'cannot be read'}.") from None
+    except (wave.Error, EOFError):
+        raise SystemExit(
+            f"{path} is no WAV file with PCM: `ffmpeg -i FILE -ar 16000 -ac 1 -c:a pcm_s16le"
+            " OUT.wav` makes one."
+        ) from None
 
 
 async def send_audio(socket: ClientConnection, pcm: bytes, *, chunk_bytes: int) -> None:

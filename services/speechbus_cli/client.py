@@ -23,7 +23,9 @@ from speechbus_cli.errors import (
     SettingsMistakeError,
     UnauthorizedError,
 )
+from speechbus_cli.network_errors import describe_network_error
 from speechbus_contracts import AnyEvent, ContractError, StreamClosed, decode_event
+from speechbus_runtime.task_groups import plain_errors
 
 __all__ = [
     "DoorQueued",
@@ -49,6 +51,7 @@ MESSAGE_BYTES_MAX: Final = 1 << 20
 RECEIVED_MESSAGES_MAX: Final = 64
 """Messages read ahead of a slow terminal; beyond them the socket, and then the server, waits."""
 
+_URL_WANTED: Final = "--url wants ws://HOST:PORT or wss://HOST:PORT."
 _RESTARTING: Final = 1012
 _OVERLOADED: Final = 1013
 
@@ -115,17 +118,22 @@ _error_decoder: Final = msgspec.json.Decoder(_DoorError)
 
 
 def build_door_url(url: str) -> str:
-    """Return the door's address at a server; `http` becomes `ws`, a path of its own is kept.
+    """Return the door's address at a server; `http` becomes `ws`.
 
     Raises:
-        SettingsMistakeError: not an address, or it carries a password.
+        SettingsMistakeError: not an address, or it carries a password or a path other than the
+            door's.
     """
-    parts = urlsplit(url if "//" in url else f"ws://{url}")
+    try:
+        parts = urlsplit(url if "//" in url else f"ws://{url}")
+        _ = parts.port  # parsed, and complained about, only when it is read
+    except ValueError:
+        raise SettingsMistakeError(_URL_WANTED) from None
     scheme = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}.get(parts.scheme)
-    if scheme is None or not parts.hostname or "@" in parts.netloc:
-        raise SettingsMistakeError("--url wants ws://HOST:PORT or wss://HOST:PORT.")
-    path = parts.path.rstrip("/")
-    return urlunsplit((scheme, parts.netloc, path or DOOR_PATH, "", ""))
+    is_elsewhere = parts.path.rstrip("/") not in ("", DOOR_PATH)
+    if scheme is None or not parts.hostname or "@" in parts.netloc or is_elsewhere:
+        raise SettingsMistakeError(_URL_WANTED)
+    return urlunsplit((scheme, parts.netloc, DOOR_PATH, "", ""))
 
 
 async def stream_audio(
@@ -242,27 +250,26 @@ async def _converse(
     conversation: _Conversation, audio: AsyncIterator[bytes], stop: asyncio.Event | None
 ) -> None:
     try:
-        async with asyncio.TaskGroup() as group:
-            sender = group.create_task(conversation.send_all(audio), name="send audio")
-            stopper = (
-                group.create_task(_end_early(conversation, sender, stop), name="end early")
-                if stop is not None
-                else None
-            )
-            async with conversation.silence:
-                await conversation.receive_all()
-            sender.cancel()
-            if stopper is not None:
-                stopper.cancel()
-    except* TimeoutError:  # first: it is an OSError, too
+        # OSError: whoever read our output, or gave us audio, is gone.
+        with plain_errors(TimeoutError, CommandError, ConnectionClosed, OSError):
+            async with asyncio.TaskGroup() as group:
+                sender = group.create_task(conversation.send_all(audio), name="send audio")
+                stopper = (
+                    group.create_task(_end_early(conversation, sender, stop), name="end early")
+                    if stop is not None
+                    else None
+                )
+                async with conversation.silence:
+                    await conversation.receive_all()
+                sender.cancel()
+                if stopper is not None:
+                    stopper.cancel()
+    except TimeoutError:
         if stop is None or not stop.is_set():
             raise FailedError(
                 f"Nothing came for {SILENCE_TIMEOUT_S:.0f} s after the end of the audio: see"
                 " whether a transcriber runs (`speechbus doctor`)."
             ) from None
-    except* (CommandError, ConnectionClosed, OSError) as failed:
-        # OSError: whoever read our output, or gave us audio, is gone.
-        raise _first_of(failed) from None
 
 
 async def _end_early(
@@ -272,14 +279,6 @@ async def _end_early(
     sender.cancel()
     await asyncio.wait([sender])
     await conversation.send_end(patience_s=STOP_TIMEOUT_S)
-
-
-def _first_of(failed: BaseExceptionGroup[Exception]) -> Exception:
-    first: BaseException = failed
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, Exception)
-    return first
 
 
 async def _connect(address: str, key: str | None) -> ClientConnection:
@@ -296,23 +295,16 @@ async def _connect(address: str, key: str | None) -> ClientConnection:
             # Proxies of the environment are for other machines.
             proxy=None if is_loopback(address) else True,
         )
-    except InvalidURI:
-        raise SettingsMistakeError("--url wants ws://HOST:PORT or wss://HOST:PORT.") from None
+    except (InvalidURI, UnicodeError):  # UnicodeError: a label of the host name is too long
+        raise SettingsMistakeError(_URL_WANTED) from None
     except InvalidStatus as refused:
         raise _explain_status(refused.response.status_code, address) from None
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise CannotConnectError(
-            f"Nothing takes streams at {address} ({_describe(error)}): start it with"
+            f"Nothing takes streams at {address}"
+            f" ({describe_network_error(error, patience_s=OPEN_TIMEOUT_S)}): start it with"
             " `speechbus dev`, or name another server by --url."
         ) from None
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {OPEN_TIMEOUT_S:.0f} s"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return type(error).__name__
 
 
 def _explain_status(status: int, address: str) -> CommandError:

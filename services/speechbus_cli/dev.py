@@ -27,6 +27,7 @@ from speechbus_cli.settings import API_KEYS, NATS_URL, read_environment, read_fi
 from speechbus_cli.speech import DEFAULT_CACHE
 from speechbus_cli.supervisor import Supervisor
 from speechbus_cli.transcribe import split_names
+from speechbus_runtime.task_groups import plain_errors
 
 __all__ = ["dev"]
 
@@ -178,7 +179,7 @@ def _data_folder(wanted: Path | None) -> Generator[Path]:
 async def _run(
     options: _Options, settings: BootstrapSettings, screen: Screen, signals: StopSignals
 ) -> None:
-    try:
+    with plain_errors(CommandError):
         async with asyncio.TaskGroup() as group:
             supervisor = Supervisor(group, say=screen.print_line)
             body = group.create_task(_serve(options, settings, screen, supervisor), name="dev")
@@ -189,21 +190,11 @@ async def _run(
                 stopper.cancel()
                 body.cancel()
                 await supervisor.stop()
-    except* CommandError as failed:
-        raise _first_of(failed) from None
 
 
 async def _cancel_when(asked: asyncio.Event, body: "asyncio.Task[None]") -> None:
     await asked.wait()
     body.cancel()
-
-
-def _first_of(failed: BaseExceptionGroup[CommandError]) -> CommandError:
-    first: BaseException = failed
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, CommandError)
-    return first
 
 
 async def _serve(

@@ -137,7 +137,7 @@ def is_port_free(host: str, port: int) -> bool:
     """Tell whether a server could listen there now.
 
     Raises:
-        FailedError: the host is none of this machine.
+        FailedError: the host is none of this machine, or this user may not listen there.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -149,6 +149,10 @@ def is_port_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
+        except PermissionError:
+            raise FailedError(
+                f"{host}:{port}: this user may not listen there; use a port from 1024 on."
+            ) from None
         except OSError:
             return False
     return True

@@ -41,7 +41,7 @@ def write_schemas(folder: Path) -> tuple[Path, ...]:
     return tuple(written)
 
 
-@click.command
+@click.command(short_help="Print the contract as JSON Schema or AsyncAPI.")
 @click.option(
     "--format",
     "document",

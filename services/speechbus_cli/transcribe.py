@@ -36,6 +36,7 @@ __all__ = ["split_names", "transcribe"]
 STDIN: Final = "-"
 _LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
 _BYTES_PER_SAMPLE: Final = 2
+_TRANSLATION_NOTE: Final = "note: nobody translates yet; captions will say what is missing"
 
 
 class _Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +124,12 @@ Exit codes: 0 done, 1 failed or a part of the audio was not transcribed, 2 wrong
     help="Credential.  [default: that of `speechbus dev`, if URL is this machine]",
 )
 @click.option("--language", default=None, metavar="TAG", help="Speech is in this language (en).")
-@click.option("--translate", default="", metavar="TAGS", help="Translate into these (es,de).")
+@click.option(
+    "--translate",
+    default="",
+    metavar="TAGS",
+    help="Translate into these (es,de). Nobody translates yet; captions will say what is missing.",
+)
 @click.option("--providers", default="", metavar="NAMES", help="Providers in the order to try.")
 @click.option("--fast", is_flag=True, help="As fast as the server takes it; default: as spoken.")
 @click.option("--json", "is_json", is_flag=True, help="Print each event as one line of JSON.")
@@ -153,6 +159,8 @@ def transcribe(
         is_paced=not fast,
         is_json=is_json,
     )
+    if options.target_languages:
+        click.echo(_TRANSLATION_NOTE, err=True)
     sources = [None if name == STDIN else open_wav(Path(name)) for name in files]
     gaps = run_until_stopped(lambda signals: _transcribe_all(sources, options, signals))
     return ExitCode.FAILED if gaps else ExitCode.DONE
@@ -172,15 +180,18 @@ async def _transcribe_all(
         with Screen(sys.stderr if options.is_json else sys.stdout) as screen:
             if len(sources) > 1 and not options.is_json:
                 screen.print_line(STDIN if source is None else str(source.path), kind="note")
-            gaps += await _transcribe_one(source, options, screen, signals)
+            transcript = await _transcribe_one(source, options, screen, signals)
+        gaps += transcript.gaps
         if signals.asked.is_set():
             raise InterruptedCommandError("Interrupted.")
+        if not transcript.finals and not transcript.gaps:
+            click.echo("no speech was recognized", err=True)
     return gaps
 
 
 async def _transcribe_one(
     source: AudioFile | None, options: _Options, screen: Screen, signals: StopSignals
-) -> int:
+) -> Transcript:
     session = _Session(
         screen, is_json=options.is_json, total_s=source.seconds if source is not None else None
     )
@@ -201,13 +212,18 @@ async def _transcribe_one(
         receive=session.receive,
         stop=signals.asked,
     )
+    if closed is not None and closed.reason == "no_provider":
+        raise FailedError(
+            "No transcriber here has a provider for this stream: look at --providers, --language."
+        )
     if closed is not None and closed.reason != "end":
         raise FailedError(
-            f"The stream was closed early ({closed.reason}): {format_clock(closed.audio_ms)} of"
+            f"The stream was closed early ({closed.reason}):"
+            f" {format_clock(closed.audio_ms - closed.gap_ms)} of"
             f" {format_clock(int(1_000 * session.sent_s))} sent were transcribed; run it again, and"
             " if it happens again look at the log of ingest."
         )
-    return session.transcript.gaps
+    return session.transcript
 
 
 async def _count(

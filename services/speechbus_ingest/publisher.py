@@ -26,6 +26,8 @@ R3 election lasts for most, and 200 kB at most at 16 kHz."""
 CREDIT_S: Final = 30.0
 """Audio that may be ahead of the worker: less than AUDIO retains, so that nothing expires unread;
 only uploads faster than real time, or a pool without room, come this far."""
+REFRESH_S: Final = 60.0
+"""Age at which audio that no worker has read is published again; AUDIO forgets it after 90 s."""
 ACK_TIMEOUT_S: Final = 1.0
 HELD_CHUNKS_MAX: Final = 4_500
 """Chunks kept of one stream: as long as AUDIO keeps them, at 20 ms each. Flushes and signs of life
@@ -141,8 +143,9 @@ class AudioLane:
                 self._update_room()
 
     def resend_late(self, now_s: float) -> None:
-        """Repeat what was not acknowledged in time."""
+        """Repeat what was not acknowledged in time, and what AUDIO is about to forget unread."""
         self._bound_held()
+        self._refresh(now_s)
         n_sent = 0
         for held in list(self._unacked.values())[: 2 * RESEND_BATCH]:
             if now_s - held.sent_at_s >= ACK_TIMEOUT_S:
@@ -152,6 +155,15 @@ class AudioLane:
                 n_sent += 1
                 if n_sent == RESEND_BATCH:
                     return
+
+    def _refresh(self, now_s: float) -> None:
+        """Publish again what waits for a worker longer than AUDIO keeps it."""
+        for held in self._held:
+            if now_s - held.sent_at_s < REFRESH_S:
+                return
+            if held.end_sample >= self._consumed_sample and held.is_acked:
+                held.is_acked = False
+                self._unacked[held.number] = held
 
     def distrust(self) -> None:
         """The store may have lost everything: publish again what is not covered."""
@@ -206,6 +218,7 @@ class AudioPublisher:
         """Chunks the store refused (full, or a permission is missing); they are repeated."""
         self._lanes: dict[int, AudioLane] = {}
         self._next_key = 0
+        self._store_was_lost = False
         bus.subscribe_direct(self.inbox.decode() + "*.*", self._receive_ack)
 
     def open_lane(self, subject: str, *, sample_rate_hz: int, ingest_epoch: int = 1) -> AudioLane:
@@ -241,7 +254,11 @@ class AudioPublisher:
     def _receive_ack(self, subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
         if headers or _ERROR in payload:
             self.refused += 1  # no responders, or refused: repeated by the sweep
+            self._store_was_lost = True
             return
+        if self._store_was_lost:
+            self._store_was_lost = False
+            self.distrust_store()  # it is back, and may be a new and empty one
         key, _, number = subject[len(self.inbox) :].partition(b".")
         lane = self._lanes.get(int(key))
         if lane is not None:

@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 TEND_S: Final = 0.1
 RECOVER_RETRY_S: Final = 0.25
-LINGER_S: Final = 150.0
-"""A stream whose client has gone is watched over this long at most: AUDIO retains 90 s, after
-which nothing is left to transcribe."""
+LINGER_S: Final = 900.0
+"""A stream whose client has gone is watched over, and its unread audio kept alive, this long: a
+pool that is back within a quarter of an hour transcribes it."""
 
 
 class AudioNotStoredError(Exception):
@@ -91,6 +91,11 @@ class StreamRegistry:
         self._per_tenant[request.tenant] += 1
         try:
             await stream.open()
+        except BaseException:
+            # The bus did not answer: nobody knows the stream, so nobody waits for it.
+            self._forget(stream)
+            raise
+        try:
             yield stream
         finally:
             stream.end("client_gone")  # no effect when the door has ended it with its reason
@@ -143,12 +148,16 @@ class StreamRegistry:
         try:
             async with asyncio.timeout(LINGER_S):
                 await stream.closed.wait()
+                await stream.say_unsaid()
         except TimeoutError:
             logger.warning("a stream was not closed", extra={"stream_id": stream.stream_id})
         finally:
-            stream.release()
-            del self._streams[stream.stream_id]
-            self._per_tenant[stream.request.tenant] -= 1
+            self._forget(stream)
+
+    def _forget(self, stream: IngestStream) -> None:
+        stream.release()
+        del self._streams[stream.stream_id]
+        self._per_tenant[stream.request.tenant] -= 1
 
 
 async def _recover(stream: IngestStream) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
-from speechbus_contracts import audio_stream_name
+from speechbus_contracts import JOBS_STORE, TRANSCRIPT_STORE, audio_stream_name
 from speechbus_ingest.doors.native import NativeDoor
 from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.keys import KeyRing
@@ -36,6 +36,7 @@ from speechbus_runtime.lifecycle import (
     unless_stopped,
 )
 from speechbus_runtime.logs import configure_logs
+from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.volatile_streams import VolatileStreams
@@ -146,6 +147,17 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         async with asyncio.TaskGroup() as tasks:
             supervising = tasks.create_task(supervisor.run(), name="supervisor")
             tending = tasks.create_task(registry.run(), name="streams")
+            watching = tasks.create_task(
+                watch_objects(
+                    control_bus,
+                    health,
+                    streams=(JOBS_STORE, TRANSCRIPT_STORE),
+                    consumers=(),
+                    volatile=stores,
+                    on_restored=context.audio.distrust_store,
+                ),
+                name="objects",
+            )
             serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             health.set_ready("bus", ok=True)
             health.mark_serving()
@@ -160,6 +172,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             server.should_exit = True
             await serving
             supervising.cancel()
+            watching.cancel()
             tending.cancel()
             if not_stored is not None:
                 raise not_stored

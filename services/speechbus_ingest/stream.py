@@ -13,12 +13,16 @@ from speechbus_contracts import (
     TRANSCRIPT_STORE,
     AudioSubject,
     ChunkKind,
+    ContractError,
+    Gap,
     JobOpen,
+    StreamClosed,
     StreamOpened,
     WriteSubject,
     build_dedup_headers,
     build_shard,
     build_stream_id,
+    decode_event,
     encode_event,
     event_dedup_id,
     job_dedup_id,
@@ -141,6 +145,7 @@ class IngestStream:
         """What `end` was called with; None: it was not, and audio is welcome."""
         self._sids: list[int] = []
         self._sequence = 0
+        self._unsaid: Gap | None = None
         self._held_back: deque[tuple[int, str, bytes]] | None = None
 
     @property
@@ -201,6 +206,10 @@ class IngestStream:
         if self._waiting_since_s is None and self._chunker.n_waiting:
             self._waiting_since_s = self.written_at_s
 
+    def note_client(self) -> None:
+        """The client is there, though nothing was read from it."""
+        self.written_at_s = self._context.audio.now_s()
+
     async def wait_for_room(self) -> None:
         """Wait while too much audio is on its way."""
         await self._lane.wait_for_room()
@@ -233,8 +242,6 @@ class IngestStream:
 
     def tend(self, now_s: float) -> None:
         """Do what is due: publish audio that waits for the rest of its chunk, show life."""
-        if self.end_reason is not None:
-            return
         waiting_s = self._waiting_since_s
         if waiting_s is not None and now_s - waiting_s > self._context.chunk_ms / 1000:
             self._publish_rest()
@@ -281,9 +288,46 @@ class IngestStream:
 
     def _take(self, sequence: int, kind: str, payload: bytes) -> None:
         """Act on a stored event and hand it on, each once and in order."""
-        if sequence <= self._sequence:
+        if sequence <= self._sequence or self.closed.is_set():
             return
         self._sequence = sequence
+        try:
+            self._note(kind, payload)
+        except (msgspec.DecodeError, ContractError):
+            logger.warning("an event broke the contract", extra={"stream_id": self.stream_id})
+        self._sink.take_event(kind, payload)
+        if kind == "closed":
+            self.closed.set()
+
+    def _find_unsaid(self, payload: bytes) -> None:
+        """Name what was accepted behind the end that a worker saw: it lost sight of us."""
+        closed = decode_event(payload)
+        accepted_ms = self._lane.position * 1000 // self.request.sample_rate_hz
+        if isinstance(closed, StreamClosed) and accepted_ms > closed.audio_ms:
+            self._unsaid = Gap(
+                stream_id=self.stream_id,
+                tenant=self.request.tenant,
+                epoch=closed.epoch,
+                from_ms=closed.audio_ms,
+                to_ms=accepted_ms,
+                reason="audio_lost",
+                next_index=closed.finals,
+                gap_ms_total=closed.gap_ms + accepted_ms - closed.audio_ms,
+                audio_received_at=self._context.now_ns() // 1_000_000,
+            )
+            self._sink.take_event("gap", encode_event(self._unsaid))
+
+    async def say_unsaid(self) -> None:
+        """Store the gap behind `closed`, if there is one; waits as long as NATS is away."""
+        if self._unsaid is not None:
+            dedup_id = event_dedup_id(self.stream_id, "gap", self._unsaid.to_ms)
+            await self._context.publisher.publish(
+                str(WriteSubject(self.request.tenant, self.stream_id, "gap")),
+                encode_event(self._unsaid),
+                headers=encode_headers(build_dedup_headers(dedup_id)),
+            )
+
+    def _note(self, kind: str, payload: bytes) -> None:
         match kind:
             case "final" | "covered":
                 self._cover(_covered_decoder.decode(payload).covered_ms)
@@ -295,11 +339,10 @@ class IngestStream:
                     self._epoch = claimed.epoch
                     self.worker_id = claimed.worker
                     self.claimed.set()
+            case "closed":
+                self._find_unsaid(payload)
             case _:
                 pass
-        self._sink.take_event(kind, payload)
-        if kind == "closed":
-            self.closed.set()
 
     def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         # A worker that has lost the stream may not know it yet.

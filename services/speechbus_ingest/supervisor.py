@@ -6,7 +6,8 @@ is only a suspicion; the worker is asked before anything moves.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, Protocol
 
 import nats.errors
@@ -29,6 +30,8 @@ LATE_S: Final = 0.35
 """Heartbeats come every 200 ms; one late by three quarters of that is worth a question."""
 PING_TIMEOUT_S: Final = 0.45
 """A busy worker answers within this; a frozen one does not (nats.md 3: noticed after 810 ms)."""
+ABSENCES_MAX: Final = 3
+"""Reports in a row, one a second, in which a worker does not name a stream that it has claimed."""
 FORGET_S: Final = 60.0
 """A worker without streams of ours that has been silent this long is forgotten."""
 
@@ -78,6 +81,8 @@ class Supervisor:
         self._seen_at_s: dict[str, float] = {}
         self._heard_at_s: dict[str, float] = {}
         self._probing: set[str] = set()
+        self._absences: Counter[str] = Counter()
+        self._abandoned: list[Supervised] = []
         bus.subscribe_direct(f"{ROOT}.worker.*.heartbeat", self._see_heartbeat)
         bus.on_reconnected(self._after_reconnect)
 
@@ -94,12 +99,20 @@ class Supervisor:
     def remove(self, stream: Supervised) -> None:
         """Let go of a stream."""
         self._streams.pop(stream.stream_id, None)
+        self._absences.pop(stream.stream_id, None)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as probes:
             while True:
                 self._beat()
+                abandoned, self._abandoned = self._abandoned, []
+                for stream in abandoned:
+                    logger.warning(
+                        "a worker does not carry what it has claimed",
+                        extra={"worker": stream.worker_id, "stream_id": stream.stream_id},
+                    )
+                    probes.create_task(stream.reopen("worker_lost"))
                 if self._bus.is_connected:
                     for worker_id in self._late_workers():
                         self._probing.add(worker_id)
@@ -164,10 +177,22 @@ class Supervisor:
             return
         self._seen_at_s[heartbeat.worker] = self._now_s()
         self._heard_at_s[heartbeat.worker] = self._now_s()
-        for stream_id, sample in (heartbeat.consumed or {}).items():
-            stream = self._streams.get(stream_id)
-            if stream is not None and stream.worker_id == heartbeat.worker:
-                stream.consume(sample)
+        if heartbeat.consumed is not None:
+            self._compare(heartbeat.worker, heartbeat.consumed)
+
+    def _compare(self, worker_id: str, consumed: Mapping[str, int]) -> None:
+        """See which of our streams the worker really carries: a claim alone carries nothing."""
+        for stream_id, stream in self._streams.items():
+            if stream.worker_id != worker_id:
+                continue
+            if stream_id in consumed:
+                self._absences.pop(stream_id, None)
+                stream.consume(consumed[stream_id])
+                continue
+            self._absences[stream_id] += 1
+            if self._absences[stream_id] >= ABSENCES_MAX:
+                del self._absences[stream_id]
+                self._abandoned.append(stream)
 
     async def _after_reconnect(self) -> None:
         now_s = self._now_s()

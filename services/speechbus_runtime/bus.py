@@ -238,6 +238,9 @@ class BusConnection(Client):
         self._flush_scheduled = False
         if not self.is_connected or self._transport is None or not self._pending:
             return  # what nats-py queued itself is sent by its reconnect
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is None or writer.transport.is_closing():
+            return  # cut a moment ago; nats-py notices next
         pending, self._pending = self._pending, []
         self._pending_data_size = 0
         self._transport.write(b"".join(pending))

@@ -311,6 +311,8 @@ def read_sequence(headers: bytes) -> int:
 async def _get_batch(
     bus: BusConnection, jetstream_name: str, body: Mapping[str, Any]
 ) -> list[StoredMessage]:
+    if not bus.is_connected:
+        raise JetStreamUnavailableError("not connected")  # before anything is queued for later
     inbox = bus.new_inbox()
     done: asyncio.Future[list[StoredMessage]] = asyncio.get_running_loop().create_future()
     messages: list[StoredMessage] = []

@@ -31,7 +31,7 @@ class VolatileStreams:
 
     def __init__(self, bus: BusConnection, names: Sequence[str]) -> None:
         self._bus = bus
-        self._names = names
+        self.names = names
         self._specs: list[StreamSpec] = []
 
     async def learn(self) -> None:
@@ -39,7 +39,7 @@ class VolatileStreams:
         warned = False
         while True:
             try:
-                self._specs = await read_specs(self._bus, self._names)
+                self._specs = await read_specs(self._bus, self.names)
             except (JetStreamError, JetStreamUnavailableError) as error:
                 if not warned:
                     logger.warning(

@@ -24,10 +24,12 @@ from speechbus_contracts import (
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import JetStreamUnavailableError, read_last
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.task_groups import plain_errors
 from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
 
 __all__ = ["OwnedStream", "claim_stream"]
 
+RETRY_S: Final = 0.25
 CLAIM_TRIES_MAX: Final = 5
 """Each lost race means that somebody else has the stream now; its next read ends the matter."""
 
@@ -66,6 +68,7 @@ async def claim_stream(
 
     Raises:
         JetStreamUnavailableError: no answer; the job will be delivered again.
+        ContractError: the job names what cannot be a stream.
     """
     for _ in range(CLAIM_TRIES_MAX):
         found = await _read_all(bus, job, ("opened", "claim", "final", "closed"))
@@ -108,7 +111,14 @@ async def claim_stream(
 
 
 async def _read_checkpoint(bus: BusConnection, job: JobOpen) -> Checkpoint:
-    found = await _read_all(bus, job, ("final", "covered", "gap", "retracted"))
+    # The claim stands: giving up now would leave a stream that nobody carries and nobody places.
+    while True:
+        try:
+            found = await _read_all(bus, job, ("final", "covered", "gap", "retracted"))
+        except JetStreamUnavailableError:
+            await asyncio.sleep(RETRY_S)
+        else:
+            break
     return build_checkpoint(read.event for read in found.values() if read.event is not None)
 
 
@@ -120,13 +130,11 @@ class _Read(msgspec.Struct, frozen=True):
 async def _read_all(
     bus: BusConnection, job: JobOpen, kinds: tuple[WriteKind, ...]
 ) -> Mapping[WriteKind, _Read]:
-    try:
+    with plain_errors(JetStreamUnavailableError, ContractError):
         async with asyncio.TaskGroup() as reads:
             tasks: dict[WriteKind, asyncio.Task[_Read]] = {
                 kind: reads.create_task(_read(bus, job, kind)) for kind in kinds
             }
-    except* JetStreamUnavailableError as unavailable:
-        raise unavailable.exceptions[0] from None
     return {kind: task.result() for kind, task in tasks.items()}
 
 

@@ -18,6 +18,8 @@ __all__ = ["ConnectFunction", "Connection", "ConnectionEvents", "SessionDriver"]
 
 OPEN_TIMEOUT_S: Final = 10.0
 """Handshakes take milliseconds to about a second; Kotoba itself gives up after 10 s."""
+STALL_TIMEOUT_S: Final = 10.0
+"""A peer that takes no audio for this long is frozen, not busy."""
 FINISH_TIMEOUT_S: Final = 30.0
 """Kotoba's samples allow 30 s from commit to committed (providers.md 1.7)."""
 
@@ -101,6 +103,7 @@ class SessionDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s: float | None = None
         self._finish_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._is_over = False
 
     async def open(self, connect: ConnectFunction) -> None:
@@ -145,7 +148,7 @@ class SessionDriver:
     def close(self) -> None:
         """End the session at once; no callback follows."""
         self._is_over = True
-        for timer in (self._timer, self._finish_timer):
+        for timer in (self._timer, self._finish_timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
         if self._connection is not None:
@@ -182,7 +185,14 @@ class SessionDriver:
     def set_congested(self, *, is_congested: bool) -> None:
         """Stop or resume audio."""
         self.is_congested = is_congested
-        if not is_congested and not self._is_over:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        if self._is_over:
+            return
+        if is_congested:
+            self._stall_timer = self._loop.call_later(STALL_TIMEOUT_S, self._has_stalled)
+        else:
             self._on_room()
 
     # --- inside --------------------------------------------------------------------------------
@@ -226,6 +236,9 @@ class SessionDriver:
         self._timer = None
         self._timer_at_s = None
         self._call(self.protocol.handle_deadline)
+
+    def _has_stalled(self) -> None:
+        self._fail(ProviderUnavailableError("stalled", provider=self.protocol.name))
 
     def _finish_is_late(self) -> None:
         self._fail(ProviderUnavailableError("finish_timeout", provider=self.protocol.name))

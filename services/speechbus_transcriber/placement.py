@@ -77,7 +77,7 @@ class JobPuller:
         self._take = take
         self._inbox = bus.new_inbox().encode()
         self._is_stopped = False
-        bus.subscribe_direct(self._inbox.decode(), self._receive)
+        self._sid = bus.subscribe_direct(self._inbox.decode(), self._receive)
 
     async def run(self) -> None:
         """Renew the pulls until `stop`."""
@@ -90,8 +90,13 @@ class JobPuller:
             await asyncio.sleep(PULL_S)
 
     def stop(self) -> None:
-        """Take no more; what still comes goes back at once."""
+        """Take no more; what still comes goes back at once.
+
+        Without a subscriber the server drops the open pulls, which would draw this worker's own
+        jobs back again and again.
+        """
         self._is_stopped = True
+        self._bus.unsubscribe_direct(self._sid)
 
     def acknowledge(self, reply: bytes) -> None:
         """The job is claimed or stale: nobody needs to see it again."""

@@ -13,7 +13,7 @@ BACKOFF_MAX_S: Final = 5.0
 FAILURES_MAX: Final = 3
 """Failures in a row of one provider before the next of the route is tried."""
 STEADY_S: Final = 10.0
-"""A session that lived this long clears its provider's failures."""
+"""A session that lived this long after its first result clears its provider's failures."""
 
 
 class Route:
@@ -25,7 +25,7 @@ class Route:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = deque(names)
-        self._opened_at_s = 0.0
+        self._heard_at_s: float | None = None
         self.failures = 0
         """Failed sessions in a row at the current provider."""
 
@@ -34,9 +34,14 @@ class Route:
         """Where to open the next session; None: every provider has refused the stream."""
         return self._names[0] if self._names else None
 
-    def open(self, *, now_s: float) -> None:
+    def open(self) -> None:
         """A session is opened at the current provider."""
-        self._opened_at_s = now_s
+        self._heard_at_s = None
+
+    def hear(self, *, now_s: float) -> None:
+        """The session has answered; waiting for a silent one proves nothing."""
+        if self._heard_at_s is None:
+            self._heard_at_s = now_s
 
     def fail(self, error: ProviderError, *, now_s: float) -> float:
         """The session has failed: choose who is next.
@@ -48,7 +53,7 @@ class Route:
             self._names.popleft()
             self.failures = 0
             return 0.0
-        if now_s - self._opened_at_s > STEADY_S:
+        if self._heard_at_s is not None and now_s - self._heard_at_s > STEADY_S:
             self.failures = 0
         self.failures += 1
         backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4.0**self.failures)

@@ -1,5 +1,6 @@
 """The transcriber as a service: settings in, a worker that runs until it is told to stop."""
 
+import asyncio
 import os
 import secrets
 import sys
@@ -9,7 +10,12 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from speechbus_contracts import audio_stream_name
+from speechbus_contracts import (
+    JOBS_CONSUMER,
+    JOBS_STORE,
+    TRANSCRIPT_STORE,
+    audio_stream_name,
+)
 from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
@@ -21,6 +27,7 @@ from speechbus_runtime.lifecycle import (
     unless_stopped,
 )
 from speechbus_runtime.logs import configure_logs
+from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.volatile_streams import VolatileStreams
@@ -104,7 +111,19 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         )
         health.set_ready("bus", ok=True)
         health.mark_serving()
-        await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(
+                watch_objects(
+                    control_bus,
+                    health,
+                    streams=(TRANSCRIPT_STORE,),
+                    consumers=((JOBS_STORE, JOBS_CONSUMER),),
+                    volatile=stores,
+                ),
+                name="objects",
+            )
+            await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
+            watching.cancel()
 
 
 async def _start_engines(stack: AsyncExitStack, settings: Settings) -> dict[str, Path]:

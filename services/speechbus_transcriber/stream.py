@@ -53,7 +53,7 @@ from speechbus_transcriber.providers.interface import (
     TurnEnded,
     TurnStarted,
 )
-from speechbus_transcriber.providers.registry import PROVIDERS, plan_route
+from speechbus_transcriber.providers.registry import PROVIDERS, default_route, plan_route
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
 
@@ -113,7 +113,7 @@ class StreamRun:
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
         self._route = Route(
             plan_route(
-                opened.providers or context.providers,
+                opened.providers or default_route(context.providers),
                 available=context.providers,
                 language=opened.language,
             )
@@ -272,6 +272,7 @@ class StreamRun:
     def _take_results(self, results: list[Result]) -> None:
         session = self._session
         assert session is not None
+        self._route.hear(now_s=self._heard_source_s)
         for result in results:
             match result:
                 case Heard():
@@ -397,7 +398,7 @@ class StreamRun:
             on_failed=self._note_failure,
             on_room=self._resume_reading,
         )
-        self._route.open(now_s=self._loop.time())
+        self._route.open()
         await self._driver.open(self._context.connect)
 
     def _end_session(self) -> None:

@@ -18,6 +18,7 @@ from speechbus_contracts import (
 from speechbus_contracts.subjects import TRANSCRIPT_ROOT
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.lifecycle import StopSignal
+from speechbus_runtime.publisher import PublishRefusedError
 from speechbus_transcriber.claim import claim_stream
 from speechbus_transcriber.placement import JobPuller
 from speechbus_transcriber.stream import StreamContext, StreamRun
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S: Final = 0.2
 CONSUMED_EVERY: Final = 5
 """One heartbeat in so many tells how far each stream was read."""
+CHECK_LATE_S: Final = 3.0
+"""Sources are looked at once a second; a look this late comes after a freeze of this worker."""
 SHOW_WITHIN_S: Final = 1.0
 """A worker whose last heartbeat came back longer ago than this keeps its partials to itself."""
 
@@ -47,6 +50,8 @@ class Worker:
         self._capacity = capacity
         self._beat = beat
         self._runs: dict[str, StreamRun] = {}
+        self._claiming: set[tuple[str, int]] = set()
+        self._checked_at_s = 0.0
         self._carried = 0
         self._is_draining = False
         self._all_gone = asyncio.Event()
@@ -65,6 +70,7 @@ class Worker:
         bus.subscribe_direct(str(WorkerSubject(context.worker_id, "ping")), self._answer_ping)
         bus.on_disconnected(self._sent_at.clear)
         bus.on_reconnected(self._after_reconnect)
+        context.audio_bus.on_reconnected(self._after_reconnect)
 
     def may_show(self) -> bool:
         """Whether a newer claim of one of its streams would have been seen by now.
@@ -101,9 +107,18 @@ class Worker:
         return True
 
     async def _carry(self, job: JobOpen, reply: bytes) -> None:
+        key = (job.stream_id, job.epoch)
+        if key in self._claiming:
+            self._carried -= 1  # delivered again while its claim takes long
+            return
+        self._claiming.add(key)
         try:
             await self._claim_and_run(job, reply)
+        except Exception:  # a bug, ours or a library's: one stream's must not end all the others
+            # Its ingest misses it in the heartbeats and places it again.
+            logger.exception("a stream failed", extra={"stream_id": job.stream_id})
         finally:
+            self._claiming.discard(key)
             self._carried -= 1
             if not self._carried:
                 self._all_gone.set()
@@ -121,6 +136,11 @@ class Worker:
             )
         except JetStreamUnavailableError:
             self._puller.refuse(reply)  # read again when NATS answers again
+            return
+        except (ContractError, PublishRefusedError):
+            # No worker could do better: passed round, it would take one after the other down.
+            logger.warning("a job that cannot be claimed was removed")
+            self._puller.acknowledge(reply)
             return
         self._puller.acknowledge(reply)
         if owned is None:
@@ -165,7 +185,8 @@ class Worker:
         while True:
             consumed = None
             if count % CONSUMED_EVERY == 0:
-                consumed = {run.stream_id: run.position for run in self._runs.values()}
+                consumed = {stream_id: 0 for stream_id, _ in self._claiming}
+                consumed |= {run.stream_id: run.position for run in self._runs.values()}
                 self._check_sources()
             heartbeat = WorkerHeartbeat(
                 worker=context.worker_id,
@@ -188,9 +209,13 @@ class Worker:
         self._context.control_bus.publish_nowait(reply, b"")
 
     def _check_sources(self) -> None:
-        if self._context.audio_bus.is_connected:
-            now_s = self._loop.time()
-            for run in self._runs.values():
+        now_s = self._loop.time()
+        was_away = now_s - self._checked_at_s > CHECK_LATE_S
+        self._checked_at_s = now_s
+        for run in list(self._runs.values()):
+            if was_away:
+                run.excuse_source()  # this worker stood still: what came meanwhile is unread
+            elif self._context.audio_bus.is_connected:
                 run.check_source(now_s)
 
     async def _after_reconnect(self) -> None:

@@ -54,6 +54,15 @@ def test_a_pipe_gets_finals_with_times_and_no_partials(door: StandInDoor, record
     assert done.stdout == b"[0:00.0 - 0:00.8] good morning\n"
 
 
+def test_silence_is_told_from_a_failure(recording: Path) -> None:
+    """Nothing printed and exit code 0 leave the person wondering whether anything ran."""
+    with StandInDoor() as door:
+        done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(recording))
+
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr == b"no speech was recognized\n"
+
+
 def test_every_sample_and_every_option_reaches_the_server(
     door: StandInDoor, recording: Path
 ) -> None:
@@ -66,6 +75,7 @@ def test_every_sample_and_every_option_reaches_the_server(
     )
 
     assert done.returncode == 0
+    assert done.stderr == b"note: nobody translates yet; captions will say what is missing\n"
     (conversation,) = door.conversations
     assert conversation.audio == PCM
     assert conversation.controls == ["end"]

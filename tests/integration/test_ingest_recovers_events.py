@@ -1,16 +1,29 @@
 """Ingest's connection to the bus breaks while workers go on writing: its clients miss nothing."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from speechbus_contracts import StreamCovered, WriteSubject, build_dedup_headers, encode_event
+from speechbus_contracts import (
+    TRANSCRIPT_STORE,
+    AnyEvent,
+    Gap,
+    StreamClosed,
+    StreamCovered,
+    WriteSubject,
+    build_dedup_headers,
+    decode_event,
+    encode_event,
+)
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import IngestContext, StreamRequest
 from speechbus_ingest.supervisor import Supervisor
-from speechbus_runtime.bus import connect_bus, encode_headers
+from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
+from speechbus_runtime.jetstream import read_last
 from speechbus_runtime.publisher import AckedPublisher
 from tests.support.bus_log import wait_until
 from tests.support.system import System
@@ -42,11 +55,22 @@ def test_events_stored_while_the_connection_was_cut_arrive_once_and_in_order(
     assert sink.covered == sent
 
 
-async def _cut_while_events_come(url: str) -> tuple[list[bytes], _Sink]:
+def test_audio_accepted_behind_the_end_that_a_worker_saw_is_named_in_a_gap(
+    tmp_path: Path,
+) -> None:
+    """A worker that lost sight of ingest closes the stream; its client had gone on speaking."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        stored, sink = asyncio.run(_close_too_early(system.nats.url))
+
+    assert sink.kinds[-2:] == ["gap", "closed"]
+    assert isinstance(stored, Gap)
+    assert (stored.from_ms, stored.to_ms, stored.gap_ms_total) == (400, 1_000, 600)
+
+
+@asynccontextmanager
+async def _open_registry(url: str) -> AsyncGenerator[tuple[BusConnection, StreamRegistry], None]:
     loop = asyncio.get_running_loop()
     bus = await connect_bus(url, name="ingest-test")
-    writer_bus = await connect_bus(url, name="writer-test")
-    writer = AckedPublisher(writer_bus)
     context = IngestContext(
         control_bus=bus,
         publisher=AckedPublisher(bus),
@@ -57,33 +81,68 @@ async def _cut_while_events_come(url: str) -> tuple[list[bytes], _Sink]:
         now_ns=lambda: 1_790_000_000_000_000_000,
     )
     registry = StreamRegistry(context, streams_max=1, streams_per_key_max=1, beat=lambda: None)
-    sink = _Sink()
-    sent: list[bytes] = []
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(registry.run())
-        request = StreamRequest(tenant="acme", door="native", sample_rate_hz=16_000)
-        async with registry.open_stream(request, sink) as stream:
-            for number in range(N_EVENTS):
-                event = encode_event(
-                    StreamCovered(
-                        stream_id=stream.stream_id,
-                        tenant="acme",
-                        epoch=1,
-                        covered_ms=number,
-                        next_index=0,
-                        audio_received_at=0,
-                    )
-                )
-                headers = encode_headers(build_dedup_headers(f"{stream.stream_id}:{number}"))
-                subject = str(WriteSubject("acme", stream.stream_id, "covered"))
-                await writer.publish(subject, event, headers=headers)
-                sent.append(event)
-                if number % (N_EVENTS // N_CUTS) == N_EVENTS // N_CUTS // 2:
-                    await bus.force_reconnect()
-            await wait_until(lambda: len(sink.covered) >= N_EVENTS)
-            stream.closed.set()
+        yield bus, registry
         await wait_until(lambda: registry.n_streams == 0)
         running.cancel()
     await bus.shut_down()
+
+
+REQUEST = StreamRequest(tenant="acme", door="native", sample_rate_hz=16_000)
+
+
+async def _close_too_early(url: str) -> tuple[AnyEvent | None, _Sink]:
+    sink = _Sink()
+    async with _open_registry(url) as (bus, registry):
+        async with registry.open_stream(REQUEST, sink) as stream:
+            stream.write(bytes(32_000))
+            closed = StreamClosed(
+                stream_id=stream.stream_id,
+                tenant="acme",
+                epoch=1,
+                reason="source_lost",
+                audio_ms=400,
+                finals=0,
+                gap_ms=0,
+            )
+            subject = str(WriteSubject("acme", stream.stream_id, "closed"))
+            headers = encode_headers(build_dedup_headers("closed"))
+            await registry.context.publisher.publish(subject, encode_event(closed), headers=headers)
+            await wait_until(stream.closed.is_set)
+        await wait_until(lambda: registry.n_streams == 0)
+        gap_subject = str(WriteSubject("acme", stream.stream_id, "gap"))
+        stored = await read_last(bus, TRANSCRIPT_STORE, gap_subject)
+    return None if stored is None else decode_event(stored.payload), sink
+
+
+async def _cut_while_events_come(url: str) -> tuple[list[bytes], _Sink]:
+    writer_bus = await connect_bus(url, name="writer-test")
+    writer = AckedPublisher(writer_bus)
+    sink = _Sink()
+    sent: list[bytes] = []
+    async with (
+        _open_registry(url) as (bus, registry),
+        registry.open_stream(REQUEST, sink) as stream,
+    ):
+        for number in range(N_EVENTS):
+            event = encode_event(
+                StreamCovered(
+                    stream_id=stream.stream_id,
+                    tenant="acme",
+                    epoch=1,
+                    covered_ms=number,
+                    next_index=0,
+                    audio_received_at=0,
+                )
+            )
+            headers = encode_headers(build_dedup_headers(f"{stream.stream_id}:{number}"))
+            subject = str(WriteSubject("acme", stream.stream_id, "covered"))
+            await writer.publish(subject, event, headers=headers)
+            sent.append(event)
+            if number % (N_EVENTS // N_CUTS) == N_EVENTS // N_CUTS // 2:
+                await bus.force_reconnect()
+        await wait_until(lambda: len(sink.covered) >= N_EVENTS)
+        stream.closed.set()
     await writer_bus.shut_down()
     return sent, sink

@@ -22,6 +22,7 @@ from speechbus_ingest.stream import (
     IngestStream,
     StreamRequest,
 )
+from speechbus_runtime.task_groups import plain_errors
 
 __all__ = ["NativeDoor"]
 
@@ -30,6 +31,11 @@ logger = logging.getLogger(__name__)
 HELLO_TIMEOUT_S: Final = 10.0
 OPEN_TIMEOUT_S: Final = 10.0
 """The bus answers within a millisecond; a restart of NATS takes seconds."""
+FLUSH_INTERVAL_S: Final = 0.1
+"""A client's messages behind a flush are read this much later: ten flushes a second are enough for
+anybody, and each is a stored chunk and a stored event."""
+FAREWELL_S: Final = 10.0
+"""A stream ended by this side may take this long to get its last finals to its client."""
 QUEUED_AFTER_S: Final = 1.0
 FORMATS: Final = ("pcm_s16le",)
 
@@ -147,17 +153,22 @@ class NativeDoor:
                 "accepted_samples": stream.accepted_samples,
             },
         )
-        try:
+        with plain_errors(_DoorError, _GoneError, WebSocketDisconnect):
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(_send_events(socket, stream, outbox))
                 receiver = tasks.create_task(_receive_audio(socket, stream))
                 watcher = tasks.create_task(self._watch(socket, stream))
-                await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({sender, receiver, watcher}, return_when=asyncio.FIRST_COMPLETED)
                 parting = watcher.result() if watcher.done() else None
+                if not sender.done() and not receiver.done():
+                    await asyncio.wait(
+                        {sender, receiver},
+                        timeout=None if parting is None else FAREWELL_S,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                sender.cancel()
                 watcher.cancel()
                 receiver.cancel()
-        except* (_DoorError, _GoneError, WebSocketDisconnect) as stopped:
-            raise stopped.exceptions[0] from None
         if parting is not None:
             await socket.close(parting.close_code, parting.code)
         elif stream.end_reason == "shutdown":
@@ -188,7 +199,9 @@ class NativeDoor:
             )
         while stream.end_reason is None:
             now_s = loop.time()
-            idle_at_s = stream.written_at_s + self._idle_s
+            # A client that is held back cannot be idle.
+            heard_at_s = stream.written_at_s if stream.has_room else now_s
+            idle_at_s = heard_at_s + self._idle_s
             if now_s >= idle_at_s:
                 parting = _DoorError(
                     "idle", "Nothing came for too long: send audio, or end the stream."
@@ -227,6 +240,8 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
                 stream.end("end")
             elif stream.end_reason is None:
                 stream.flush()
+                await asyncio.sleep(FLUSH_INTERVAL_S)
+                await stream.wait_for_room()
         else:
             stream.end("client_gone")  # no effect after 'end'
             raise _GoneError

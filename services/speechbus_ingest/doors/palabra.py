@@ -24,6 +24,7 @@ from speechbus_ingest.doors.palabra_answers import Answers
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
+from speechbus_runtime.task_groups import plain_errors
 from speechbus_wire.palabra import (
     PCM_S16LE,
     SESSION_PATH,
@@ -58,6 +59,8 @@ TOKEN_TTL_S: Final = 86_400
 pushes the expiry forward while a client is connected; a signed token cannot change.)"""
 OPEN_TIMEOUT_S: Final = 10.0
 """The bus answers within a millisecond; a restart of NATS takes seconds."""
+FLUSH_INTERVAL_S: Final = 0.1
+"""A client's messages behind a finalize are read this much later: ten a second are enough."""
 FAREWELL_S: Final = 10.0
 """A stream ended by this side may take this long to get its last finals to its client."""
 
@@ -282,13 +285,11 @@ class PalabraDoor:
     async def _converse(
         self, socket: WebSocket, stream: IngestStream, outbox: Outbox, answers: Answers
     ) -> int:
-        try:
+        with plain_errors(_ClosingError, _GoneError, WebSocketDisconnect):
             async with asyncio.TaskGroup() as tasks:
                 receiver = tasks.create_task(self._receive(socket, stream, outbox))
                 reason = await _send_answers(socket, stream, outbox, answers)
                 receiver.cancel()
-        except* (_GoneError, _ClosingError, WebSocketDisconnect) as stopped:
-            raise stopped.exceptions[0] from None
         return _CLOSE_CODES.get(reason, _INTERNAL)
 
     async def _receive(self, socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
@@ -299,11 +300,12 @@ class PalabraDoor:
             try:
                 async with asyncio.timeout(self._idle_s):
                     message = await socket.receive()
-                    _obey(message.get("bytes"), message.get("text"), stream, outbox)
-                    await stream.wait_for_room()
             except TimeoutError:
                 await _part(stream, "idle")
                 return
+            if _obey(message.get("bytes"), message.get("text"), stream, outbox):
+                await asyncio.sleep(FLUSH_INTERVAL_S)
+            await stream.wait_for_room()
             if message["type"] == "websocket.disconnect":
                 is_farewell = message.get("code") in {_NORMAL, _GOING_AWAY}
                 stream.end("end" if is_farewell else "client_gone")
@@ -351,13 +353,16 @@ def _check_format(parameters: StreamParameters) -> int:
     return parameters.sample_rate_hz
 
 
-def _obey(data: bytes | None, text: str | None, stream: IngestStream, outbox: Outbox) -> None:
+def _obey(data: bytes | None, text: str | None, stream: IngestStream, outbox: Outbox) -> bool:
+    """Carry out one message; return True when it was a finalize."""
     if data is not None:
         stream.write(data)
     elif text is not None and decode_client_message(text) is not None:
         chunk = stream.flush()
         # In the same queue as the events, so that its answer cannot overtake it.
         outbox.take_event(_FINALIZE, b"%d" % chunk)
+        return True
+    return False
 
 
 async def _part(stream: IngestStream, reason: str) -> None:

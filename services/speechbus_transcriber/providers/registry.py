@@ -12,7 +12,7 @@ from speechbus_transcriber.providers.interface import (
     SessionRequest,
 )
 
-__all__ = ["PROVIDERS", "Provider", "plan_route"]
+__all__ = ["PROVIDERS", "Provider", "default_route", "plan_route"]
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -26,6 +26,11 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "echo": Provider(echo.CAPABILITIES, echo.EchoProtocol),
     "local": Provider(local.CAPABILITIES, local.LocalProtocol),
 }
+
+
+def default_route(available: Sequence[str]) -> Sequence[str]:
+    """Return what streams that name no provider get: never `echo`, unless there is nothing else."""
+    return [name for name in available if name != "echo"] or available
 
 
 def plan_route(

@@ -1,12 +1,14 @@
+import errno
 import re
+import socket
 from pathlib import Path
 
 import pytest
 
 from speechbus_cli.bootstrap import BootstrapSettings
-from speechbus_cli.dev_children import DevPlace, build_service_specs, parse_listen
+from speechbus_cli.dev_children import DevPlace, build_service_specs, choose_place, parse_listen
 from speechbus_cli.embedded_nats import NATS_CONFIG
-from speechbus_cli.errors import SettingsMistakeError
+from speechbus_cli.errors import FailedError, SettingsMistakeError
 from speechbus_cli.settings import read_first_key
 from speechbus_ingest.settings import Settings as IngestSettings
 from speechbus_runtime.settings import read_settings
@@ -118,6 +120,21 @@ def test_a_wrong_listen_address_is_a_settings_mistake(listen: str) -> None:
     """Exit code 2 tells a script that repeating is useless."""
     with pytest.raises(SettingsMistakeError, match="HOST:PORT"):
         parse_listen(listen)
+
+
+def test_a_port_that_needs_root_is_not_called_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for a program that listens on port 80 would be in vain.
+
+    The refusal is played: tests may run as root, and containers may give away all ports.
+    """
+
+    def refuse(_socket: socket.socket, _address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+
+    with pytest.raises(FailedError, match=r"127\.0\.0\.1:80: this user may not listen there"):
+        choose_place("127.0.0.1:80", None)
 
 
 def test_the_demo_takes_the_first_key_of_the_environment(tmp_path: Path) -> None:

@@ -19,6 +19,12 @@ def test_case_and_punctuation_are_not_errors() -> None:
     assert count_word_errors("He wasn't, was he", "he wasn\u2019t was he").errors == 0
 
 
+def test_an_abbreviated_title_is_the_same_word() -> None:
+    """An engine that writes "Mr." has understood "mister", and the demo must count so."""
+    assert count_word_errors("and mister John", "and Mr. John").errors == 0
+    assert count_word_errors("mister John", "mrs John").errors == 1
+
+
 def test_nothing_said_and_something_heard_is_an_error_rate_of_one() -> None:
     """Dividing by no words must not hide it, nor fail."""
     assert count_word_errors("", "noise").rate == 1.0

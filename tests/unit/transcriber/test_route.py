@@ -25,7 +25,7 @@ def test_the_third_failure_in_a_row_moves_on_to_the_next_provider_and_back_in_tu
     route = Route(["first", "second"])
     tried: list[str | None] = []
     for second in range(7):
-        route.open(now_s=second)
+        route.open()
         tried.append(route.current)
         route.fail(DOWN, now_s=second)
 
@@ -47,7 +47,18 @@ def test_a_session_that_lived_long_clears_the_failures_before_it() -> None:
     """Three breaks in a day are no reason to leave a provider."""
     route = Route(["first", "second"])
     for hour in range(5):
-        route.open(now_s=3600.0 * hour)
+        route.open()
+        route.hear(now_s=3600.0 * hour)
         route.fail(DOWN, now_s=3600.0 * hour + 60)
 
     assert route.current == "first"
+
+
+def test_a_provider_that_never_answers_is_left_however_long_it_was_waited_for() -> None:
+    """A time-out as long as a steady session must not count as one."""
+    route = Route(["first", "second"])
+    for attempt in range(3):
+        route.open()
+        route.fail(DOWN, now_s=60.0 * attempt)
+
+    assert route.current == "second"
