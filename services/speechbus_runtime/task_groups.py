@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import cast
 
 __all__ = ["plain_errors"]
 
@@ -30,6 +31,7 @@ def plain_errors(*kinds: type[Exception]) -> Generator[None, None, None]:
 
 def _find(error: BaseException, kind: type[Exception]) -> BaseException | None:
     if isinstance(error, BaseExceptionGroup):
-        found = (_find(inner, kind) for inner in error.exceptions)
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        found = (_find(inner, kind) for inner in group.exceptions)
         return next((inner for inner in found if inner is not None), None)
     return error if isinstance(error, kind) else None

@@ -11,6 +11,7 @@ from speechbus_ingest.publisher import (
     ACK_TIMEOUT_S,
     CREDIT_S,
     HELD_CHUNKS_MAX,
+    REFRESH_S,
     RESEND_BATCH,
     WINDOW_CHUNKS,
     AudioLane,
@@ -351,4 +352,15 @@ def test_in_the_end_the_store_has_everything_that_is_not_covered(
         stored |= {decode_chunk(message.payload).number for message in messages}
 
     assert {number for number, end in end_samples.items() if end > covered} <= stored
+    desk.lane.consume(desk.lane.position + 1)  # else what nobody reads is kept fresh in AUDIO
     assert desk.sweep(10 * ACK_TIMEOUT_S) == []
+
+
+def test_audio_that_no_worker_reads_is_published_again_before_the_store_forgets_it() -> None:
+    """A pool that is away for minutes finds everything when it is back."""
+    desk = Desk()
+    desk.publish(bytes(3_200))
+    desk.acknowledge(desk.new_messages())
+
+    assert desk.sweep(REFRESH_S - 1) == []
+    assert desk.sweep(2) == [0]

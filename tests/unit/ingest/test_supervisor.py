@@ -7,7 +7,7 @@ from typing import Any
 import nats.errors
 
 from speechbus_contracts import WorkerHeartbeat, encode_event
-from speechbus_ingest.supervisor import LATE_S, PING_TIMEOUT_S, Supervisor
+from speechbus_ingest.supervisor import ABSENCES_MAX, LATE_S, PING_TIMEOUT_S, Supervisor
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import run_virtual
 
@@ -253,3 +253,36 @@ def test_what_is_no_heartbeat_is_ignored() -> None:
         assert ward.n_beats > 10
 
     run(main)
+
+
+def test_a_stream_that_its_living_worker_does_not_carry_is_placed_again() -> None:
+    """A claim alone carries nothing: the worker may have lost the stream and live on."""
+
+    async def play(ward: Ward) -> None:
+        lost, carried = WatchedStream("lost"), WatchedStream("carried")
+        ward.add(lost, carried)
+        for _ in range(ABSENCES_MAX - 1):
+            ward.hear("w1", {"carried": 1})
+            await asyncio.sleep(HEARTBEAT_S)
+        assert lost.reopened == []
+        ward.hear("w1", {"carried": 2})
+        await asyncio.sleep(HEARTBEAT_S)
+        assert [reason for reason, _ in lost.reopened] == ["worker_lost"]
+        assert carried.reopened == []
+
+    run(play)
+
+
+def test_a_stream_that_is_named_again_in_time_stays() -> None:
+    """A worker that has just claimed it may report once without it."""
+
+    async def play(ward: Ward) -> None:
+        stream = WatchedStream("s")
+        ward.add(stream)
+        for _ in range(4):
+            for consumed in ({}, {}, {"s": 1}):
+                ward.hear("w1", consumed)
+                await asyncio.sleep(HEARTBEAT_S)
+        assert stream.reopened == []
+
+    run(play)
