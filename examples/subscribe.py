@@ -28,10 +28,10 @@ def main() -> None:
 
 async def print_finals(tenant: str, *, nats_url: str) -> None:
     """Print finals until cancelled."""
-    bus = await nats.connect(nats_url)
+    bus = await nats.connect(nats_url)  # pyright: ignore[reportUnknownMemberType]
     try:
         # JetStream republishes here what it has accepted: each final once, retries included.
-        finals = await bus.subscribe(f"{TRANSCRIPT_ROOT}.{tenant}.*.final")
+        finals = await bus.subscribe(f"{TRANSCRIPT_ROOT}.{tenant}.*.final")  # pyright: ignore[reportUnknownMemberType]
         await bus.flush()
         print("listening", flush=True)
         async for message in finals.messages:

@@ -68,7 +68,7 @@ async def connect_reader(
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await nats.connect(
+            return await nats.connect(  # pyright: ignore[reportUnknownMemberType]
                 servers=[part.strip() for part in url.split(",")],
                 name=name,
                 inbox_prefix=f"_INBOX_{name.partition('-')[0]}",

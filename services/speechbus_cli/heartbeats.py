@@ -43,7 +43,7 @@ async def hear_workers(
             if at_least is not None and len(heard) >= at_least:
                 enough.set()
 
-    subscription = await connection.subscribe(f"{ROOT}.worker.*.heartbeat", cb=take)
+    subscription = await connection.subscribe(f"{ROOT}.worker.*.heartbeat", cb=take)  # pyright: ignore[reportUnknownMemberType]
     try:
         async with asyncio.timeout(listen_s):
             await enough.wait()

@@ -53,7 +53,7 @@ class _Watcher:
         )
         try:
             for tree in ("transcript", "live"):
-                await connection.subscribe(
+                await connection.subscribe(  # pyright: ignore[reportUnknownMemberType]
                     f"{ROOT}.{tree}.*.{token}.>",
                     cb=self._take,
                     pending_msgs_limit=PENDING_MESSAGES_MAX,

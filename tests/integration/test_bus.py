@@ -90,7 +90,7 @@ def test_direct_and_ordinary_subscriptions_live_side_by_side(server: NatsServer)
     async def run() -> None:
         async with bus_of(server) as bus:
             mailbox = Mailbox(bus, "question")
-            ordinary = await bus.subscribe("question")
+            ordinary = await bus.subscribe("question")  # pyright: ignore[reportUnknownMemberType]
 
             def answer(_s: bytes, reply: bytes, payload: bytes, _h: bytes) -> None:
                 if reply:

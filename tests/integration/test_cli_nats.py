@@ -106,7 +106,7 @@ def test_doctor_hears_a_transcriber(server: NatsServer) -> None:
     beat = WorkerHeartbeat(worker="w1", sessions=1, capacity=10)
 
     async def beat_while_doctor_looks() -> str:
-        async with await nats.connect(server.url) as connection:
+        async with await nats.connect(server.url) as connection:  # pyright: ignore[reportUnknownMemberType]
             doctor = await asyncio.to_thread(
                 start_speechbus, "doctor", "--nats-url", server.url, "--url", "ws://127.0.0.1:9"
             )
@@ -182,7 +182,7 @@ async def repeat_until_line(
     url: str, messages: list[tuple[str, bytes]], output: IO[bytes]
 ) -> bytes:
     """Publish the messages again and again until a line comes out: core NATS keeps nothing."""
-    async with await nats.connect(url) as connection:
+    async with await nats.connect(url) as connection:  # pyright: ignore[reportUnknownMemberType]
         reading = asyncio.get_running_loop().run_in_executor(None, output.readline)
         while not reading.done():
             for subject, payload in messages:

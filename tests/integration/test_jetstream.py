@@ -145,7 +145,7 @@ def test_a_lost_object_is_made_again_as_it_was(server: NatsServer) -> None:
         async with bus_of(server) as bus:
             await ensure(bus, [LOG])
             specs = await read_specs(bus, ["LOG"])
-            await bus.jetstream().delete_stream("LOG")
+            await bus.jetstream().delete_stream("LOG")  # pyright: ignore[reportUnknownMemberType]
             with pytest.raises(JetStreamError):
                 await read_specs(bus, ["LOG"])
             reports = await ensure(bus, specs)

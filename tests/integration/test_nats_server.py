@@ -34,9 +34,9 @@ def run_in_child(script: str, *arguments: str) -> "subprocess.Popen[str]":
 
 async def store(url: str, payload: bytes) -> int:
     """Store one message in a file stream; return its sequence."""
-    async with await nats.connect(url) as connection:
-        jetstream = connection.jetstream()
-        await jetstream.add_stream(
+    async with await nats.connect(url) as connection:  # pyright: ignore[reportUnknownMemberType]
+        jetstream = connection.jetstream()  # pyright: ignore[reportUnknownMemberType]
+        await jetstream.add_stream(  # pyright: ignore[reportUnknownMemberType]
             StreamConfig(name="KEPT", subjects=["kept"], storage=StorageType.FILE)
         )
         return (await jetstream.publish("kept", payload)).seq
@@ -44,8 +44,8 @@ async def store(url: str, payload: bytes) -> int:
 
 async def load(url: str, sequence: int) -> bytes | None:
     """Return the payload of one stored message."""
-    async with await nats.connect(url) as connection:
-        return (await connection.jetstream().get_msg("KEPT", sequence)).data
+    async with await nats.connect(url) as connection:  # pyright: ignore[reportUnknownMemberType]
+        return (await connection.jetstream().get_msg("KEPT", sequence)).data  # pyright: ignore[reportUnknownMemberType]
 
 
 def test_a_killed_server_comes_back_on_its_port_with_what_it_acknowledged(

@@ -63,13 +63,13 @@ def another_door(system: System, **settings: str) -> Generator[Door, None, None]
 async def events_of(system: System, kind: str) -> AsyncGenerator[asyncio.Queue[bytes], None]:
     """Payloads of all events of one kind, from now on."""
     received: asyncio.Queue[bytes] = asyncio.Queue()
-    bus = await nats.connect(system.nats.url)
+    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
 
     async def keep(message: Msg) -> None:
         await received.put(message.data)
 
     try:
-        await bus.subscribe(f"speech.v1.transcript.*.*.{kind}", cb=keep)
+        await bus.subscribe(f"speech.v1.transcript.*.*.{kind}", cb=keep)  # pyright: ignore[reportUnknownMemberType]
         await bus.flush()
         yield received
     finally:
@@ -247,8 +247,8 @@ def test_translations_on_the_bus_reach_the_client_with_the_id_of_their_source(
                 provider="test",
                 revision=0,
             )
-            bus = await nats.connect(system.nats.url)
-            await bus.jetstream().publish(
+            bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
+            await bus.jetstream().publish(  # pyright: ignore[reportUnknownMemberType]
                 str(WriteSubject("acme", stream_id, "translation", "es")),
                 encode_event(translation),
             )

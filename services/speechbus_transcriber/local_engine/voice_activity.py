@@ -79,7 +79,7 @@ class WebRtcVoiceActivity:
 
     def probability(self, block: bytes) -> float:
         """Return 1 for speech, 0 for none; it knows nothing between."""
-        return 1.0 if self._detector.is_speech(block, 16_000) else 0.0
+        return 1.0 if self._detector.is_speech(block, 16_000) else 0.0  # pyright: ignore[reportUnknownMemberType]
 
     def reset(self) -> None:
         """Forget the blocks so far."""
