@@ -9,6 +9,7 @@ import pytest
 from speechbus_transcriber.driver import (
     FINISH_TIMEOUT_S,
     OPEN_TIMEOUT_S,
+    STALL_TIMEOUT_S,
     ConnectFunction,
     Connection,
     ConnectionEvents,
@@ -393,3 +394,29 @@ def test_a_connection_that_does_not_stand_is_worth_another_try(
         assert session.failures == []
 
     run_virtual(play())
+
+
+def test_a_peer_that_takes_no_audio_for_long_is_given_up_once() -> None:
+    """A frozen engine never says so: its stream must go on in another session."""
+
+    async def main(session: Session) -> None:
+        session.driver.set_congested(is_congested=True)
+        await asyncio.sleep(STALL_TIMEOUT_S - 1)
+        assert session.failures == []
+        await asyncio.sleep(STALL_TIMEOUT_S)
+
+    session = run(main)
+    assert [error.code for error in session.failures] == ["stalled"]
+
+
+def test_a_peer_that_catches_up_is_kept() -> None:
+    """Being slow for a while is no fault."""
+
+    async def main(session: Session) -> None:
+        for _ in range(5):
+            session.driver.set_congested(is_congested=True)
+            await asyncio.sleep(STALL_TIMEOUT_S - 1)
+            session.driver.set_congested(is_congested=False)
+            await asyncio.sleep(1)
+
+    assert run(main).failures == []
