@@ -35,8 +35,6 @@ ABSENCES_MAX: Final = 3
 FORGET_S: Final = 60.0
 """A worker without streams of ours that has been silent this long is forgotten."""
 
-HEARD_LATELY_S: Final = 2.0
-
 Verdict = Literal["worker_lost", "worker_frozen"]
 
 
@@ -79,18 +77,11 @@ class Supervisor:
         self._beat = beat
         self._streams: dict[str, Supervised] = {}
         self._seen_at_s: dict[str, float] = {}
-        self._heard_at_s: dict[str, float] = {}
         self._probing: set[str] = set()
         self._absences: Counter[str] = Counter()
         self._abandoned: list[Supervised] = []
         bus.subscribe_direct(f"{ROOT}.worker.*.heartbeat", self._see_heartbeat)
         bus.on_reconnected(self._after_reconnect)
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether any worker was heard lately."""
-        now_s = self._now_s()
-        return any(now_s - heard < HEARD_LATELY_S for heard in self._heard_at_s.values())
 
     def add(self, stream: Supervised) -> None:
         """Supervise a stream."""
@@ -133,7 +124,6 @@ class Supervisor:
         for worker_id in [w for w, seen in self._seen_at_s.items() if now_s - seen > FORGET_S]:
             if worker_id not in carrying:
                 del self._seen_at_s[worker_id]
-                self._heard_at_s.pop(worker_id, None)
         return late
 
     async def _probe(self, worker_id: str) -> None:
@@ -176,7 +166,6 @@ class Supervisor:
         if not isinstance(heartbeat, WorkerHeartbeat):
             return
         self._seen_at_s[heartbeat.worker] = self._now_s()
-        self._heard_at_s[heartbeat.worker] = self._now_s()
         if heartbeat.consumed is not None:
             self._compare(heartbeat.worker, heartbeat.consumed)
 
