@@ -245,6 +245,12 @@ class BusConnection(Client):
         self._pending_data_size = 0
         self._transport.write(b"".join(pending))
 
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        # nats-py writes a ping past what is queued; its pong would tell `flush` that the server
+        # has subscriptions and publishes which have not left yet.
+        self._flush_now()
+        await super()._send_ping(future)
+
     def _is_backlogged(self) -> bool:
         writer = getattr(self._transport, "_io_writer", None)
         return (

@@ -110,6 +110,23 @@ def test_direct_and_ordinary_subscriptions_live_side_by_side(server: NatsServer)
     asyncio.run(run())
 
 
+def test_a_flush_waits_for_what_was_asked_for_before(server: NatsServer) -> None:
+    """Whoever subscribes, flushes and then asks must get the answer."""
+
+    async def run() -> None:
+        async with bus_of(server) as bus, bus_of(server) as other:
+            for round_number in range(200):
+                subject = f"a.{round_number}"
+                mailbox = Mailbox(bus, subject)
+                await bus.flush()
+                other.publish_nowait(subject.encode(), b"1")
+                await other.flush()
+                await bus.flush()
+                assert not mailbox.is_empty(), round_number
+
+    asyncio.run(run())
+
+
 def test_an_ended_subscription_gets_nothing_more(server: NatsServer) -> None:
     """A stream that is released must not be called again."""
 
