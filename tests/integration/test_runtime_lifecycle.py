@@ -1,4 +1,8 @@
-"""Start, signals and end of real service processes."""
+"""Start, signals and end of real service processes.
+
+Where a process blocks its loop, it sleeps in short pieces: a signal that arrives between Python's
+last look for signals and the system call would wait for the end of one long sleep.
+"""
 
 import signal
 import subprocess
@@ -49,10 +53,11 @@ def start(serve: str, *bounds: str) -> "subprocess.Popen[str]":
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Send a line; return exit code, stdout and stderr of a process that is about to end."""
-    try:
-        out, err = process.communicate("\n", timeout=EXIT_TIMEOUT_S)
-    finally:
-        process.kill()
+    with process:
+        try:
+            out, err = process.communicate("\n", timeout=EXIT_TIMEOUT_S)
+        finally:
+            process.kill()
     return process.returncode, out, err
 
 
@@ -149,7 +154,8 @@ async def serve(stop):
     say("up")
     block_for_ever()
 def block_for_ever():
-    time.sleep(1000)
+    while True:
+        time.sleep(0.01)
 """
     bounds = ("stop_within_s", "cancel_within_s", "margin_s")
     code, _, err = signalled(serve, signal.SIGTERM, bounds=bounds)
@@ -174,7 +180,8 @@ async def serve(stop):
     say("up")
     await stop.wait()
     say("draining")
-    time.sleep(1000)
+    while True:
+        time.sleep(0.01)
 """
     code, _, err = signalled(serve, signal.SIGINT, signal.SIGINT)
 
