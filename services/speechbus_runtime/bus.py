@@ -249,7 +249,7 @@ class BusConnection(Client):
         # nats-py writes a ping past what is queued; its pong would tell `flush` that the server
         # has subscriptions and publishes which have not left yet.
         self._flush_now()
-        await super()._send_ping(future)
+        await super()._send_ping(future)  # pyright: ignore[reportUnknownMemberType]
 
     def _is_backlogged(self) -> bool:
         writer = getattr(self._transport, "_io_writer", None)
