@@ -35,6 +35,10 @@ class StreamOpened(StreamEvent, frozen=True, kw_only=True, tag="stream.opened"):
     """Route: provider names in the order to try; empty: the worker's own."""
     door: str = "native"
     """Protocol the audio came in by."""
+    has_filler_filter: bool | None = None
+    """Whether the client wants fillers ("uh") left out; null: the provider decides."""
+    keywords: tuple[str, ...] = ()
+    """Terms to listen for, where the provider can."""
 
 
 class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"):

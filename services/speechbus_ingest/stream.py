@@ -56,6 +56,8 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     target_languages: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
+    has_filler_filter: bool | None = None
+    keywords: tuple[str, ...] = ()
 
 
 class EventSink(Protocol):
@@ -177,6 +179,8 @@ class IngestStream:
             target_languages=request.target_languages,
             providers=request.providers,
             door=request.door,
+            has_filler_filter=request.has_filler_filter,
+            keywords=request.keywords,
         )
         await context.publisher.publish(
             str(WriteSubject(request.tenant, self.stream_id, "opened")),

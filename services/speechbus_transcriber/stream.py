@@ -379,6 +379,8 @@ class StreamRun:
                 sample_rate_hz=self._rate_hz,
                 language=opened.language,
                 target_languages=opened.target_languages,
+                has_filler_filter=opened.has_filler_filter,
+                keywords=opened.keywords,
             )
         )
         self._session = SegmentContext(

@@ -22,16 +22,22 @@ __all__ = [
     "Flushed",
     "Heard",
     "HeardWord",
+    "HttpExchange",
+    "HttpResponse",
     "InProcess",
+    "Pace",
     "ProviderError",
     "ProviderProtocol",
     "ProviderProtocolError",
+    "ProviderRateLimitedError",
     "ProviderRejectedError",
     "ProviderUnavailableError",
     "Result",
     "SessionRequest",
+    "Translated",
     "TurnEnded",
     "TurnStarted",
+    "WebSocketConnect",
 ]
 
 
@@ -44,6 +50,17 @@ class SessionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """BCP 47 tag of the speech; None: the provider decides."""
     target_languages: tuple[str, ...] = ()
     """BCP 47 tags to translate into; providers that cannot ignore them."""
+    has_filler_filter: bool | None = None
+    """Whether the client wants fillers ("uh") left out; None: the provider decides."""
+    keywords: tuple[str, ...] = ()
+    """Terms to listen for; providers that cannot ignore them."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast a provider takes audio: `rate` times real time, after a head start of `lead_ms`."""
+
+    rate: float
+    lead_ms: int
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +70,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Primary subtags it recognizes; None: any."""
     has_word_times: bool
     translates: bool
+    sample_rates_hz: tuple[int, ...] | None = None
+    """Rates it takes, best first; a stream of another rate is resampled to the first of them. None:
+    any."""
+    pace: Pace | None = None
+    """None: as fast as the connection takes it."""
 
 
 class EngineConnect(msgspec.Struct, frozen=True, tag="engine"):
@@ -65,7 +87,43 @@ class InProcess(msgspec.Struct, frozen=True, tag="in_process"):
     """Nothing to connect to: the adapter answers by itself."""
 
 
-ConnectRequest = EngineConnect | InProcess
+class HttpExchange(msgspec.Struct, frozen=True, kw_only=True, tag="http"):
+    """One HTTP request of a session's opening or end; the answer goes to `receive_response`."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        """Without what may hold a secret."""
+        return f"HttpExchange({self.method})"
+
+
+class HttpResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to an `HttpExchange`, or to an upgrade that was refused."""
+
+    status: int
+    body: bytes
+    """Cut after 64 KiB."""
+    retry_after_s: float | None = None
+    """From the header of that name, where it gives seconds."""
+
+
+class WebSocketConnect(msgspec.Struct, frozen=True, kw_only=True, tag="websocket"):
+    """Connect to a WebSocket."""
+
+    url: str
+    """With its query, which may hold a secret."""
+    headers: tuple[tuple[str, str], ...] = ()
+    subprotocols: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Without what may hold a secret."""
+        return "WebSocketConnect()"
+
+
+ConnectRequest = EngineConnect | HttpExchange | InProcess | WebSocketConnect
 
 
 class HeardWord(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +149,18 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[HeardWord, ...] | None = None
     confidence: float | None = None
     provider_transcription_id: str | None = None
+    """The provider's id of the utterance. A final with the id of the session's final before it
+    corrects that one."""
+
+
+class Translated(msgspec.Struct, frozen=True, kw_only=True):
+    """The translation of one final of this session."""
+
+    provider_transcription_id: str
+    """Of the final, which has been among the results before."""
+    language: str
+    """BCP 47 tag of `text`."""
+    text: str
 
 
 class TurnStarted(msgspec.Struct, frozen=True):
@@ -119,7 +189,7 @@ class Finished(msgspec.Struct, frozen=True):
     """Everything sent before `finish` has been answered; the session is over."""
 
 
-Result = Heard | TurnStarted | TurnEnded | Covered | Flushed | Finished
+Result = Heard | Translated | TurnStarted | TurnEnded | Covered | Flushed | Finished
 
 
 class ProviderError(Exception):
@@ -138,6 +208,18 @@ class ProviderUnavailableError(ProviderError):
     """Try again later, with a new session."""
 
 
+class ProviderRateLimitedError(ProviderError):
+    """Too many sessions, or too fast: nobody's failure; try again later, here or elsewhere.
+
+    Attributes:
+        retry_after_s: what the provider asked for; None: it did not say.
+    """
+
+    def __init__(self, code: str, *, provider: str, retry_after_s: float | None = None) -> None:
+        super().__init__(code, provider=provider)
+        self.retry_after_s = retry_after_s
+
+
 class ProviderRejectedError(ProviderError):
     """Do not try this provider again with this request (language, format, key)."""
 
@@ -149,9 +231,14 @@ class ProviderProtocolError(ProviderError):
 class ProviderProtocol(Protocol):
     """State machine of one session.
 
-    Order of calls: `connect_request`; once connected `messages_to_open`; then in any order
-    `audio_to_send`, `flush`, `receive_message`, `handle_deadline`; last `finish`. After each call
-    the driver sends the returned messages in order and takes `results_received`.
+    Order of calls: `connect_request`, again after each `HttpExchange` and its `receive_response`;
+    once connected `messages_to_open`; then in any order `audio_to_send`, `flush`,
+    `receive_message`, `handle_deadline`; last `finish`. After each call the driver sends the
+    returned messages in order and takes `results_received`. However the session ended, the driver
+    carries out `farewell_requests` last.
+
+    The provider's times count the samples it got; results count those of `audio_to_send`. An
+    adapter that sends silence of its own keeps the two apart.
     """
 
     @property
@@ -160,7 +247,18 @@ class ProviderProtocol(Protocol):
         ...
 
     def connect_request(self) -> ConnectRequest:
-        """Where to connect."""
+        """Where to connect, or what to ask over HTTP before that."""
+        ...
+
+    def receive_response(self, response: HttpResponse, *, now_s: float) -> None:
+        """Take the answer to an `HttpExchange`, or to an upgrade that was refused.
+
+        Raises:
+            ProviderUnavailableError: retry with a new session.
+            ProviderRateLimitedError: retry, and wait first.
+            ProviderRejectedError: go to the next provider.
+            ProviderProtocolError: the answer makes no sense here.
+        """
         ...
 
     def messages_to_open(self) -> Sequence[str | bytes]:
@@ -184,16 +282,21 @@ class ProviderProtocol(Protocol):
 
         Raises:
             ProviderUnavailableError: retry with a new session.
+            ProviderRateLimitedError: retry, and wait first.
             ProviderRejectedError: go to the next provider.
             ProviderProtocolError: the message makes no sense here.
         """
         ...
 
-    def receive_close(self, *, now_s: float) -> None:
+    def receive_close(self, code: int | None, *, now_s: float) -> None:
         """The connection ended.
 
+        Args:
+            code: of the WebSocket's close frame; None: there was none.
+            now_s: the driver's clock.
+
         Raises:
-            ProviderUnavailableError: unless the session had finished.
+            ProviderError: by the code, unless the session had finished.
         """
         ...
 
@@ -211,4 +314,8 @@ class ProviderProtocol(Protocol):
 
     def results_received(self) -> list[Result]:
         """Results since the last call, in order; the list is the caller's."""
+        ...
+
+    def farewell_requests(self) -> Sequence[HttpExchange]:
+        """What to ask over HTTP when the session is over; the answers interest nobody."""
         ...
