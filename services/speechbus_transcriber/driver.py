@@ -4,17 +4,30 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from speechbus_transcriber.pacing import Pacer
 from speechbus_transcriber.providers.interface import (
-    ConnectRequest,
+    EngineConnect,
     Finished,
+    HttpExchange,
+    HttpResponse,
     InProcess,
+    Pace,
     ProviderError,
     ProviderProtocol,
+    ProviderProtocolError,
     ProviderUnavailableError,
     Result,
+    WebSocketConnect,
 )
+from speechbus_transcriber.resampler import Resampler
 
-__all__ = ["ConnectFunction", "Connection", "ConnectionEvents", "SessionDriver"]
+__all__ = [
+    "Connection",
+    "ConnectionEvents",
+    "Connections",
+    "SessionDriver",
+    "UpgradeRefusedError",
+]
 
 OPEN_TIMEOUT_S: Final = 10.0
 """Handshakes take milliseconds to about a second; Kotoba itself gives up after 10 s."""
@@ -43,8 +56,8 @@ class ConnectionEvents(Protocol):
         """A message arrived."""
         ...
 
-    def receive_close(self) -> None:
-        """The connection ended."""
+    def receive_close(self, code: int | None) -> None:
+        """The connection ended; `code` of the WebSocket's close frame, if there was one."""
         ...
 
     def set_congested(self, *, is_congested: bool) -> None:
@@ -52,15 +65,38 @@ class ConnectionEvents(Protocol):
         ...
 
 
-class ConnectFunction(Protocol):
-    """Opens the connection that a provider asks for; reports to `events` from then on."""
+class UpgradeRefusedError(Exception):
+    """The provider answered the WebSocket's upgrade with something else."""
 
-    async def __call__(self, request: ConnectRequest, events: ConnectionEvents) -> Connection:
-        """Connect.
+    def __init__(self, response: HttpResponse) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class Connections(Protocol):
+    """Reaches providers."""
+
+    async def connect(
+        self, request: EngineConnect | WebSocketConnect, events: ConnectionEvents
+    ) -> Connection:
+        """Connect; the connection reports to `events` from then on.
+
+        Raises:
+            OSError: nobody there.
+            UpgradeRefusedError: somebody there, who does not want to.
+        """
+        ...
+
+    async def exchange(self, request: HttpExchange) -> HttpResponse:
+        """Ask over HTTP.
 
         Raises:
             OSError: nobody there.
         """
+        ...
+
+    def part(self, requests: Sequence[HttpExchange]) -> None:
+        """Ask over HTTP in the background, for a limited time; nobody wants the answers."""
         ...
 
 
@@ -80,6 +116,10 @@ class SessionDriver:
 
     Args:
         protocol: the provider's state machine.
+        connections: how to reach the provider.
+        sample_rate_hz: of the stream.
+        provider_rate_hz: of what the provider gets.
+        pace: how fast it takes audio; None: as fast as the connection does.
         on_results: gets results in order; never an empty list.
         on_failed: gets the error that ended the session; called at most once, nothing follows.
         on_room: audio is welcome again after `is_congested`.
@@ -88,45 +128,86 @@ class SessionDriver:
     def __init__(
         self,
         protocol: ProviderProtocol,
+        connections: Connections,
         *,
+        sample_rate_hz: int,
+        provider_rate_hz: int,
+        pace: Pace | None,
         on_results: Callable[[list[Result]], None],
         on_failed: Callable[[ProviderError], None],
         on_room: Callable[[], None],
     ) -> None:
         self.protocol = protocol
-        self.is_congested = False
+        self._connections = connections
         self._on_results = on_results
         self._on_failed = on_failed
         self._on_room = on_room
         self._connection: Connection | None = None
         self._loop = asyncio.get_running_loop()
+        self._bytes_per_ms = sample_rate_hz * 2 / 1000
+        self._resampler = (
+            None
+            if sample_rate_hz == provider_rate_hz
+            else Resampler(from_hz=sample_rate_hz, to_hz=provider_rate_hz, quality="MQ")
+        )
+        self._pace = pace
+        self._pacer: Pacer | None = None
+        self._is_full = False
+        self._pace_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s: float | None = None
         self._finish_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._is_over = False
 
-    async def open(self, connect: ConnectFunction) -> None:
+    @property
+    def is_congested(self) -> bool:
+        """Whether audio has to wait: for the connection, or for the provider's pace."""
+        return self._is_full or self._pace_timer is not None
+
+    async def open(self) -> None:
         """Connect and send what opens the session.
 
         Raises:
             ProviderUnavailableError: no connection within `OPEN_TIMEOUT_S`.
+            ProviderError: by the provider's answer.
         """
-        request = self.protocol.connect_request()
-        if not isinstance(request, InProcess):
-            try:
-                async with asyncio.timeout(OPEN_TIMEOUT_S):
-                    self._connection = await connect(request, self)
-            except (OSError, TimeoutError):
-                raise ProviderUnavailableError(
-                    "no_connection", provider=self.protocol.name
-                ) from None
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await self._connect()
+        except (OSError, TimeoutError):
+            raise ProviderUnavailableError("no_connection", provider=self.protocol.name) from None
+        if self._pace is not None:
+            self._pacer = Pacer(self._pace, now_s=self._loop.time())
         self._after(self.protocol.messages_to_open())
 
+    async def _connect(self) -> None:
+        while True:
+            request = self.protocol.connect_request()
+            if isinstance(request, InProcess):
+                return
+            if isinstance(request, HttpExchange):
+                response = await self._connections.exchange(request)
+                self.protocol.receive_response(response, now_s=self._loop.time())
+                continue
+            try:
+                self._connection = await self._connections.connect(request, self)
+            except UpgradeRefusedError as refused:
+                self.protocol.receive_response(refused.response, now_s=self._loop.time())
+                raise ProviderProtocolError(
+                    "refusal_accepted", provider=self.protocol.name
+                ) from None
+            else:
+                return
+
     def send_audio(self, pcm: memoryview) -> None:
-        """Send PCM s16le mono, whole samples."""
+        """Send PCM s16le mono of the stream's rate, whole samples."""
         if self._is_over:
             return
+        if self._pacer is not None:
+            self._spend(self._pacer, len(pcm))
+        if self._resampler is not None:
+            pcm = memoryview(self._resampler.feed(pcm))
         try:
             messages = self.protocol.audio_to_send(pcm, now_s=self._loop.time())
         except ProviderError as error:
@@ -143,17 +224,22 @@ class SessionDriver:
         if self._is_over or self._finish_timer is not None:
             return
         self._finish_timer = self._loop.call_later(FINISH_TIMEOUT_S, self._finish_is_late)
+        if self._resampler is not None:
+            rest = memoryview(self._resampler.feed(b"", is_last=True))
+            self._call(lambda *, now_s: self.protocol.audio_to_send(rest, now_s=now_s))
         self._call(self.protocol.finish)
 
     def close(self) -> None:
         """End the session at once; no callback follows."""
-        self._is_over = True
-        for timer in (self._timer, self._finish_timer, self._stall_timer):
+        was_over, self._is_over = self._is_over, True
+        for timer in (self._timer, self._finish_timer, self._stall_timer, self._pace_timer):
             if timer is not None:
                 timer.cancel()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if not was_over and (requests := self.protocol.farewell_requests()):
+            self._connections.part(requests)
 
     # --- what the connection reports -----------------------------------------------------------
 
@@ -162,20 +248,20 @@ class SessionDriver:
         if self._is_over:
             return
         try:
-            self.protocol.receive_message(message, now_s=self._loop.time())
+            messages = self.protocol.receive_message(message, now_s=self._loop.time())
         except ProviderError as error:
             self._deliver()
             self._fail(error)
         else:
-            self._after(())
+            self._after(messages)
 
-    def receive_close(self) -> None:
+    def receive_close(self, code: int | None) -> None:
         """The provider's side of the connection ended."""
         if self._is_over:
             return
         self._connection = None
         try:
-            self.protocol.receive_close(now_s=self._loop.time())
+            self.protocol.receive_close(code, now_s=self._loop.time())
         except ProviderError as error:
             self._deliver()
             self._fail(error)
@@ -184,7 +270,7 @@ class SessionDriver:
 
     def set_congested(self, *, is_congested: bool) -> None:
         """Stop or resume audio."""
-        self.is_congested = is_congested
+        self._is_full = is_congested
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -193,9 +279,24 @@ class SessionDriver:
         if is_congested:
             self._stall_timer = self._loop.call_later(STALL_TIMEOUT_S, self._has_stalled)
         else:
-            self._on_room()
+            self._tell_room()
 
     # --- inside --------------------------------------------------------------------------------
+
+    def _spend(self, pacer: Pacer, n_bytes: int) -> None:
+        now_s = self._loop.time()
+        pacer.spend(n_bytes / self._bytes_per_ms, now_s=now_s)
+        wait_s = pacer.wait_s(now_s=now_s)
+        if wait_s > 0 and self._pace_timer is None:
+            self._pace_timer = self._loop.call_later(wait_s, self._pace_allows)
+
+    def _pace_allows(self) -> None:
+        self._pace_timer = None
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        if not self.is_congested and not self._is_over:
+            self._on_room()
 
     def _call(self, action: _Action) -> None:
         if self._is_over:

@@ -1,5 +1,7 @@
 """Guarded writes of one stream's events: the server refuses them once somebody else owns it."""
 
+from functools import partial
+
 from speechbus_contracts import (
     Gap,
     SegmentFinal,
@@ -7,12 +9,13 @@ from speechbus_contracts import (
     StreamClosed,
     StreamCovered,
     StreamFlushed,
-    WriteKind,
+    TranslationFinal,
     WriteSubject,
     build_guard_headers,
     encode_event,
     event_dedup_id,
     segment_dedup_id,
+    translation_dedup_id,
 )
 from speechbus_runtime.bus import encode_headers
 from speechbus_runtime.publisher import AckedPublisher
@@ -20,7 +23,15 @@ from speechbus_transcriber.claim import OwnedStream
 
 __all__ = ["EventLog", "LoggedEvent"]
 
-LoggedEvent = SegmentFinal | SegmentRetracted | StreamCovered | StreamFlushed | Gap | StreamClosed
+LoggedEvent = (
+    SegmentFinal
+    | SegmentRetracted
+    | StreamCovered
+    | StreamFlushed
+    | Gap
+    | StreamClosed
+    | TranslationFinal
+)
 
 
 class EventLog:
@@ -38,36 +49,43 @@ class EventLog:
         self._claim_subject = str(WriteSubject(self._tenant, self._stream_id, "claim"))
         self._publisher = publisher
 
-    async def write(self, event: LoggedEvent) -> None:
+    async def write(self, event: LoggedEvent) -> int:
         """Store one event; waits as long as NATS is away. One at a time (nats.md, pitfall 4).
+
+        Returns:
+            Its sequence in TRANSCRIPT.
 
         Raises:
             StaleGuardError: the stream has another owner.
         """
-        kind, dedup_id = self._describe(event)
+        subject, dedup_id = self._describe(event)
         headers = build_guard_headers(
             dedup_id, token=self._token, claim_subject=self._claim_subject
         )
-        await self._publisher.publish(
-            str(WriteSubject(self._tenant, self._stream_id, kind)),
-            encode_event(event),
-            headers=encode_headers(headers),
+        ack = await self._publisher.publish(
+            str(subject), encode_event(event), headers=encode_headers(headers)
         )
+        return ack.seq
 
-    def _describe(self, event: LoggedEvent) -> tuple[WriteKind, str]:
+    def _describe(self, event: LoggedEvent) -> tuple[WriteSubject, str]:
+        subject = partial(WriteSubject, self._tenant, self._stream_id)
         match event:
             case SegmentFinal():
-                return "final", segment_dedup_id(event.transcription_id, event.revision)
+                return subject("final"), segment_dedup_id(event.transcription_id, event.revision)
             case SegmentRetracted():
-                return "retracted", self._dedup_id("retracted", event.index)
+                return subject("retracted"), self._dedup_id("retracted", event.index)
             case StreamCovered():
-                return "covered", self._dedup_id("covered", event.covered_ms)
+                return subject("covered"), self._dedup_id("covered", event.covered_ms)
             case StreamFlushed():
-                return "flushed", self._dedup_id("flushed", event.chunk)
+                return subject("flushed"), self._dedup_id("flushed", event.chunk)
             case Gap():
-                return "gap", self._dedup_id("gap", event.to_ms)
+                return subject("gap"), self._dedup_id("gap", event.to_ms)
             case StreamClosed():
-                return "closed", self._dedup_id("closed", 0)
+                return subject("closed"), self._dedup_id("closed", 0)
+            case TranslationFinal():
+                return subject("translation", event.language), translation_dedup_id(
+                    event.transcription_id, event.language, event.revision
+                )
 
-    def _dedup_id(self, kind: WriteKind, ordinal: int) -> str:
+    def _dedup_id(self, kind: str, ordinal: int) -> str:
         return event_dedup_id(self._stream_id, kind, ordinal)

@@ -33,6 +33,7 @@ from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
 from speechbus_transcriber.engines import run_local_engine
+from speechbus_transcriber.providers.registry import build_providers
 from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
 from speechbus_transcriber.stream import StreamContext
 from speechbus_transcriber.worker import Worker
@@ -93,8 +94,8 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             audio_bus=audio_bus,
             control_bus=control_bus,
             publisher=AckedPublisher(control_bus),
-            connect=ProviderConnections(sockets).connect,
-            providers=settings.providers,
+            connections=await stack.enter_async_context(ProviderConnections(sockets)),
+            providers=build_providers(settings.route, settings.accounts),
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,
         )
@@ -128,7 +129,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
 
 async def _start_engines(stack: AsyncExitStack, settings: Settings) -> dict[str, Path]:
     """Start the engine processes that this worker's providers need."""
-    if "local" not in settings.providers:
+    if "local" not in settings.route:
         return {}
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="speechbus-")))
     await stack.enter_async_context(

@@ -5,11 +5,16 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from speechbus_contracts import ContractError, parse_token
-from speechbus_transcriber.providers.registry import PROVIDERS
+from speechbus_runtime.secret import Secret
+from speechbus_transcriber.providers.palabra import PalabraAccount
+from speechbus_transcriber.providers.registry import PROVIDER_NAMES, Accounts
 
 __all__ = ["SETTINGS_PREFIX", "Settings"]
 
 SETTINGS_PREFIX: Final = "SPEECHBUS_TRANSCRIBER_"
+PALABRA_KEY_URL: Final = "wss://stream.palabra.ai/asr/v1/speech-to-text/stream"
+PALABRA_CLIENT_URL: Final = "wss://api.palabra.ai/asr/v1/speech-to-text/stream"
+"""With an API key, or a session's token (providers.md 3.1)."""
 SESSIONS_DEFAULT: Final = 100
 """A tenth of what one process was measured to carry; raise it when cores are free."""
 
@@ -26,8 +31,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Further streams wait for another worker.
     """
-    providers: tuple[str, ...] = ("local",)
-    """Providers it can reach, in the order to try them."""
+    providers: tuple[str, ...] = ()
+    """Providers it can reach, in the order to try them; empty: those with an account, then `local`.
+    """
     local_sessions_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     """Sessions of the local engine; one core carries 8 to 10."""
     local_vad: Literal["silero", "webrtc"] = "silero"
@@ -44,23 +50,71 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Least severe level that is logged."""
     log_format: Literal["json", "pretty"] = "json"
     """`json` lines for machines, `pretty` for people."""
+    palabra_api_key: Annotated[
+        Secret | None, msgspec.Meta(extra={"variable": "PALABRA_API_KEY"})
+    ] = None
+    """Palabra's API key; or the two below."""
+    palabra_client_id: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_CLIENT_ID"})] = ""
+    """Palabra's ClientId."""
+    palabra_client_secret: Annotated[
+        Secret | None, msgspec.Meta(extra={"variable": "PALABRA_CLIENT_SECRET"})
+    ] = None
+    """Palabra's ClientSecret."""
+    palabra_stt_url: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_STT_URL"})] = ""
+    """Palabra's stream; empty: its public address for a key or for client credentials."""
+    palabra_api_url: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_API_URL"})] = (
+        "https://api.palabra.ai"
+    )
+    """Where Palabra hands out sessions."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """What this worker may use of the cloud providers."""
+        return Accounts(palabra=self._palabra())
+
+    @property
+    def route(self) -> tuple[str, ...]:
+        """Providers of this worker, in the order to try them."""
+        return self.providers or (*self.accounts.names, "local")
+
+    def _palabra(self) -> PalabraAccount | None:
+        if self.palabra_api_key:
+            return PalabraAccount(
+                stt_url=self.palabra_stt_url or PALABRA_KEY_URL,
+                api_url=self.palabra_api_url,
+                api_key=self.palabra_api_key.reveal(),
+            )
+        if self.palabra_client_id and self.palabra_client_secret:
+            return PalabraAccount(
+                stt_url=self.palabra_stt_url or PALABRA_CLIENT_URL,
+                api_url=self.palabra_api_url,
+                client_id=self.palabra_client_id,
+                client_secret=self.palabra_client_secret.reveal(),
+            )
+        return None
 
     @property
     def capacity(self) -> int:
         """Streams this worker offers to carry."""
         if self.sessions_max is not None:
             return self.sessions_max
-        return self.local_sessions_max if self.providers[0] == "local" else SESSIONS_DEFAULT
+        return self.local_sessions_max if self.route[0] == "local" else SESSIONS_DEFAULT
 
     def __post_init__(self) -> None:
         """Check the names.
 
         Raises:
-            ValueError: an unknown provider, none at all, or a worker id that is no token.
+            ValueError: an unknown provider, one without an account, half of Palabra's client
+                credentials, or a worker id that is no token.
         """
-        unknown = [name for name in self.providers if name not in PROVIDERS]
-        if unknown or not self.providers:
-            raise ValueError(f"PROVIDERS needs one or more of: {', '.join(PROVIDERS)}")
+        if any(name not in PROVIDER_NAMES for name in self.providers):
+            raise ValueError(f"PROVIDERS takes: {', '.join(PROVIDER_NAMES)}")
+        if bool(self.palabra_client_id) != bool(self.palabra_client_secret):
+            raise ValueError("PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together")
+        if "palabra" in self.providers and self.accounts.palabra is None:
+            raise ValueError(
+                "palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET"
+            )
         if self.worker_id:
             try:
                 parse_token(self.worker_id)

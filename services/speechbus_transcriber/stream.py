@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -24,6 +24,7 @@ from speechbus_contracts import (
     SegmentPartial,
     StreamClosed,
     StreamFlushed,
+    TranslationFinal,
     build_dedup_headers,
     decode_chunk,
     encode_event,
@@ -38,7 +39,7 @@ from speechbus_transcriber.audio_tail import AudioTail, Lost
 from speechbus_transcriber.capture_times import CaptureTimes
 from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream
-from speechbus_transcriber.driver import ConnectFunction, SessionDriver
+from speechbus_transcriber.driver import Connections, SessionDriver
 from speechbus_transcriber.event_log import EventLog, LoggedEvent
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.providers.interface import (
@@ -50,12 +51,14 @@ from speechbus_transcriber.providers.interface import (
     ProviderProtocolError,
     Result,
     SessionRequest,
+    Translated,
     TurnEnded,
     TurnStarted,
 )
-from speechbus_transcriber.providers.registry import PROVIDERS, default_route, plan_route
+from speechbus_transcriber.providers.registry import Provider, default_route, plan_route
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
+from speechbus_transcriber.session_finals import SessionFinals
 
 __all__ = ["Outcome", "StreamContext", "StreamRun"]
 
@@ -84,8 +87,8 @@ class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
     control_bus: BusConnection
     """Everything small, so that audio never delays it."""
     publisher: AckedPublisher
-    connect: ConnectFunction
-    providers: tuple[str, ...]
+    connections: Connections
+    providers: Mapping[str, Provider]
     """Providers this worker has, in its own order."""
     may_show: Callable[[], bool]
     """False while this worker cannot be sure that it still owns its streams."""
@@ -113,7 +116,7 @@ class StreamRun:
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
         self._route = Route(
             plan_route(
-                opened.providers or default_route(context.providers),
+                opened.providers or default_route(tuple(context.providers)),
                 available=context.providers,
                 language=opened.language,
             )
@@ -127,6 +130,7 @@ class StreamRun:
         )
         self._driver: SessionDriver | None = None
         self._session: SegmentContext | None = None
+        self._finals = SessionFinals()
         self._outbox: deque[LoggedEvent] = deque()
         # Chunk number and stream position of each flush the provider has not answered yet. One
         # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
@@ -277,6 +281,8 @@ class StreamRun:
             match result:
                 case Heard():
                     self._hear(result, session)
+                case Translated():
+                    self._take_translation(result)
                 case Covered():
                     covered_ms = result.covered_ms + session.session_start_ms
                     events, self._segmenter = self._segmenter.cover(
@@ -301,6 +307,12 @@ class StreamRun:
 
     def _hear(self, heard: Heard, session: SegmentContext) -> None:
         now_ms = self._context.now_ns() // 1_000_000
+        if self._finals.knows(heard):
+            last_index = self._segmenter.next_index - 1
+            corrected = self._finals.correct(heard, last_index=last_index, now_ms=now_ms)
+            if heard.is_final and corrected is not None:
+                self._put_out([corrected])
+            return
         if heard.is_final:
             covered = heard.end_ms if heard.covered_ms is None else heard.covered_ms
             received_at = self._received_at(covered + session.session_start_ms)
@@ -311,12 +323,25 @@ class StreamRun:
         )
         self._put_out(events)
 
+    def _take_translation(self, translated: Translated) -> None:
+        translation = self._finals.translate(translated)
+        if translation is None:
+            # Never a wrong pair: better none (providers.md, case 4).
+            logger.warning(
+                "a translation without its final was dropped", extra={"stream_id": self.stream_id}
+            )
+            return
+        self._outbox.append(translation)
+        self._wake.set()
+
     def _put_out(self, events: list[SegmentEvent]) -> None:
         for event in events:
             if isinstance(event, SegmentPartial):
                 self._live.show_partial(event)
             else:
                 self._live.drop_partial()
+                if isinstance(event, SegmentFinal):
+                    self._finals.add(event)
                 self._outbox.append(event)
                 self._wake.set()
 
@@ -374,9 +399,14 @@ class StreamRun:
         if name is None:
             raise _ProvidersExhaustedError
         opened = self._opened
-        protocol = PROVIDERS[name].open_protocol(
+        provider = self._context.providers[name]
+        rates_hz = provider.capabilities.sample_rates_hz
+        # Resampled only where it must be: every sample that a provider gets is then the client's.
+        takes_rate = rates_hz is None or self._rate_hz in rates_hz
+        provider_rate_hz = self._rate_hz if takes_rate or rates_hz is None else rates_hz[0]
+        protocol = provider.open_protocol(
             SessionRequest(
-                sample_rate_hz=self._rate_hz,
+                sample_rate_hz=provider_rate_hz,
                 language=opened.language,
                 target_languages=opened.target_languages,
                 has_filler_filter=opened.has_filler_filter,
@@ -394,14 +424,19 @@ class StreamRun:
         )
         self._is_finished = False
         self._failure = None
+        self._finals = SessionFinals()
         self._driver = SessionDriver(
             protocol,
+            self._context.connections,
+            sample_rate_hz=self._rate_hz,
+            provider_rate_hz=provider_rate_hz,
+            pace=provider.capabilities.pace,
             on_results=self._take_results,
             on_failed=self._note_failure,
             on_room=self._resume_reading,
         )
         self._route.open()
-        await self._driver.open(self._context.connect)
+        await self._driver.open()
 
     def _end_session(self) -> None:
         self._is_reading = False
@@ -519,7 +554,11 @@ class StreamRun:
             StaleGuardError: the stream has another owner.
         """
         try:
-            await self._log.write(event)
+            if isinstance(event, TranslationFinal):
+                event = self._finals.complete(event)
+            sequence = await self._log.write(event)
+            if isinstance(event, SegmentFinal):
+                self._finals.note_stored(event, sequence)
         except StaleGuardError:
             raise
         except PublishRefusedError as error:

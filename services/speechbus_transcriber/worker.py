@@ -131,7 +131,7 @@ class Worker:
                 context.publisher,
                 job,
                 worker_id=context.worker_id,
-                provider=context.providers[0],
+                provider=next(iter(context.providers)),
                 now_ms=context.now_ns() // 1_000_000,
             )
         except JetStreamUnavailableError:

@@ -30,6 +30,7 @@ __all__ = [
     "Transcription",
     "TranslatedTranscription",
     "append_fin",
+    "build_stream_query",
     "decode_client_message",
     "decode_server_message",
     "encode_message",
@@ -295,3 +296,20 @@ def _parse_filler_filter(text: str, language: str | None) -> bool:
             return value == "true"
         case _:
             raise ParameterError('invalid parameter "enable_filler_filter": true or false')
+
+
+def build_stream_query(parameters: StreamParameters) -> dict[str, str]:
+    """Return the query that `parse_stream_parameters` reads as these parameters.
+
+    The filler filter is named only where it is not what Palabra does by itself.
+    """
+    query = {"format": parameters.format}
+    if parameters.sample_rate_hz is not None:
+        query["sample_rate"] = str(parameters.sample_rate_hz)
+    if parameters.language is not None:
+        query["language"] = parameters.language
+    if parameters.target_languages:
+        query["translate_languages"] = ",".join(parameters.target_languages)
+    if parameters.has_filler_filter != _parse_filler_filter("", parameters.language):
+        query["enable_filler_filter"] = "true" if parameters.has_filler_filter else "false"
+    return query

@@ -18,9 +18,11 @@ __all__ = [
     "SessionClaims",
     "SessionRequest",
     "SessionToken",
+    "decode_session",
     "decode_session_request",
     "encode_problem",
     "encode_session",
+    "encode_session_request",
     "sign_token",
     "verify_token",
 ]
@@ -86,6 +88,17 @@ class _Payload(msgspec.Struct, frozen=True):
     exp: int
 
 
+class _SessionData(msgspec.Struct, frozen=True):
+    id: str
+    publisher: str
+    subscriber: tuple[str, ...] = ()
+
+
+class _SessionAnswer(msgspec.Struct, frozen=True):
+    data: _SessionData
+
+
+_answer_decoder: Final = msgspec.json.Decoder(_SessionAnswer)
 _body_decoder: Final = msgspec.json.Decoder(_SessionBody)
 _payload_decoder: Final = msgspec.json.Decoder(_Payload)
 
@@ -123,6 +136,29 @@ def encode_session(session: SessionToken) -> bytes:
         "intent": "api",
     }
     return msgspec.json.encode({"ok": True, "data": data})
+
+
+def encode_session_request(*, subscriber_count: int = 0) -> bytes:
+    """Return the body of `POST /session-storage/session`, as the seed's program sends it."""
+    data: dict[str, Any] = {
+        "subscriber_count": subscriber_count,
+        "publisher_count": 1,
+        "publisher_can_subscribe": True,
+    }
+    return msgspec.json.encode({"data": data})
+
+
+def decode_session(body: bytes) -> SessionToken:
+    """Read the answer to a request for a session.
+
+    Raises:
+        PalabraError: no such answer; the text repeats nothing of it.
+    """
+    try:
+        data = _answer_decoder.decode(body).data
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise PalabraError("not a valid session") from None
+    return SessionToken(session_id=data.id, publisher=data.publisher, subscribers=data.subscriber)
 
 
 def encode_problem(problem: Problem) -> bytes:

@@ -24,7 +24,9 @@ from speechbus_transcriber.providers.interface import (
     Result,
     SessionRequest,
 )
-from speechbus_transcriber.providers.registry import PROVIDERS
+from speechbus_transcriber.providers.palabra import PalabraAccount
+from speechbus_transcriber.providers.registry import PROVIDER_NAMES, Accounts, build_providers
+from speechbus_wire import palabra as palabra_wire
 from tests.support.frame_numbers import build_frames
 
 RATE_HZ: Final = 16_000
@@ -33,6 +35,14 @@ PCM: Final = build_frames(1, 350)
 """7 s: two finals of 3 s, and a rest that only a flush brings out."""
 AUDIO_MS: Final = 7_000
 
+PROVIDERS: Final = build_providers(
+    PROVIDER_NAMES,
+    Accounts(
+        palabra=PalabraAccount(
+            stt_url="wss://stt.example", api_url="https://api.example", api_key="key"
+        )
+    ),
+)
 each_provider = pytest.mark.parametrize("name", sorted(PROVIDERS))
 
 
@@ -53,8 +63,8 @@ class NoPeer:
         return []
 
 
-class ScriptedEngine:
-    """The local engine, hearing a word every half second and a sentence every three."""
+class Hearing:
+    """Hears a word every half second and a sentence every three, by the amount of audio."""
 
     PARTIAL_BYTES: Final = RATE_HZ
     FINAL_BYTES: Final = 6 * RATE_HZ
@@ -63,6 +73,37 @@ class ScriptedEngine:
         self._n_bytes = 0
         self._start = 0
 
+    def hear(self, n_bytes: int) -> Iterator[tuple[bool, int, int]]:
+        """Take audio; yield whether it is final, and the times in ms, of what comes of it."""
+        until = self._n_bytes + n_bytes
+        while (border := self._next_border()) <= until:
+            self._n_bytes = border
+            if border - self._start == self.FINAL_BYTES:
+                yield from self.end()
+            else:
+                yield False, self._ms(self._start), self._ms(border)
+        self._n_bytes = until
+
+    def end(self) -> Iterator[tuple[bool, int, int]]:
+        """End the sentence, if one has begun."""
+        if self._n_bytes > self._start:
+            start, self._start = self._start, self._n_bytes
+            yield True, self._ms(start), self._ms(self._n_bytes)
+
+    def _next_border(self) -> int:
+        n_partials = (self._n_bytes - self._start) // self.PARTIAL_BYTES
+        return self._start + (n_partials + 1) * self.PARTIAL_BYTES
+
+    def _ms(self, n_bytes: int) -> int:
+        return n_bytes * 1000 // (2 * RATE_HZ)
+
+
+class ScriptedEngine:
+    """The local engine."""
+
+    def __init__(self) -> None:
+        self._hearing = Hearing()
+
     def answer(self, messages: Sequence[str | bytes]) -> list[str]:
         """Take frames; return the text frames that answer them."""
         answers = [answer for message in messages for answer in self._answers(message)]
@@ -70,7 +111,8 @@ class ScriptedEngine:
 
     def _answers(self, message: str | bytes) -> Iterator[local_wire.EngineMessage]:
         if isinstance(message, bytes):
-            yield from self._hear(len(message))
+            for is_final, start_ms, end_ms in self._hearing.hear(len(message)):
+                yield from self._tell(start_ms, end_ms, is_final=is_final)
             return
         match local_wire.decode_client_message(message):
             case local_wire.Open():
@@ -82,42 +124,68 @@ class ScriptedEngine:
                 yield from self._end_utterance()
                 yield local_wire.Finished()
 
-    def _hear(self, n_bytes: int) -> Iterator[local_wire.EngineMessage]:
-        until = self._n_bytes + n_bytes
-        while (border := self._next_border()) <= until:
-            self._n_bytes = border
-            n_open = border - self._start
-            if n_open == self.FINAL_BYTES:
-                yield from self._end_utterance()
-            else:
-                yield local_wire.Partial(
-                    text=f"words {n_open // self.PARTIAL_BYTES}",
-                    start_ms=self._ms(self._start),
-                    end_ms=self._ms(border),
-                )
-        self._n_bytes = until
-
-    def _next_border(self) -> int:
-        n_partials = (self._n_bytes - self._start) // self.PARTIAL_BYTES
-        return self._start + (n_partials + 1) * self.PARTIAL_BYTES
-
     def _end_utterance(self) -> Iterator[local_wire.EngineMessage]:
-        if self._n_bytes == self._start:
+        for _, start_ms, end_ms in self._hearing.end():
+            yield from self._tell(start_ms, end_ms, is_final=True)
+
+    def _tell(
+        self, start_ms: int, end_ms: int, *, is_final: bool
+    ) -> Iterator[local_wire.EngineMessage]:
+        if not is_final:
+            yield local_wire.Partial(text=f"words {end_ms}", start_ms=start_ms, end_ms=end_ms)
             return
-        start_ms, end_ms = self._ms(self._start), self._ms(self._n_bytes)
         word = local_wire.Word(text="sentence", start_ms=start_ms, end_ms=end_ms)
-        self._start = self._n_bytes
         yield local_wire.TurnStarted(at_ms=start_ms)
         yield local_wire.Final(
             text="sentence", start_ms=start_ms, end_ms=end_ms, words=(word,), covered_ms=end_ms
         )
         yield local_wire.TurnEnded(at_ms=end_ms)
 
-    def _ms(self, n_bytes: int) -> int:
-        return n_bytes * 1000 // (2 * RATE_HZ)
+
+class ScriptedPalabra:
+    """Palabra: the whole segment in each message, `<fin>` behind what a finalize brings."""
+
+    def __init__(self) -> None:
+        self._hearing = Hearing()
+        self._n_finals = 0
+
+    def answer(self, messages: Sequence[str | bytes]) -> list[str]:
+        """Take audio and finalizes; return the messages that answer them."""
+        return [palabra_wire.encode_message(a) for m in messages for a in self._answers(m)]
+
+    def _answers(self, message: str | bytes) -> Iterator[palabra_wire.Transcription]:
+        if isinstance(message, bytes):
+            for is_final, start_ms, end_ms in self._hearing.hear(len(message)):
+                yield self._tell(start_ms, end_ms, is_final=is_final)
+            return
+        assert palabra_wire.decode_client_message(message) == palabra_wire.Finalize()
+        rest = [self._tell(start, end, is_final=True) for _, start, end in self._hearing.end()]
+        nothing = palabra_wire.Transcription(
+            transcription_id="fin",
+            language="en",
+            is_eos=False,
+            segment=palabra_wire.Span(text="", start_time=0.0, end_time=0.0),
+        )
+        yield palabra_wire.append_fin(rest[0] if rest else nothing)
+
+    def _tell(self, start_ms: int, end_ms: int, *, is_final: bool) -> palabra_wire.Transcription:
+        told = palabra_wire.Transcription(
+            transcription_id=f"id{self._n_finals}",
+            language="en",
+            is_eos=is_final,
+            segment=palabra_wire.Span(
+                text=f"until {end_ms}", start_time=start_ms / 1000, end_time=end_ms / 1000
+            ),
+        )
+        self._n_finals += is_final
+        return told
 
 
-PEERS: Final[dict[str, Callable[[], Peer]]] = {"echo": NoPeer, "local": ScriptedEngine}
+PEERS: Final[dict[str, Callable[[], Peer]]] = {
+    "echo": NoPeer,
+    "local": ScriptedEngine,
+    "palabra": ScriptedPalabra,
+}
 
 Edit = Callable[[str], str]
 
@@ -250,13 +318,18 @@ def test_each_flush_is_answered_behind_the_finals_it_asked_for(
 
 
 @each_provider
-def test_waiting_calls_nothing_while_no_answer_is_owed(name: str) -> None:
-    """Deadlines of idle sessions would cost every stream."""
+def test_waiting_calls_each_deadline_once(name: str) -> None:
+    """One that stays due would be called without end; a needless one ends who pauses."""
     session = Session(name)
-    assert session.protocol.next_deadline_s() is None
     session.send(PCM)
     session.flush()
-    assert session.protocol.next_deadline_s() is None
+    deadline_s = session.protocol.next_deadline_s()
+    for _ in range(100):
+        if deadline_s is None:
+            break
+        session.protocol.handle_deadline(now_s=deadline_s)
+        before_s, deadline_s = deadline_s, session.protocol.next_deadline_s()
+        assert deadline_s is None or deadline_s > before_s
     session.finish()
     assert session.protocol.next_deadline_s() is None
 
@@ -322,7 +395,7 @@ def test_a_dropped_connection_yields_a_prefix(name: str, data: st.DataObject) ->
     assert results == whole.results[: len(results)]
     is_whole = n_messages == len(whole.received)
     try:
-        protocol.receive_close(now_s=0.0)
+        protocol.receive_close(None, now_s=0.0)
     except ProviderUnavailableError:
         assert not is_whole
     else:

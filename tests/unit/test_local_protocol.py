@@ -51,7 +51,7 @@ def replay(lines: list[dict[str, Any]]) -> tuple[list[Result], ProviderError | N
             if line["dir"] == "sent":
                 _send(protocol, line)
             elif "close" in line:
-                protocol.receive_close(now_s=0.0)
+                protocol.receive_close(None, now_s=0.0)
             else:
                 protocol.receive_message(json.dumps(line["text"]), now_s=0.0)
             results += protocol.results_received()
@@ -268,7 +268,7 @@ def test_nothing_follows_finished() -> None:
     protocol.receive_message('{"type":"ready"}', now_s=0.0)
     protocol.finish(now_s=0.0)
     protocol.receive_message('{"type":"finished"}', now_s=0.0)
-    protocol.receive_close(now_s=0.0)
+    protocol.receive_close(None, now_s=0.0)
 
     with pytest.raises(ProviderProtocolError):
         protocol.receive_message('{"type":"covered","covered_ms":1}', now_s=0.0)

@@ -2,16 +2,12 @@
 
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-import soxr  # pyright: ignore[reportMissingTypeStubs]
+from speechbus_transcriber.resampler import Resampler
 
 __all__ = ["ENGINE_RATE_HZ", "BlockCutter"]
 
 ENGINE_RATE_HZ: Final = 16_000
 """The rate that the acoustic model and both voice activity detectors were made for."""
-
-_FULL_SCALE = 32_768
 
 
 class BlockCutter:
@@ -30,14 +26,10 @@ class BlockCutter:
         """
         self._block_bytes = 2 * block_samples
         self._rest = bytearray()
-        # Floats, because soxr dithers 16-bit output from a seed of the clock: two runs over the
-        # same audio would differ.
         self._resampler = (
             None
             if sample_rate_hz == ENGINE_RATE_HZ
-            else soxr.ResampleStream(
-                sample_rate_hz, ENGINE_RATE_HZ, 1, dtype="float32", quality="HQ"
-            )
+            else Resampler(from_hz=sample_rate_hz, to_hz=ENGINE_RATE_HZ, quality="HQ")
         )
 
     def cut(self, pcm: bytes) -> list[bytes]:
@@ -60,7 +52,4 @@ class BlockCutter:
     def _resampled(self, pcm: bytes, *, is_last: bool) -> bytes:
         if self._resampler is None:
             return pcm
-        samples = np.frombuffer(pcm, np.int16).astype(np.float32) / _FULL_SCALE
-        resampled: npt.NDArray[np.float32] = self._resampler.resample_chunk(samples, last=is_last)
-        scaled = np.rint(resampled * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1)
-        return scaled.astype("<i2").tobytes()
+        return self._resampler.feed(pcm, is_last=is_last)

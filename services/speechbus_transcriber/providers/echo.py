@@ -15,6 +15,8 @@ from speechbus_transcriber.providers.interface import (
     Finished,
     Flushed,
     Heard,
+    HttpExchange,
+    HttpResponse,
     InProcess,
     Result,
     SessionRequest,
@@ -118,10 +120,15 @@ class EchoProtocol:
         self._results.append(Finished())
         return _NOTHING
 
-    def receive_message(self, message: str | bytes, *, now_s: float) -> None:
-        """Nobody sends any."""
+    def receive_response(self, response: HttpResponse, *, now_s: float) -> None:
+        """Nobody asks over HTTP."""
 
-    def receive_close(self, *, now_s: float) -> None:
+    def receive_message(self, message: str | bytes, *, now_s: float) -> Sequence[str | bytes]:
+        """Nobody sends any."""
+        del message, now_s
+        return _NOTHING
+
+    def receive_close(self, code: int | None, *, now_s: float) -> None:
         """There is no connection."""
 
     def next_deadline_s(self) -> float | None:
@@ -139,3 +146,7 @@ class EchoProtocol:
             return []
         results, self._results = self._results, []
         return results
+
+    def farewell_requests(self) -> Sequence[HttpExchange]:
+        """None."""
+        return ()

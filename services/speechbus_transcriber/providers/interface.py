@@ -277,8 +277,8 @@ class ProviderProtocol(Protocol):
         """Flush and end the session; `Finished` follows among the results."""
         ...
 
-    def receive_message(self, message: str | bytes, *, now_s: float) -> None:
-        """Take one message from the provider.
+    def receive_message(self, message: str | bytes, *, now_s: float) -> Sequence[str | bytes]:
+        """Take one message from the provider; return messages to send in answer.
 
         Raises:
             ProviderUnavailableError: retry with a new session.

@@ -13,6 +13,8 @@ from speechbus_transcriber.providers.interface import (
     Flushed,
     Heard,
     HeardWord,
+    HttpExchange,
+    HttpResponse,
     ProviderProtocolError,
     ProviderRejectedError,
     ProviderUnavailableError,
@@ -102,8 +104,16 @@ class LocalProtocol:
         self._finish_deadline_s = now_s + FLUSH_TIMEOUT_S
         return [wire.encode_message(wire.Finish())]
 
-    def receive_message(self, message: str | bytes, *, now_s: float) -> None:
-        """Take one message from the engine.
+    def receive_response(self, response: HttpResponse, *, now_s: float) -> None:
+        """Nobody asks over HTTP.
+
+        Raises:
+            ProviderProtocolError: always.
+        """
+        raise self._confused("unasked_response")
+
+    def receive_message(self, message: str | bytes, *, now_s: float) -> Sequence[str | bytes]:
+        """Take one message from the engine; nothing is answered.
 
         Raises:
             ProviderUnavailableError: The engine is full or failed; a new session may work.
@@ -129,8 +139,9 @@ class LocalProtocol:
                 self._receive_answer(received)
             case _:
                 self._results.append(self._result(received))
+        return ()
 
-    def receive_close(self, *, now_s: float) -> None:
+    def receive_close(self, code: int | None, *, now_s: float) -> None:
         """The connection ended.
 
         Raises:
@@ -159,6 +170,10 @@ class LocalProtocol:
         """Results since the last call, in order; the list is the caller's."""
         results, self._results = self._results, []
         return results
+
+    def farewell_requests(self) -> Sequence[HttpExchange]:
+        """None: the session ends with its connection."""
+        return ()
 
     def _start_waiting(self, now_s: float) -> None:
         # The interface tells no time at `messages_to_open`; the first call after it is soon enough.

@@ -1,18 +1,43 @@
 """The providers there are, by the name that routes and events use."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from speechbus_transcriber.providers import echo, local
+from speechbus_transcriber.providers import echo, local, palabra
 from speechbus_transcriber.providers.interface import (
     Capabilities,
     ProviderProtocol,
     SessionRequest,
 )
+from speechbus_transcriber.providers.palabra import PalabraAccount
 
-__all__ = ["PROVIDERS", "Provider", "default_route", "plan_route"]
+__all__ = [
+    "CLOUD_PROVIDERS",
+    "PROVIDER_NAMES",
+    "Accounts",
+    "Provider",
+    "build_providers",
+    "default_route",
+    "plan_route",
+]
+
+CLOUD_PROVIDERS: Final = ("palabra",)
+"""Those that need an account, in the order to try them."""
+PROVIDER_NAMES: Final = (*CLOUD_PROVIDERS, "local", "echo")
+
+
+class Accounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What this worker may use of the cloud providers; None: nothing."""
+
+    palabra: PalabraAccount | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Cloud providers with an account, in the order to try them."""
+        return tuple(name for name in CLOUD_PROVIDERS if getattr(self, name) is not None)
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -22,10 +47,28 @@ class Provider(msgspec.Struct, frozen=True):
     open_protocol: Callable[[SessionRequest], ProviderProtocol]
 
 
-PROVIDERS: Final[Mapping[str, Provider]] = {
-    "echo": Provider(echo.CAPABILITIES, echo.EchoProtocol),
-    "local": Provider(local.CAPABILITIES, local.LocalProtocol),
-}
+def build_providers(names: Iterable[str], accounts: Accounts) -> Mapping[str, Provider]:
+    """Return the named providers, in their order.
+
+    Args:
+        names: of `PROVIDER_NAMES`; cloud providers have an account.
+        accounts: of this worker.
+    """
+    return {name: _build(name, accounts) for name in names}
+
+
+def _build(name: str, accounts: Accounts) -> Provider:
+    match name:
+        case "echo":
+            return Provider(echo.CAPABILITIES, echo.EchoProtocol)
+        case "local":
+            return Provider(local.CAPABILITIES, local.LocalProtocol)
+        case "palabra" if accounts.palabra is not None:
+            return Provider(
+                palabra.CAPABILITIES, partial(palabra.PalabraProtocol, account=accounts.palabra)
+            )
+        case _:
+            raise KeyError(name)
 
 
 def default_route(available: Sequence[str]) -> Sequence[str]:
@@ -34,7 +77,7 @@ def default_route(available: Sequence[str]) -> Sequence[str]:
 
 
 def plan_route(
-    wanted: Iterable[str], *, available: Sequence[str], language: str | None
+    wanted: Iterable[str], *, available: Mapping[str, Provider], language: str | None
 ) -> list[str]:
     """Return the providers to try, in order.
 
@@ -47,7 +90,7 @@ def plan_route(
     route: list[str] = []
     for name in wanted:
         if name in available and name not in route:
-            languages = PROVIDERS[name].capabilities.languages
+            languages = available[name].capabilities.languages
             if primary is None or languages is None or primary in languages:
                 route.append(name)
     return route

@@ -1,7 +1,7 @@
 """One provider session: order, deadlines, and one end."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +10,10 @@ from speechbus_transcriber.driver import (
     FINISH_TIMEOUT_S,
     OPEN_TIMEOUT_S,
     STALL_TIMEOUT_S,
-    ConnectFunction,
     Connection,
     ConnectionEvents,
     SessionDriver,
+    UpgradeRefusedError,
 )
 from speechbus_transcriber.providers.interface import (
     ConnectRequest,
@@ -21,16 +21,21 @@ from speechbus_transcriber.providers.interface import (
     EngineConnect,
     Finished,
     Flushed,
+    HttpExchange,
+    HttpResponse,
     InProcess,
+    Pace,
     ProviderError,
     ProviderProtocolError,
     ProviderRejectedError,
     ProviderUnavailableError,
     Result,
     TurnStarted,
+    WebSocketConnect,
 )
 from tests.support.virtual_time import run_virtual
 
+RATE_HZ = 16_000
 SILENT = ProviderUnavailableError("silent", provider="scripted")
 
 
@@ -39,8 +44,11 @@ class ScriptedProtocol:
 
     name = "scripted"
 
-    def __init__(self, *, is_in_process: bool = False) -> None:
-        self.is_in_process = is_in_process
+    def __init__(self, *requests: ConnectRequest) -> None:
+        self.requests: list[ConnectRequest] = list(requests) or [EngineConnect(engine="local")]
+        self.responses: list[HttpResponse] = []
+        self.replies: dict[str | bytes, list[str | bytes]] = {}
+        self.farewells: list[HttpExchange] = []
         self.answers: dict[str | bytes, list[Result]] = {}
         self.errors: dict[str | bytes, ProviderError] = {}
         self.deadlines_s: list[float] = []
@@ -49,8 +57,12 @@ class ScriptedProtocol:
         self._results: list[Result] = []
 
     def connect_request(self) -> ConnectRequest:
-        """Where to connect."""
-        return InProcess() if self.is_in_process else EngineConnect(engine="local")
+        """What was planned, each once, the last one for ever."""
+        return self.requests.pop(0) if len(self.requests) > 1 else self.requests[0]
+
+    def farewell_requests(self) -> Sequence[HttpExchange]:
+        """What was planned."""
+        return self.farewells
 
     def messages_to_open(self) -> Sequence[str | bytes]:
         """The opening."""
@@ -71,11 +83,17 @@ class ScriptedProtocol:
         self._meet("finish", now_s)
         return ["finish"]
 
-    def receive_message(self, message: str | bytes, *, now_s: float) -> None:
+    def receive_response(self, response: HttpResponse, *, now_s: float) -> None:
+        """Record it; take what it says, or fail as planned."""
+        self.responses.append(response)
+        self._meet("response", now_s)
+
+    def receive_message(self, message: str | bytes, *, now_s: float) -> Sequence[str | bytes]:
         """Do what was planned."""
         self._meet(message, now_s)
+        return self.replies.get(message, [])
 
-    def receive_close(self, *, now_s: float) -> None:
+    def receive_close(self, code: int | None, *, now_s: float) -> None:
         """Fail unless finished."""
         self._meet("close", now_s)
         if not self.is_finished:
@@ -106,8 +124,17 @@ class ScriptedProtocol:
 class Session:
     """A driver, the connection under it, and what both said."""
 
-    def __init__(self, protocol: ScriptedProtocol | None = None) -> None:
+    def __init__(
+        self,
+        protocol: ScriptedProtocol | None = None,
+        *,
+        pace: Pace | None = None,
+        provider_rate_hz: int = RATE_HZ,
+    ) -> None:
         self.protocol = protocol or ScriptedProtocol()
+        self.obstacle: Callable[[], Awaitable[None]] | None = None
+        self.asked: list[ConnectRequest] = []
+        self.parted: list[HttpExchange] = []
         self.sent: list[str | bytes] = []
         self.n_closed = 0
         self.n_rooms = 0
@@ -116,16 +143,33 @@ class Session:
         self.on_results: Callable[[], None] | None = None
         self.driver = SessionDriver(
             self.protocol,
+            self,
+            sample_rate_hz=RATE_HZ,
+            provider_rate_hz=provider_rate_hz,
+            pace=pace,
             on_results=self._take,
             on_failed=self.failures.append,
             on_room=self._note_room,
         )
 
     async def connect(self, request: ConnectRequest, events: ConnectionEvents) -> Connection:
-        """Open at once."""
-        assert request == EngineConnect(engine="local")
+        """Open at once, unless something is in the way."""
         assert events is self.driver
+        self.asked.append(request)
+        if self.obstacle is not None:
+            await self.obstacle()
         return self
+
+    async def exchange(self, request: HttpExchange) -> HttpResponse:
+        """Answer with the number of requests so far."""
+        self.asked.append(request)
+        if self.obstacle is not None:
+            await self.obstacle()
+        return HttpResponse(status=200 + len(self.asked), body=b"")
+
+    def part(self, requests: Sequence[HttpExchange]) -> None:
+        """Record the farewell."""
+        self.parted += requests
 
     def send(self, messages: Sequence[str | bytes]) -> None:
         """Record what is sent."""
@@ -153,7 +197,7 @@ def run(main: Callable[[Session], Coroutine[Any, Any, None]]) -> Session:
 
     async def play() -> Session:
         session = Session()
-        await session.driver.open(session.connect)
+        await session.driver.open()
         await main(session)
         await asyncio.sleep(1_000)
         return session
@@ -229,7 +273,7 @@ def test_a_failure_is_reported_once_and_nothing_follows(cause: str) -> None:
             case "message":
                 driver.receive_message("bad")
             case "close":
-                driver.receive_close()
+                driver.receive_close(None)
             case "flush":
                 driver.flush()
             case "audio":
@@ -242,7 +286,7 @@ def test_a_failure_is_reported_once_and_nothing_follows(cause: str) -> None:
         protocol.deadlines_s = [1.5, 2.5]
         for _ in range(2):
             driver.receive_message("bad")
-            driver.receive_close()
+            driver.receive_close(None)
             driver.send_audio(memoryview(b"ab"))
             driver.flush()
             driver.finish()
@@ -282,7 +326,7 @@ def test_nothing_follows_close() -> None:
         session.driver.finish()
         session.driver.close()
         session.driver.receive_message("one")
-        session.driver.receive_close()
+        session.driver.receive_close(None)
         session.driver.set_congested(is_congested=False)
 
     session = run(main)
@@ -330,7 +374,7 @@ def test_a_provider_that_finishes_is_not_given_up() -> None:
         session.driver.finish()
         session.driver.receive_message("done")
         session.protocol.is_finished = True
-        session.driver.receive_close()
+        session.driver.receive_close(None)
 
     session = run(main)
     assert (session.results(), session.failures) == ([Covered(1), Finished()], [])
@@ -353,9 +397,9 @@ def test_an_adapter_in_this_process_needs_no_connection() -> None:
     """Its results come from the calls themselves."""
 
     async def play() -> Session:
-        session = Session(ScriptedProtocol(is_in_process=True))
+        session = Session(ScriptedProtocol(InProcess()))
         session.protocol.answers = {b"ab": [Covered(1)], "finish": [Finished()]}
-        await session.driver.open(session.connect)
+        await session.driver.open()
         session.driver.send_audio(memoryview(b"ab"))
         session.driver.finish()
         return session
@@ -364,31 +408,32 @@ def test_an_adapter_in_this_process_needs_no_connection() -> None:
     assert (session.sent, session.results()) == ([], [Covered(1), Finished()])
 
 
-async def never_connect(request: ConnectRequest, events: ConnectionEvents) -> Connection:
-    """Hang, as a host that drops packets does."""
-    del request, events
+async def hang() -> None:
+    """As a host that drops packets does."""
     await asyncio.Event().wait()
-    raise AssertionError("nobody sets the event")
 
 
-async def refuse_to_connect(request: ConnectRequest, events: ConnectionEvents) -> Connection:
-    """Fail at once."""
-    del request, events
+async def refuse() -> None:
+    """As a host without that port does."""
     raise ConnectionRefusedError
 
 
-@pytest.mark.parametrize(
-    ("connect", "after_s"), [(never_connect, OPEN_TIMEOUT_S), (refuse_to_connect, 0.0)]
-)
+SESSION = HttpExchange(method="POST", url="https://provider.example/session")
+STREAM = WebSocketConnect(url="wss://provider.example/stream?token=secret")
+
+
+@pytest.mark.parametrize("first", [EngineConnect(engine="local"), STREAM, SESSION])
+@pytest.mark.parametrize(("obstacle", "after_s"), [(hang, OPEN_TIMEOUT_S), (refuse, 0.0)])
 def test_a_connection_that_does_not_stand_is_worth_another_try(
-    connect: ConnectFunction, after_s: float
+    first: ConnectRequest, obstacle: Callable[[], Awaitable[None]], after_s: float
 ) -> None:
-    """Refused or silent: the next session may find somebody."""
+    """Refused or silent, over HTTP or not: the next session may find somebody."""
 
     async def play() -> None:
-        session = Session()
+        session = Session(ScriptedProtocol(first))
+        session.obstacle = obstacle
         with pytest.raises(ProviderUnavailableError) as caught:
-            await session.driver.open(connect)
+            await session.driver.open()
         assert caught.value.code == "no_connection"
         assert asyncio.get_running_loop().time() == after_s
         assert session.failures == []
@@ -420,3 +465,109 @@ def test_a_peer_that_catches_up_is_kept() -> None:
             await asyncio.sleep(1)
 
     assert run(main).failures == []
+
+
+def test_what_must_be_asked_over_http_is_asked_first() -> None:
+    """A provider that wants a session minted gets its answer before the stream is opened."""
+
+    async def play() -> Session:
+        session = Session(ScriptedProtocol(SESSION, SESSION, STREAM))
+        await session.driver.open()
+        return session
+
+    session = run_virtual(play())
+    assert session.asked == [SESSION, SESSION, STREAM]
+    assert [response.status for response in session.protocol.responses] == [201, 202]
+    assert session.sent == ["open"]
+
+
+@pytest.mark.parametrize("is_understood", [True, False])
+def test_a_refused_upgrade_is_the_adapters_to_judge(is_understood: bool) -> None:  # noqa: FBT001
+    """Only it knows whether 409 means another key, another time, or another provider."""
+    refusal = HttpResponse(status=409, body=b"active", retry_after_s=2.0)
+
+    async def conflict() -> None:
+        raise UpgradeRefusedError(refusal)
+
+    async def play() -> tuple[Session, ProviderError]:
+        session = Session(ScriptedProtocol(STREAM))
+        session.obstacle = conflict
+        if is_understood:
+            session.protocol.errors = {"response": SILENT}
+        with pytest.raises(ProviderError) as caught:
+            await session.driver.open()
+        return session, caught.value
+
+    session, error = run_virtual(play())
+    assert session.protocol.responses == [refusal]
+    assert error.code == ("silent" if is_understood else "refusal_accepted")
+
+
+def test_a_message_can_be_answered_at_once() -> None:
+    """Handshakes need it."""
+
+    async def main(session: Session) -> None:
+        session.protocol.replies = {"created": ["update"]}
+        session.driver.receive_message("created")
+
+    assert run(main).sent == ["open", "update"]
+
+
+@pytest.mark.parametrize("cause", ["close", "failure"])
+def test_the_farewell_is_said_once_however_the_session_ends(cause: str) -> None:
+    """A session left open at the provider would block the next one."""
+
+    async def main(session: Session) -> None:
+        session.protocol.farewells = [SESSION]
+        if cause == "failure":
+            session.protocol.errors = {"bad": SILENT}
+            session.driver.receive_message("bad")
+        session.driver.close()
+        session.driver.close()
+
+    assert run(main).parted == [SESSION]
+
+
+def test_case_28_a_backlog_is_held_to_the_providers_pace() -> None:
+    """Palabra does not transcribe what comes clearly faster than real time: it would be lost."""
+    chunk = bytes(RATE_HZ // 10 * 2)
+    sent_at_s: list[float] = []
+
+    async def play() -> Session:
+        session = Session(pace=Pace(rate=1.0, lead_ms=500))
+        await session.driver.open()
+        loop = asyncio.get_running_loop()
+        while len(sent_at_s) < 100:
+            session.driver.send_audio(memoryview(chunk))
+            sent_at_s.append(loop.time())
+            while session.driver.is_congested:
+                n_rooms = session.n_rooms
+                await asyncio.sleep(1)
+                assert session.n_rooms == n_rooms + 1
+        return session
+
+    run_virtual(play())
+    assert all(
+        (number + 1) * 0.1 <= at_s - sent_at_s[0] + 0.5 for number, at_s in enumerate(sent_at_s)
+    )
+
+
+def test_case_21_audio_of_another_rate_is_resampled_with_state() -> None:
+    """However the audio is cut, the provider gets the same, and all of it."""
+    tone = bytes(range(256)) * 25
+
+    def play(n_bytes: int) -> bytes:
+        async def main() -> Session:
+            session = Session(provider_rate_hz=24_000)
+            await session.driver.open()
+            for at in range(0, len(tone), n_bytes):
+                session.driver.send_audio(memoryview(tone[at : at + n_bytes]))
+            session.driver.finish()
+            return session
+
+        session = run_virtual(main())
+        return b"".join(part for part in session.sent if isinstance(part, bytes))
+
+    whole = play(len(tone))
+    assert play(2) == play(202) == whole
+    assert abs(len(whole) - len(tone) * 3 // 2) <= 4

@@ -1,0 +1,89 @@
+"""What a session's finals were published as, for what the provider says about them later. Pure."""
+
+from typing import Final
+
+import msgspec
+
+from speechbus_contracts import SegmentFinal, TranslationFinal
+from speechbus_transcriber.providers.interface import Heard, Translated
+
+__all__ = ["SessionFinals"]
+
+FINALS_MAX: Final = 256
+"""Finals remembered: some ten minutes; a translation takes seconds."""
+
+
+class SessionFinals:
+    """The finals of one provider session, by the provider's ids, which mean nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._finals: dict[str, SegmentFinal] = {}
+        self._sequences: dict[str, int] = {}
+
+    def add(self, final: SegmentFinal) -> None:
+        """A final has been put out."""
+        provider_id = final.provider_transcription_id
+        if provider_id is None:
+            return
+        self._finals[provider_id] = final
+        if len(self._finals) > FINALS_MAX:
+            forgotten = self._finals.pop(next(iter(self._finals)))
+            self._sequences.pop(forgotten.transcription_id, None)
+
+    def note_stored(self, final: SegmentFinal, sequence: int) -> None:
+        """The log has it under this sequence."""
+        if final.provider_transcription_id in self._finals:
+            self._sequences[final.transcription_id] = sequence
+
+    def correct(self, heard: Heard, *, last_index: int, now_ms: int) -> SegmentFinal | None:
+        """Return the next revision of a final that the provider has changed.
+
+        Args:
+            heard: a final whose id `knows`.
+            last_index: of the stream's last segment. Only that one can be corrected: the last
+                final in the log is where the next worker goes on.
+            now_ms: ms since 1970.
+
+        Returns:
+            None when nothing changed, or it is too late.
+        """
+        final = self._finals[heard.provider_transcription_id or ""]
+        if final.index != last_index or heard.text in {"", final.text}:
+            return None
+        corrected = msgspec.structs.replace(
+            final,
+            text=heard.text,
+            words=None,
+            confidence=heard.confidence,
+            revision=final.revision + 1,
+            emitted_at=now_ms,
+        )
+        self.add(corrected)
+        return corrected
+
+    def knows(self, heard: Heard) -> bool:
+        """Whether this utterance has had its final."""
+        return heard.provider_transcription_id in self._finals
+
+    def translate(self, translated: Translated) -> TranslationFinal | None:
+        """Return the event for a translation; None: its final is not known (any more)."""
+        final = self._finals.get(translated.provider_transcription_id)
+        if final is None:
+            return None
+        return TranslationFinal(
+            stream_id=final.stream_id,
+            tenant=final.tenant,
+            transcription_id=final.transcription_id,
+            language=translated.language,
+            text=translated.text,
+            start_ms=final.start_ms,
+            end_ms=final.end_ms,
+            provider=final.provider,
+            revision=final.revision,
+        )
+
+    def complete(self, translation: TranslationFinal) -> TranslationFinal:
+        """Return the event with the sequence of its source, once that is stored."""
+        return msgspec.structs.replace(
+            translation, source_sequence=self._sequences.get(translation.transcription_id)
+        )
