@@ -14,8 +14,9 @@ TIMEOUT_S = 60.0
 
 
 def build_environment(**variables: str) -> Mapping[str, str]:
-    """Return this environment without Speechbus' variables, plus those given."""
-    inherited = {k: v for k, v in read_environment().items() if not k.startswith("SPEECHBUS_")}
+    """Return this environment without Speechbus' and the providers' variables, plus those given."""
+    ours = ("SPEECHBUS_", "KOTOBA_", "PALABRA_")
+    inherited = {k: v for k, v in read_environment().items() if not k.startswith(ours)}
     return {**inherited, "COLUMNS": "100", **variables}
 
 

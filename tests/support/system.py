@@ -48,7 +48,14 @@ class Service:
     """
 
     def __init__(
-        self, kind: ServiceKind, *, name: str, folder: Path, port: int, settings: Mapping[str, str]
+        self,
+        kind: ServiceKind,
+        *,
+        name: str,
+        folder: Path,
+        port: int,
+        settings: Mapping[str, str],
+        environment: Mapping[str, str],
     ) -> None:
         """Prepare a service; nothing runs before `start`.
 
@@ -58,7 +65,9 @@ class Service:
             folder: gets the log; exists.
             port: for its probes, and for all of ingest.
             settings: by name without `SPEECHBUS_<SERVICE>_`; kept for restarts.
+            environment: variables of other names.
         """
+        self._environment = environment
         self.name = name
         self.port = port
         self.log_path = folder / f"{name}.log"
@@ -102,7 +111,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=build_environment(**variables),
+                env=build_environment(**variables, **self._environment),
             )
 
     def wait_until_ready(self) -> None:
@@ -212,6 +221,7 @@ class System:
         transcriber_settings: Mapping[str, str] | None = None,
         correlator_settings: Mapping[str, str] | None = None,
         bootstrap_settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare a system; nothing runs before `start`.
 
@@ -224,6 +234,7 @@ class System:
             transcriber_settings: likewise.
             correlator_settings: likewise.
             bootstrap_settings: likewise, of `speechbus bootstrap`.
+            environment: variables of other names, for all services.
         """
         self.nats = NatsServer(folder / "nats")
         self.ingests: list[Service] = []
@@ -246,6 +257,7 @@ class System:
             "correlator": correlator_settings or {},
         }
         self._bootstrap_settings = bootstrap_settings or {}
+        self._environment = environment or {}
 
     @property
     def ingest(self) -> Service:
@@ -354,6 +366,7 @@ class System:
             folder=self._folder,
             port=self._choose_port(),
             settings={"NATS_URL": self.nats.url, **settings},
+            environment=self._environment,
         )
         services.append(service)
         return service

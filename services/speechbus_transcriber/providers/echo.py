@@ -21,12 +21,11 @@ from speechbus_transcriber.providers.interface import (
     Result,
     SessionRequest,
 )
+from speechbus_wire.frame_numbers import FrameReader
 
-__all__ = ["CAPABILITIES", "FRAME_NUMBER_MAX", "EchoProtocol"]
+__all__ = ["CAPABILITIES", "EchoProtocol"]
 
 CAPABILITIES: Final = Capabilities(languages=None, has_word_times=False, translates=False)
-FRAME_NUMBER_MAX: Final = 32_000
-FRAMES_PER_S: Final = 50
 PARTIAL_EVERY_MS: Final = 500
 FINAL_EVERY_MS: Final = 3_000
 
@@ -40,15 +39,13 @@ class EchoProtocol:
 
     def __init__(self, request: SessionRequest) -> None:
         self._rate_hz = request.sample_rate_hz
-        self._frame_samples = request.sample_rate_hz // FRAMES_PER_S
         self._partial_samples = request.sample_rate_hz * PARTIAL_EVERY_MS // 1000
         self._final_samples = request.sample_rate_hz * FINAL_EVERY_MS // 1000
         self._n_samples = 0
         self._segment_start = 0
         self._next_partial = self._partial_samples
         self._next_final = self._final_samples
-        self._next_frame_at = self._frame_samples // 2  # each frame is read at its middle
-        self._runs: list[list[int]] = []
+        self._frames = FrameReader(sample_rate_hz=request.sample_rate_hz)
         self._results: list[Result] = []
 
     def connect_request(self) -> ConnectRequest:
@@ -68,7 +65,7 @@ class EchoProtocol:
         while done < len(samples):
             until = min(self._next_partial, self._next_final)
             n_taken = min(len(samples) - done, until - self._n_samples)
-            self._read_frames(samples[done : done + n_taken])
+            self._frames.read(samples[done : done + n_taken])
             done += n_taken
             self._n_samples += n_taken
             if self._n_samples == self._next_final:
@@ -77,23 +74,13 @@ class EchoProtocol:
                 self._emit(is_final=False)
         return _NOTHING
 
-    def _read_frames(self, samples: memoryview) -> None:
-        offset = self._next_frame_at - self._n_samples
-        for number in samples[offset :: self._frame_samples] if offset < len(samples) else ():
-            self._next_frame_at += self._frame_samples
-            runs = self._runs
-            if runs and (
-                number == runs[-1][1] + 1 or (number == 1 and runs[-1][1] == FRAME_NUMBER_MAX)
-            ):
-                runs[-1][1] = number
-            else:
-                runs.append([number, number])
-
     def _emit(self, *, is_final: bool) -> None:
         end_ms = self._n_samples * 1000 // self._rate_hz
+        frames = self._frames
+        text = (frames.take_text if is_final else frames.show_text)(has_silence=False)
         self._results.append(
             Heard(
-                text=" ".join(f"{first}-{last}" for first, last in self._runs),
+                text=text,
                 is_final=is_final,
                 start_ms=self._segment_start * 1000 // self._rate_hz,
                 end_ms=end_ms,
@@ -104,7 +91,6 @@ class EchoProtocol:
         if is_final:
             self._segment_start = self._n_samples
             self._next_final = self._n_samples + self._final_samples
-            self._runs = []
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Make a final of what was heard since the last one."""

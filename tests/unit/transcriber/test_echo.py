@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechbus_contracts import SegmentFinal
-from speechbus_transcriber.providers.echo import FRAME_NUMBER_MAX, EchoProtocol
+from speechbus_transcriber.providers.echo import EchoProtocol
 from speechbus_transcriber.providers.interface import (
     Finished,
     Flushed,
@@ -17,6 +17,7 @@ from speechbus_transcriber.providers.interface import (
     Result,
     SessionRequest,
 )
+from speechbus_wire.frame_numbers import FRAME_NUMBER_MAX
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 
 FRAME_BYTES = 640

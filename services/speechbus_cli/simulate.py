@@ -1,0 +1,85 @@
+"""`speechbus simulate`: a provider's server with scripted faults."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import click
+
+from speechbus_cli.dev_children import parse_listen
+from speechbus_cli.errors import ExitCode, FailedError, SettingsMistakeError
+from speechbus_cli.running import StopSignals, run_until_stopped
+from speechbus_simulator.script import SCRIPT_BYTES_MAX, Script, ScriptError, parse_script
+from speechbus_simulator.server import PalabraServer
+from speechbus_wire.palabra import STREAM_PATH
+
+__all__ = ["simulate"]
+
+PROVIDERS: Final = ("palabra",)
+
+
+@click.command(
+    epilog="""\b
+Example:
+  speechbus simulate palabra --listen 127.0.0.1:9000 --script faults.toml
+\b
+A transcriber uses it with the variables that it prints, and any PALABRA_API_KEY.
+docs/simulators.md explains scripts.
+"""
+)
+@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.option(
+    "--listen",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen; port 0: any free one.",
+)
+@click.option(
+    "--script",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="What is said and what goes wrong, in TOML; default: echo mode without a fault.",
+)
+def simulate(*, provider: str, listen: str, script: Path | None) -> int:
+    """Run a server that speaks PROVIDER's protocol, to test against without a key.
+
+    In echo mode it answers with the frame numbers that it finds in the audio. A script names texts
+    instead, latencies, and faults: connections reset, half open or refused, finals said twice,
+    translations late, early or missing, and more. Ctrl-C or SIGTERM ends it.
+    """
+    del provider  # one choice so far, which click has checked
+    host, port = parse_listen(listen)
+    planned = _read_script(script)
+    run_until_stopped(lambda signals: _run(PalabraServer(planned), host, port, signals))
+    return ExitCode.DONE
+
+
+def _read_script(path: Path | None) -> Script:
+    if path is None:
+        return Script()
+    try:
+        with path.open("rb") as file:
+            return parse_script(file.read(SCRIPT_BYTES_MAX + 1))
+    except OSError as error:
+        raise SettingsMistakeError(f"{path} cannot be read ({error.strerror}).") from None
+    except ScriptError as error:
+        raise SettingsMistakeError(f"{path}: {error}") from None
+
+
+async def _run(server: PalabraServer, host: str, port: int, signals: StopSignals) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    signals.cancel_on_second(task.cancel)
+    try:
+        async with server.serve(host, port) as chosen:
+            shown = f"[{host}]" if ":" in host else host
+            click.echo(f"PALABRA_STT_URL=ws://{shown}:{chosen}{STREAM_PATH}")
+            click.echo(f"PALABRA_API_URL=http://{shown}:{chosen}")
+            click.echo("ready: sessions are accepted; end with Ctrl-C")
+            await signals.asked.wait()
+    except OSError as error:
+        raise FailedError(
+            f"cannot listen on {host}:{port} ({error.strerror}): free it, or name another port."
+        ) from None

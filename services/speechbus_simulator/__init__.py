@@ -1,0 +1,1 @@
+"""Providers' servers with scripted faults, for tests without a key."""

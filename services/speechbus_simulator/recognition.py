@@ -1,0 +1,106 @@
+"""What a simulated provider hears in its audio. Pure: audio in, segments out."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from speechbus_simulator.script import Script
+from speechbus_wire.frame_numbers import FrameReader
+
+__all__ = ["Recognition", "Said"]
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment as it is understood so far, in ms of the session's audio."""
+
+    index: int
+    text: str
+    is_final: bool
+    start_ms: int
+    end_ms: int
+
+
+class Recognition:
+    """One session's engine; what it says falls on exact positions, however the audio is cut.
+
+    Args:
+        script: its mode, texts and lengths.
+        sample_rate_hz: of PCM s16le mono.
+    """
+
+    def __init__(self, script: Script, *, sample_rate_hz: int) -> None:
+        self._script = script
+        self._rate_hz = sample_rate_hz
+        self._frames = FrameReader(sample_rate_hz=sample_rate_hz)
+        self._rest = b""
+        self._position = 0
+        self._start = 0
+        self._next_partial = self._samples(script.partial_ms)
+        self._index = 0
+
+    @property
+    def heard_ms(self) -> int:
+        """Audio so far."""
+        return self._ms(self._position)
+
+    def feed(self, pcm: bytes) -> Iterator[Said]:
+        """Take audio, also with half a sample at an end; yield what comes of it."""
+        data = self._rest + pcm
+        n_whole = len(data) & ~1
+        self._rest = data[n_whole:]
+        samples = memoryview(data[:n_whole]).cast("h")
+        done = 0
+        while done < len(samples):
+            until = min(self._next_partial, self._segment_end())
+            n_taken = min(len(samples) - done, until - self._position)
+            self._frames.read(samples[done : done + n_taken])
+            done += n_taken
+            self._position += n_taken
+            if self._position == self._segment_end():
+                yield from self.end_segment()
+            elif self._position == self._next_partial:
+                self._next_partial += self._samples(self._script.partial_ms)
+                text = self._text(is_final=False)
+                if text:
+                    yield self._say(text, is_final=False)
+
+    def end_segment(self) -> Iterator[Said]:
+        """End the segment here, if anything was said in it."""
+        text = self._text(is_final=True)
+        if text and self._position > self._start:
+            yield self._say(text, is_final=True)
+            self._index += 1
+        self._start = self._position
+        self._next_partial = self._position + self._samples(self._script.partial_ms)
+
+    def _say(self, text: str, *, is_final: bool) -> Said:
+        return Said(
+            index=self._index,
+            text=text,
+            is_final=is_final,
+            start_ms=self._ms(self._start),
+            end_ms=self._ms(self._position),
+        )
+
+    def _text(self, *, is_final: bool) -> str:
+        if self._script.mode == "echo":
+            frames = self._frames
+            return (frames.take_text if is_final else frames.show_text)(has_silence=True)
+        planned = self._script.texts[self._index % len(self._script.texts)]
+        if is_final:
+            return planned.text
+        words = planned.text.split(" ")
+        done_ms = self._ms(self._position - self._start)
+        return " ".join(words[: len(words) * done_ms // planned.ms])
+
+    def _segment_end(self) -> int:
+        script = self._script
+        if script.mode == "echo":
+            return self._start + self._samples(script.segment_ms)
+        return self._start + self._samples(script.texts[self._index % len(script.texts)].ms)
+
+    def _samples(self, ms: int) -> int:
+        return self._rate_hz * ms // 1000
+
+    def _ms(self, n_samples: int) -> int:
+        return n_samples * 1000 // self._rate_hz

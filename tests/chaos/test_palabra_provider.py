@@ -1,0 +1,181 @@
+"""Streams at a simulated Palabra, through everything that goes wrong there."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speechbus_contracts import SegmentFinal, TranslationFinal
+from tests.support.frame_client import Received, stream_frames
+from tests.support.frame_numbers import Tiling
+from tests.support.simulator import simulator
+from tests.support.system import System
+
+EXACT = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
+
+
+def play(
+    folder: Path,
+    script: str,
+    *hellos: Mapping[str, Any],
+    n_frames: int,
+    environment: Mapping[str, str] | None = None,
+) -> list[Received]:
+    """Stream numbered frames at the same time, one client for each hello."""
+
+    async def stream_all(system: System) -> list[Received]:
+        async with asyncio.TaskGroup() as tasks:
+            streams = [
+                tasks.create_task(
+                    stream_frames(system.ingest.url, system.key, n_frames=n_frames, hello=hello)
+                )
+                for hello in hellos
+            ]
+        return [stream.result() for stream in streams]
+
+    with (
+        simulator(folder, script) as variables,
+        System(
+            folder / "system",
+            transcriber_settings={"PROVIDERS": "palabra,echo"},
+            environment={**variables, **(environment or {})},
+        ) as system,
+    ):
+        return asyncio.run(stream_all(system))
+
+
+def read_failures(folder: Path) -> list[str]:
+    """How sessions ended before their time, in order, from the transcriber's log."""
+    (path,) = (folder / "system").glob("transcriber-*.log")
+    lines = map(json.loads, path.read_text().splitlines())
+    return [line["code"] for line in lines if line["event"] == "provider session failed"]
+
+
+def assert_exact(received: Received, n_frames: int) -> None:
+    """No frame is missing, doubled or mistimed, and ids count on without a hole."""
+    assert received.check_tiling(n_frames) == EXACT
+    assert received.gaps == []
+    assert [final.index for final in received.finals] == list(range(len(received.finals)))
+    assert received.closed is not None
+    assert (received.closed.reason, received.closed.audio_ms) == ("end", n_frames * 20)
+
+
+def test_a_stream_stays_exact_through_every_fault_of_its_provider(tmp_path: Path) -> None:
+    """Each session ends in another way; the next one goes on where finals end (cases 09, 10, 13).
+
+    Times begin at zero in every session, and audio that is sent again is not said twice.
+    """
+    script = """
+    segment_ms = 1000
+    faults = [
+      {kind = "reset", session = 1, after_ms = 1500},
+      {kind = "refuse", session = 2, status = 503},
+      {kind = "close", session = 3, after_ms = 1500, code = 1011},
+      {kind = "refuse", session = 4, status = 409, retry_after_s = 1},
+      {kind = "half_open", session = 5, after_ms = 1500},
+      {kind = "garbage", session = 6, after_ms = 1500},
+      {kind = "duplicate_final"},
+      {kind = "tail_rewrite"},
+    ]
+    """
+    n_frames = 600
+    (received,) = play(tmp_path, script, {"providers": ["palabra"]}, n_frames=n_frames)
+
+    assert_exact(received, n_frames)
+    assert {final.provider for final in received.finals} == {"palabra"}
+    assert read_failures(tmp_path) == [
+        "connection_lost",
+        "http_503",
+        "closed_1011",
+        "http_409",
+        "connection_lost",
+        "bad_message",
+    ]
+
+
+def test_a_stream_moves_along_its_route_with_ids_and_times_going_on(tmp_path: Path) -> None:
+    """The provider dies for good in the middle of a segment: the next one has the stream."""
+    script = """
+    segment_ms = 1000
+    faults = [
+      {kind = "reset", after_ms = 2500, session = 1},
+      {kind = "refuse", session = 2, status = 503},
+      {kind = "refuse", session = 3, status = 503},
+    ]
+    """
+    n_frames = 300
+    (received,) = play(tmp_path, script, {"providers": ["palabra", "echo"]}, n_frames=n_frames)
+
+    assert_exact(received, n_frames)
+    providers = [final.provider for final in received.finals]
+    assert providers[:2] == ["palabra", "palabra"]
+    assert providers[2:] == ["echo"] * (len(providers) - 2)
+    assert read_failures(tmp_path) == ["connection_lost", "http_503", "http_503"]
+
+
+@pytest.mark.parametrize("status", [401, 400, 429])
+def test_case_12_a_provider_that_refuses_is_passed_over(tmp_path: Path, status: int) -> None:
+    """A wrong key, a language it does not have, no room: the route goes on at once."""
+    script = f'faults = [{{kind = "refuse", status = {status}}}]'
+    (received,) = play(tmp_path, script, {"providers": ["palabra", "echo"]}, n_frames=50)
+
+    assert_exact(received, 50)
+    assert {final.provider for final in received.finals} == {"echo"}
+
+
+def test_translations_come_with_the_id_of_their_final(tmp_path: Path) -> None:
+    """Early, late or missing (cases 02, 03, 05): never with another segment's text."""
+    script = """
+    segment_ms = 1000
+    faults = [
+      {kind = "early_translation", language = "es"},
+      {kind = "late_translation", language = "de", delay_ms = 1700},
+      {kind = "missing_translation", language = "fr"},
+    ]
+    """
+    hello = {"providers": ["palabra"], "language": "en", "target_languages": ["es", "de", "fr"]}
+    (received,) = play(tmp_path, script, hello, n_frames=150)
+
+    assert_exact(received, 150)
+    finals = {final.transcription_id: final for final in received.finals}
+    translations = [event for event in received.events if isinstance(event, TranslationFinal)]
+    assert sorted((t.transcription_id, t.language) for t in translations) == sorted(
+        (transcription_id, language) for transcription_id in finals for language in ("de", "es")
+    )
+    seen: set[str] = set()
+    for event in received.events:
+        if isinstance(event, SegmentFinal):
+            seen.add(event.transcription_id)
+        elif isinstance(event, TranslationFinal):
+            final = finals[event.transcription_id]
+            assert event.transcription_id in seen
+            assert event.text == f"[{event.language}] {final.text}"
+            assert (event.start_ms, event.end_ms) == (final.start_ms, final.end_ms)
+            assert event.source_sequence is not None
+
+
+def test_client_credentials_mint_a_session_and_delete_it(tmp_path: Path) -> None:
+    """The first generation of Palabra's keys (providers.md 3.1)."""
+    script = """
+    keys = ["another"]
+    client_id = "the-id"
+    client_secret = "the-secret"
+    """
+    environment = {
+        "PALABRA_API_KEY": "",
+        "PALABRA_CLIENT_ID": "the-id",
+        "PALABRA_CLIENT_SECRET": "the-secret",
+    }
+    (received,) = play(
+        tmp_path, script, {"providers": ["palabra"]}, n_frames=60, environment=environment
+    )
+
+    assert_exact(received, 60)
+    logs = [path.read_text() for path in (tmp_path / "system").glob("*.log")]
+    assert any("stream claimed" in log for log in logs)
+    assert not any("the-secret" in log or "token=" in log for log in logs)
