@@ -23,7 +23,13 @@ from speechbus_cli.heartbeats import hear_workers
 from speechbus_cli.http_probe import is_well
 from speechbus_cli.running import StopSignals, run_until_stopped
 from speechbus_cli.screen import Screen
-from speechbus_cli.settings import API_KEYS, NATS_URL, read_environment, read_first_key
+from speechbus_cli.settings import (
+    API_KEYS,
+    NATS_URL,
+    default_providers,
+    read_environment,
+    read_first_key,
+)
 from speechbus_cli.speech import DEFAULT_CACHE
 from speechbus_cli.supervisor import Supervisor
 from speechbus_cli.transcribe import split_names
@@ -90,10 +96,10 @@ running; 2 wrong arguments; 3 cannot connect to --nats-url; 4 user not accepted 
 )
 @click.option(
     "--providers",
-    default="local,echo",
-    show_default=True,
+    default=None,
     metavar="NAMES",
-    help="Providers of the transcribers, in the order to try.",
+    help="Providers of the transcribers, in the order to try; default: those with an account in the"
+    " environment (PALABRA_API_KEY, …), then local,echo.",
 )
 @click.option(
     "--data",
@@ -117,7 +123,7 @@ def dev(
     listen: str,
     nats_url: str | None,
     workers: int,
-    providers: str,
+    providers: str | None,
     data: Path | None,
     demo: bool,
     once: bool,
@@ -143,7 +149,9 @@ def dev(
             folder=folder,
             nats_url=nats_url,
             workers=workers,
-            providers=split_names(providers),
+            providers=(
+                default_providers(environment) if providers is None else split_names(providers)
+            ),
             environment=environment,
             demo=DemoOptions(cache=speech, is_once=once) if demo else None,
         )

@@ -14,6 +14,7 @@ __all__ = [
     "INGEST_URL",
     "KEY",
     "NATS_URL",
+    "default_providers",
     "read_environment",
     "read_first_key",
 ]
@@ -30,6 +31,18 @@ DEV_KEY: Final = "dev"
 def read_environment() -> dict[str, str]:
     """Return a copy of this process's environment, for the processes it starts."""
     return dict(os.environ)
+
+
+def default_providers(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what `speechbus dev` gives its transcribers: those with an account first."""
+
+    def has(name: str) -> bool:
+        return bool(environment.get(name) or environment.get(f"{name}_FILE"))
+
+    has_palabra = has("PALABRA_API_KEY") or (
+        has("PALABRA_CLIENT_ID") and has("PALABRA_CLIENT_SECRET")
+    )
+    return (*(("palabra",) if has_palabra else ()), "local", "echo")
 
 
 def read_first_key(environment: Mapping[str, str]) -> tuple[str, str] | None:

@@ -25,6 +25,10 @@ Example:
 \b
 A transcriber uses it with the variables that it prints, and any PALABRA_API_KEY.
 docs/simulators.md explains scripts.
+\b
+Environment: none of its own.
+\b
+Exit codes: 1 somebody else listens there, 2 wrong arguments or script, 130 interrupted twice.
 """
 )
 @click.argument("provider", type=click.Choice(PROVIDERS))
@@ -43,8 +47,9 @@ docs/simulators.md explains scripts.
     help="What is said and what goes wrong, in TOML; default: echo mode without a fault.",
 )
 def simulate(*, provider: str, listen: str, script: Path | None) -> int:
-    """Run a server that speaks PROVIDER's protocol, to test against without a key.
+    """Simulate a provider's server, with scripted faults.
 
+    It speaks PROVIDER's protocol, to test against without a key.
     In echo mode it answers with the frame numbers that it finds in the audio. A script names texts
     instead, latencies, and faults: connections reset, half open or refused, finals said twice,
     translations late, early or missing, and more. Ctrl-C or SIGTERM ends it.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from speechbus_transcriber.pacing import Pacer
@@ -226,7 +227,7 @@ class SessionDriver:
         self._finish_timer = self._loop.call_later(FINISH_TIMEOUT_S, self._finish_is_late)
         if self._resampler is not None:
             rest = memoryview(self._resampler.feed(b"", is_last=True))
-            self._call(lambda *, now_s: self.protocol.audio_to_send(rest, now_s=now_s))
+            self._call(partial(self.protocol.audio_to_send, rest))
         self._call(self.protocol.finish)
 
     def close(self) -> None:

@@ -212,12 +212,13 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._is_begun = True
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return
         self._timer = self._loop.call_later(self._ping_interval_s, self._ping)
         self._deliver()
-        if self._transport is not None and self._transport.is_closing():
-            self._end()
+        if transport.is_closing():
+            self._end()  # no effect when the last message has ended it
 
     def _deliver(self) -> None:
         for event in self._protocol.events_received():

@@ -51,10 +51,11 @@ class FrameReader:
         """
         runs = self._runs
         if has_silence:
-            runs = []
-            for first, last in self._runs:
+            spoken: list[list[int]] = []
+            for first, last in runs:
                 if first != 0:
-                    _add_run(runs, first, last)
+                    _add_run(spoken, first, last)
+            runs = spoken
         return " ".join(f"{first}-{last}" for first, last in runs)
 
 

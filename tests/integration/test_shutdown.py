@@ -217,6 +217,7 @@ def _service(folder: Path, kind: ServiceKind, *, nats_port: int) -> Service:
         folder=folder,
         port=choose_port("127.0.0.1", 0),
         settings={"NATS_URL": f"nats://127.0.0.1:{nats_port}", **settings[kind]},
+        environment={},
     )
 
 

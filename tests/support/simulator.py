@@ -35,7 +35,7 @@ def simulator(
     assert process.stdout is not None
     with process:
         try:
-            yield {"PALABRA_API_KEY": "any"} | _read_variables(process.stdout)
+            yield {"PALABRA_API_KEY": "any", **_read_variables(process.stdout)}
         finally:
             process.terminate()
             assert process.wait(30) == 0

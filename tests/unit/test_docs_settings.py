@@ -33,7 +33,7 @@ def spell_default(described: SettingDescription) -> str:
 
 def test_every_variable_is_told_with_its_default_and_its_values() -> None:
     """Operators set what the page says; a variable it leaves out does not exist for them."""
-    told = re.findall(r"^\| `(SPEECHBUS_\w+)` \| (.*?) \| (.*?) \| .+ \|$", PAGE, re.MULTILINE)
+    told = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \| .+ \|$", PAGE, re.MULTILINE)
     declared = [
         (described.variable, spell_default(described), described.expected)
         for kind, prefix in KINDS

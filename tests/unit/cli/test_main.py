@@ -2,7 +2,8 @@ import pytest
 
 from speechbus_cli.main import main
 
-COMMANDS = ("dev", "transcribe", "watch", "doctor", "bootstrap", "ingest", "transcriber")
+SERVICES = ("ingest", "transcriber")
+COMMANDS = ("dev", "transcribe", "watch", "doctor", "bootstrap", "simulate", *SERVICES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

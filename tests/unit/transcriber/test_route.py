@@ -1,10 +1,17 @@
 """Which provider is tried next, and when."""
 
 from speechbus_transcriber.providers.interface import (
+    ProviderRateLimitedError,
     ProviderRejectedError,
     ProviderUnavailableError,
 )
-from speechbus_transcriber.route import BACKOFF_MAX_S, Route
+from speechbus_transcriber.route import (
+    BACKOFF_MAX_S,
+    RATE_LIMITED_MAX_S,
+    RATE_LIMITED_MIN_S,
+    RETRY_AFTER_MAX_S,
+    Route,
+)
 
 DOWN = ProviderUnavailableError("no_connection", provider="first")
 REFUSED = ProviderRejectedError("bad_language", provider="first")
@@ -62,3 +69,25 @@ def test_a_provider_that_never_answers_is_left_however_long_it_was_waited_for() 
         route.fail(DOWN, now_s=60.0 * attempt)
 
     assert route.current == "second"
+
+
+def test_case_11_no_room_is_nobodys_failure() -> None:
+    """The next provider has the stream at once; alone, one waits longer each time, or as told."""
+    full = ProviderRateLimitedError("http_409", provider="first")
+    route = Route(["first", "second"])
+    assert (route.fail(full, now_s=0), route.current, route.failures) == (0.0, "second", 0)
+    assert (route.fail(full, now_s=0), route.current) == (RATE_LIMITED_MIN_S, "first")
+
+    alone = Route(["only"])
+    waits = [alone.fail(full, now_s=0) for _ in range(7)]
+    assert waits == [1, 2, 4, 8, RATE_LIMITED_MAX_S, RATE_LIMITED_MAX_S, RATE_LIMITED_MAX_S]
+    assert (alone.current, alone.failures) == ("only", 0)
+
+
+def test_a_provider_may_say_when_to_return_but_not_forbid_it_for_hours() -> None:
+    """Audio waits on the bus for 90 s."""
+    route = Route(["only"])
+
+    for asked_s, waited_s in ((3.0, 3.0), (86_400.0, RETRY_AFTER_MAX_S)):
+        full = ProviderRateLimitedError("http_429", provider="only", retry_after_s=asked_s)
+        assert route.fail(full, now_s=0) == waited_s

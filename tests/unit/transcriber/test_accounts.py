@@ -1,0 +1,80 @@
+"""Which providers a worker has, from the environment."""
+
+import pytest
+
+from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_transcriber.providers.palabra import PalabraAccount
+from speechbus_transcriber.providers.registry import (
+    PROVIDER_NAMES,
+    Accounts,
+    build_providers,
+    default_route,
+    plan_route,
+)
+from speechbus_transcriber.settings import (
+    PALABRA_CLIENT_URL,
+    PALABRA_KEY_URL,
+    SETTINGS_PREFIX,
+    Settings,
+)
+
+KEY = {"PALABRA_API_KEY": "the-key"}
+CREDENTIALS = {"PALABRA_CLIENT_ID": "me", "PALABRA_CLIENT_SECRET": "the-secret"}
+API = "https://api.palabra.ai"
+
+
+def read(**variables: str) -> Settings:
+    """Settings from these variables alone."""
+    return read_settings(Settings, prefix=SETTINGS_PREFIX, environ=variables)
+
+
+def test_an_account_puts_its_provider_first() -> None:
+    """Whoever sets a key wants it used; without any there is the local engine."""
+    assert read().route == ("local",)
+    assert read(**KEY).route == ("palabra", "local")
+    assert read(**KEY, SPEECHBUS_TRANSCRIBER_PROVIDERS="echo").route == ("echo",)
+
+
+def test_a_key_and_client_credentials_lead_to_their_own_addresses() -> None:
+    """The two generations of keys have different hosts (providers.md 3.1)."""
+    assert read(**KEY).accounts.palabra == PalabraAccount(
+        stt_url=PALABRA_KEY_URL, api_url=API, api_key="the-key"
+    )
+    assert read(**CREDENTIALS).accounts.palabra == PalabraAccount(
+        stt_url=PALABRA_CLIENT_URL, api_url=API, client_id="me", client_secret="the-secret"
+    )
+    moved = read(**KEY, PALABRA_STT_URL="ws://here", PALABRA_API_URL="http://there")
+    assert moved.accounts.palabra == PalabraAccount(
+        stt_url="ws://here", api_url="http://there", api_key="the-key"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "hint"),
+    [
+        ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "palabra"}, "PALABRA_API_KEY"),
+        ({"PALABRA_CLIENT_ID": "me"}, "come together"),
+        ({"PALABRA_CLIENT_SECRET": "the-secret"}, "come together"),
+        ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "nobody"}, "palabra, local, echo"),
+    ],
+)
+def test_a_mistake_says_which_variable_to_set(variables: dict[str, str], hint: str) -> None:
+    """And shows no secret."""
+    with pytest.raises(SettingsError) as caught:
+        read(**variables)
+
+    assert hint in str(caught.value)
+    assert "the-secret" not in str(caught.value)
+
+
+def test_a_route_has_what_the_worker_has_and_the_language_needs() -> None:
+    """In the order that the stream asks for."""
+    accounts = Accounts(palabra=PalabraAccount(stt_url="", api_url="", api_key="k"))
+    providers = build_providers(PROVIDER_NAMES, accounts)
+
+    assert tuple(providers) == PROVIDER_NAMES
+    assert default_route(PROVIDER_NAMES) == ["palabra", "local"]
+    wanted = ["local", "palabra", "unknown", "palabra", "echo"]
+    assert plan_route(wanted, available=providers, language=None) == ["local", "palabra", "echo"]
+    assert plan_route(wanted, available=providers, language="ja-JP") == ["palabra", "echo"]
+    assert plan_route(wanted, available=providers, language="sw") == ["echo"]
