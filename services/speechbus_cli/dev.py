@@ -140,6 +140,8 @@ def dev(
     if once and not demo:
         raise click.UsageError("--once belongs to --demo.")
     environment = read_environment()
+    # The demo says what the built-in engine is worth, and costs nobody money.
+    chosen = default_providers({} if demo else environment)
     settings = read_bootstrap_settings()
     place = choose_place(listen, read_first_key(environment))
     screen = Screen(sys.stdout)
@@ -149,9 +151,7 @@ def dev(
             folder=folder,
             nats_url=nats_url,
             workers=workers,
-            providers=(
-                default_providers(environment) if providers is None else split_names(providers)
-            ),
+            providers=chosen if providers is None else split_names(providers),
             environment=environment,
             demo=DemoOptions(cache=speech, is_once=once) if demo else None,
         )
