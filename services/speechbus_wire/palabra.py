@@ -8,6 +8,7 @@ Sources: providers.md sections 3 and 7; transcripts in tests/transcripts/palabra
 import re
 from collections.abc import Mapping
 from typing import Final, Literal
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -31,6 +32,7 @@ __all__ = [
     "TranslatedTranscription",
     "append_fin",
     "build_stream_query",
+    "build_stream_url",
     "decode_client_message",
     "decode_server_message",
     "encode_message",
@@ -140,6 +142,7 @@ _encoder: Final = msgspec.json.Encoder()
 _server_decoder: Final[msgspec.json.Decoder[ServerMessage]] = msgspec.json.Decoder(ServerMessage)
 _client_decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
 _type_decoder: Final = msgspec.json.Decoder(_Typed)
+_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SERVER_TYPES: Final = frozenset({"transcription", "translated_transcription"})
 
 
@@ -173,7 +176,13 @@ def decode_server_message(text: str) -> ServerMessage | None:
     try:
         if _type_decoder.decode(text).message_type not in _SERVER_TYPES:
             return None
-        return _server_decoder.decode(text)
+        try:
+            return _server_decoder.decode(text)
+        except msgspec.ValidationError:
+            # `delta` is only a hint, and has come empty: no text is lost for its sake.
+            fields = _fields_decoder.decode(text)
+            fields.pop("delta", None)
+            return _server_decoder.decode(_encoder.encode(fields))
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         # `from None`: the decoder's text may quote speech.
         raise PalabraError("not a valid message of the stream") from None
@@ -192,12 +201,12 @@ def append_fin(message: Transcription) -> Transcription:
 def split_fin(text: str) -> tuple[str, bool]:
     """Return a segment's text without the marker, and whether it was there.
 
-    `is_eos` does not tell: the marker has been seen on partials too (providers.md 3.6).
+    `is_eos` does not tell: the marker has been seen on partials too (providers.md 3.6). It stands
+    at the end there; wherever it stands, nobody has said it.
     """
-    stripped = text.rstrip()
-    if stripped.endswith(FIN):
-        return stripped.removesuffix(FIN).rstrip(), True
-    return text, False
+    if FIN not in text:
+        return text, False
+    return text.replace(FIN, "").rstrip(), True
 
 
 def to_seconds(ms: int) -> float:
@@ -313,3 +322,17 @@ def build_stream_query(parameters: StreamParameters) -> dict[str, str]:
     if parameters.has_filler_filter != _parse_filler_filter("", parameters.language):
         query["enable_filler_filter"] = "true" if parameters.has_filler_filter else "false"
     return query
+
+
+def build_stream_url(url: str, parameters: StreamParameters, *, token: str = "") -> str:
+    """Return the stream's URL.
+
+    Args:
+        url: of the endpoint; it keeps a query of its own.
+        parameters: what is asked for.
+        token: as Palabra's clients send it, first; empty: it goes in a header.
+    """
+    query = ({"token": token} if token else {}) | build_stream_query(parameters)
+    parts = urlsplit(url)
+    joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
+    return urlunsplit(parts._replace(query=joined))

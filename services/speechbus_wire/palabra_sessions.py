@@ -89,9 +89,10 @@ class _Payload(msgspec.Struct, frozen=True):
 
 
 class _SessionData(msgspec.Struct, frozen=True):
-    id: str
     publisher: str
-    subscriber: tuple[str, ...] = ()
+    # The seed's program reads nothing but the token; a server may send no more.
+    id: str = ""
+    subscriber: tuple[str, ...] | None = None
 
 
 class _SessionAnswer(msgspec.Struct, frozen=True):
@@ -149,7 +150,7 @@ def encode_session_request(*, subscriber_count: int = 0) -> bytes:
 
 
 def decode_session(body: bytes) -> SessionToken:
-    """Read the answer to a request for a session.
+    """Read the answer to a request for a session; its id is empty where the server gave none.
 
     Raises:
         PalabraError: no such answer; the text repeats nothing of it.
@@ -158,7 +159,9 @@ def decode_session(body: bytes) -> SessionToken:
         data = _answer_decoder.decode(body).data
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         raise PalabraError("not a valid session") from None
-    return SessionToken(session_id=data.id, publisher=data.publisher, subscribers=data.subscriber)
+    return SessionToken(
+        session_id=data.id, publisher=data.publisher, subscribers=data.subscriber or ()
+    )
 
 
 def encode_problem(problem: Problem) -> bytes:

@@ -402,8 +402,7 @@ def test_an_unanswered_finalize_ends_the_session_unless_it_speaks() -> None:
         dead.wait(FIN_TIMEOUT_S + 0.1)
     assert alive.wait(FIN_TIMEOUT_S + 0.1) == [
         final("still here", 0, 800, "a"),
-        Covered(1_000),
-        Flushed(),
+        Flushed(),  # and nothing is covered: only the marker tells that all was heard
     ]
 
 

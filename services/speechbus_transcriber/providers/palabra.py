@@ -8,7 +8,7 @@ before it, and its absence tells a dead session.
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Literal
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -16,10 +16,8 @@ from speechbus_transcriber.providers.closing import close_error, status_error
 from speechbus_transcriber.providers.interface import (
     Capabilities,
     ConnectRequest,
-    Covered,
     Finished,
     Flushed,
-    Heard,
     HttpExchange,
     HttpResponse,
     Pace,
@@ -27,9 +25,10 @@ from speechbus_transcriber.providers.interface import (
     ProviderUnavailableError,
     Result,
     SessionRequest,
-    Translated,
     WebSocketConnect,
 )
+from speechbus_transcriber.providers.palabra_segments import PalabraSegments, Segment
+from speechbus_transcriber.providers.palabra_translations import PalabraTranslations
 from speechbus_transcriber.providers.session_clock import SessionClock
 from speechbus_wire import palabra as wire
 from speechbus_wire.palabra_sessions import decode_session, encode_session_request
@@ -52,17 +51,13 @@ QUIET_S: Final = 1.0
 """Without audio of the stream this long, silence is sent as often: Palabra closes after about 10 s
 without any, and an open segment becomes final after about 1 s of silence (providers.md 3.6)."""
 PROBE_AFTER_MS: Final = 15_000
-"""Audio without an open segment after which a finalize asks whether all of it was heard."""
+"""Audio without a word after which a finalize asks whether all of it was heard."""
 FIN_TIMEOUT_S: Final = 10.0
 """Palabra's own clients wait this long for the marker (providers.md 3.6)."""
 TRANSLATIONS_TIMEOUT_S: Final = 5.0
 """At the end, for translations of the last finals (providers.md 3.6, close sequence)."""
-FINALS_MAX: Final = 256
-"""Finals remembered, for what comes after them: some ten minutes."""
-OPEN_MAX: Final = 16
-"""Segments open at once; Palabra has one, rarely two."""
-HELD_MAX: Final = 64
-"""Translations that came before their final."""
+SESSION_S_MAX: Final = 1e7
+"""Longer than any session lives: a time beyond is no time."""
 
 
 class PalabraAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,13 +72,6 @@ class PalabraAccount(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         """Without the secrets."""
         return "PalabraAccount()"
-
-
-class _Segment(msgspec.Struct, frozen=True, kw_only=True):
-    text: str
-    language: str | None
-    start_ms: int
-    end_ms: int
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,11 +106,9 @@ class PalabraProtocol:
         self._quiet_at_s: float | None = 0.0  # at once: that call tells the session's beginning
         self._asked: deque[_Asked] = deque()
         self._heard_since_asked = False
-        self._open: dict[str, _Segment] = {}
-        self._finals: dict[str, _Segment] = {}
-        self._owed: set[tuple[str, str]] = set()
-        self._held: dict[tuple[str, str], str] = {}
-        self._covered_ms = 0
+        self._translations = PalabraTranslations(request.target_languages)
+        self._segments = PalabraSegments(self._translations)
+        self._heard_ms = 0  # audio of the stream when the provider last spoke
         self._translations_at_s: float | None = None
         self._is_finished = False
         self._results: list[Result] = []
@@ -139,14 +125,16 @@ class PalabraProtocol:
                 headers=(*self._credentials(), ("Content-Type", "application/json")),
                 body=encode_session_request(),
             )
-        query = wire.build_stream_query(self._parameters())
+        parameters = self._parameters()
         if account.api_key:
             # In a header: URLs end up in the logs of everything on the way.
             return WebSocketConnect(
-                url=_with_query(account.stt_url, query),
+                url=wire.build_stream_url(account.stt_url, parameters),
                 headers=(("Authorization", f"Bearer {account.api_key}"),),
             )
-        return WebSocketConnect(url=_with_query(account.stt_url, {"token": self._token, **query}))
+        return WebSocketConnect(
+            url=wire.build_stream_url(account.stt_url, parameters, token=self._token)
+        )
 
     def receive_response(self, response: HttpResponse, *, now_s: float) -> None:
         """Take the new session, or what stands in its way.
@@ -174,7 +162,8 @@ class PalabraProtocol:
         return (
             HttpExchange(
                 method="DELETE",
-                url=f"{self._account.api_url.rstrip('/')}{SESSIONS_PATH}/{self._session_id}",
+                url=f"{self._account.api_url.rstrip('/')}{SESSIONS_PATH}/"
+                f"{quote(self._session_id, safe='')}",
                 headers=self._credentials(),
             ),
         )
@@ -203,18 +192,26 @@ class PalabraProtocol:
         while len(self._rest) >= self._chunk_bytes:
             messages.append(bytes(self._rest[: self._chunk_bytes]))
             del self._rest[: self._chunk_bytes]
-        is_probe_due = self._clock.given_ms - self._covered_ms >= PROBE_AFTER_MS
-        if is_probe_due and not self._open and not self._asked:
+        if self._is_probe_due():
             messages += self._finalize("probe", now_s=now_s)
         return messages
+
+    def _is_probe_due(self) -> bool:
+        # Inside a segment only after a long silence of the provider: a finalize would cut it.
+        segments = self._segments
+        since_ms = self._heard_ms if segments.is_any_open else segments.covered_ms
+        return not self._asked and self._clock.given_ms - since_ms >= PROBE_AFTER_MS
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Ask for finals of everything sent so far; `Flushed` follows among the results."""
         return self._finalize("flush", now_s=now_s)
 
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
-        """Flush and end the session; `Finished` follows among the results."""
-        self._quiet_at_s = None
+        """Flush and end the session; `Finished` follows among the results.
+
+        Silence goes on until then: it keeps the session for the last translations, and ends the
+        open segment at a server that does not know `finalize` (the seed has none).
+        """
         return self._finalize("finish", now_s=now_s)
 
     def next_deadline_s(self) -> float | None:
@@ -258,6 +255,8 @@ class PalabraProtocol:
         """
         if not isinstance(message, str):
             raise self._confused("binary_message")
+        if self._is_finished:
+            return ()
         try:
             received = wire.decode_server_message(message)
         except wire.PalabraError:
@@ -265,6 +264,7 @@ class PalabraProtocol:
         match received:
             case wire.Transcription():
                 self._heard_since_asked = True
+                self._heard_ms = self._clock.given_ms
                 self._take_transcription(received, now_s)
             case wire.TranslatedTranscription():
                 self._take_translation(received)
@@ -278,122 +278,52 @@ class PalabraProtocol:
         return results
 
     def _take_transcription(self, message: wire.Transcription, now_s: float) -> None:
+        segment_id = message.transcription_id
         text, has_fin = wire.split_fin(message.segment.text)
-        start_ms, end_ms = (
-            wire.to_ms(message.segment.start_time),
-            wire.to_ms(message.segment.end_time),
-        )
-        if not 0 <= start_ms <= end_ms:
-            raise self._confused("time_runs_backwards")
-        segment = _Segment(
+        if not text.strip():
+            self._results += self._take_empty(message, has_fin=has_fin)
+        elif message.is_eos or has_fin:
+            self._results += self._segments.end(segment_id, self._read(message, text))
+        else:
+            self._results += self._segments.update(segment_id, self._read(message, text))
+        if has_fin:
+            self._answer(now_s, is_marked=True)
+
+    def _take_empty(self, message: wire.Transcription, *, has_fin: bool) -> list[Result]:
+        if not message.is_eos:
+            return []
+        if has_fin:
+            # The marker alone takes no word back: what is open ends as it was last heard.
+            return self._segments.end_as_heard(message.transcription_id)
+        return self._segments.end(message.transcription_id, self._read(message, ""))
+
+    def _read(self, message: wire.Transcription, text: str) -> Segment:
+        start_s, end_s = message.segment.start_time, message.segment.end_time
+        if not 0 <= start_s <= end_s <= SESSION_S_MAX:
+            raise self._confused("impossible_times")
+        return Segment(
             text=text,
             language=message.language if message.language != "auto" else None,
-            start_ms=self._clock.to_stream_ms(start_ms),
-            end_ms=self._clock.to_stream_ms(end_ms),
+            start_ms=self._to_stream_ms(start_s),
+            end_ms=self._to_stream_ms(end_s),
         )
-        if text or message.is_eos:
-            self._update(message.transcription_id, segment, is_final=message.is_eos or has_fin)
-        if has_fin:
-            self._answer(now_s)
 
-    def _update(self, segment_id: str, segment: _Segment, *, is_final: bool) -> None:
-        known = self._finals.get(segment_id)
-        if known is not None:
-            # After a final only a corrected final counts, and only of the newest (case 06).
-            is_newest = segment_id == next(reversed(self._finals))
-            if is_final and is_newest and segment.text and segment.text != known.text:
-                self._finals[segment_id] = segment
-                self._hear(segment_id, segment, is_final=True)
-            return
-        if is_final:
-            self._close_before(segment_id, segment)
-            self._open.pop(segment_id, None)
-            self._make_final(segment_id, segment)
-            return
-        is_same = self._open.get(segment_id) == segment
-        self._open[segment_id] = segment
-        if len(self._open) > OPEN_MAX:
-            self._promote(next(iter(self._open)))
-        # One segment is shown at a time: a later one when the one before it is final.
-        if not is_same and next(iter(self._open)) == segment_id:
-            self._hear(segment_id, segment, is_final=False)
-
-    def _close_before(self, segment_id: str, segment: _Segment) -> None:
-        """A segment is final: those still open before it get no word any more (case 07)."""
-        was_open = segment_id in self._open
-        for open_id, earlier in list(self._open.items()):
-            if open_id == segment_id:
-                return
-            if was_open or earlier.start_ms <= segment.start_ms:
-                self._promote(open_id)
-
-    def _promote(self, segment_id: str) -> None:
-        """Make a final of what was last heard of a segment."""
-        self._make_final(segment_id, self._open.pop(segment_id))
-
-    def _make_final(self, segment_id: str, segment: _Segment) -> None:
-        self._finals[segment_id] = segment
-        if len(self._finals) > FINALS_MAX:
-            oldest = next(iter(self._finals))
-            del self._finals[oldest]
-            self._owed -= {(oldest, target) for target in self._request.target_languages}
-        self._covered_ms = max(self._covered_ms, segment.end_ms)
-        self._hear(segment_id, segment, is_final=True)
-        if not segment.text:
-            return
-        for target in self._request.target_languages:
-            text = self._held.pop((segment_id, target), None)
-            if text is None:
-                self._owed.add((segment_id, target))
-            else:
-                self._results.append(
-                    Translated(provider_transcription_id=segment_id, language=target, text=text)
-                )
-
-    def _hear(self, segment_id: str, segment: _Segment, *, is_final: bool) -> None:
-        self._results.append(
-            Heard(
-                text=segment.text,
-                is_final=is_final,
-                start_ms=segment.start_ms,
-                end_ms=segment.end_ms,
-                language=segment.language,
-                provider_transcription_id=segment_id,
-            )
-        )
+    def _to_stream_ms(self, seconds: float) -> int:
+        # A recognizer that counts in blocks may end behind the last sample; but finals cover to
+        # their ends, and audio that was not sent yet must not count as heard.
+        return min(self._clock.to_stream_ms(wire.to_ms(seconds)), self._clock.given_ms)
 
     def _take_translation(self, message: wire.TranslatedTranscription) -> None:
-        target = self._find_target(message.language)
-        if target is None:
-            return  # nobody asked for it
-        key = (message.transcription_id, target)
-        if message.transcription_id not in self._finals:
-            # Before its final (case 02); when none comes it is forgotten with the session.
-            self._held[key] = message.segment.text
-            if len(self._held) > HELD_MAX:
-                del self._held[next(iter(self._held))]
-            return
-        self._owed.discard(key)
-        self._results.append(
-            Translated(
-                provider_transcription_id=message.transcription_id,
-                language=target,
-                text=message.segment.text,
-            )
+        text, _ = wire.split_fin(message.segment.text)  # the marker may be translated along
+        self._results += self._translations.take(
+            message.transcription_id,
+            message.language,
+            text,
+            has_final=self._segments.has_final(message.transcription_id),
         )
-        if self._translations_at_s is not None and not self._owed:
+        is_waiting = self._translations.is_waiting(now_ms=self._clock.given_ms)
+        if self._translations_at_s is not None and not is_waiting:
             self._end()
-
-    def _find_target(self, language: str) -> str | None:
-        """Return the target as it was asked for: Palabra may spell it with or without a region."""
-        spelled = language.lower()
-        for target in self._request.target_languages:
-            if target.lower() == spelled:
-                return target
-        for target in self._request.target_languages:
-            if target.lower().partition("-")[0] == spelled.partition("-")[0]:
-                return target
-        return None
 
     # --- finalize ------------------------------------------------------------------------------
 
@@ -423,24 +353,27 @@ class PalabraProtocol:
         """
         if not self._heard_since_asked:
             raise ProviderUnavailableError("finalize_unanswered", provider=self.name)
-        self._answer(now_s)  # it speaks, and does not know the marker
+        self._answer(now_s, is_marked=False)  # it speaks, and does not know the marker
 
-    def _answer(self, now_s: float) -> None:
-        """All audio before the oldest finalize has been answered."""
+    def _answer(self, now_s: float, *, is_marked: bool) -> None:
+        """Take the oldest finalize as answered: by the marker, or by waiting long enough.
+
+        Only the marker tells that all audio before the finalize was heard. Without it nothing is
+        covered beyond the finals, so that a broken session is repeated from there; and a segment
+        goes on through a finalize of our own.
+        """
         if not self._asked:
             return  # the marker came late, or by itself (`finalization_mode=auto`)
         asked = self._asked.popleft()
-        for segment_id in list(self._open):
-            if self._open[segment_id].start_ms < asked.given_ms:
-                self._promote(segment_id)
-        if asked.given_ms > self._covered_ms and not self._open:
-            self._covered_ms = asked.given_ms
-            self._results.append(Covered(asked.given_ms))
+        if is_marked or asked.purpose != "probe":
+            self._results += self._segments.settle(asked.given_ms)
+        if is_marked:
+            self._results += self._segments.cover(asked.given_ms)
         if asked.purpose == "flush":
             self._results.append(Flushed())
         elif asked.purpose == "finish":
             self._translations_at_s = now_s + TRANSLATIONS_TIMEOUT_S
-            if not self._owed:
+            if not self._translations.is_waiting(now_ms=self._clock.given_ms):
                 self._end()
 
     def _end(self) -> None:
@@ -460,7 +393,8 @@ class PalabraProtocol:
             format=wire.PCM_S16LE,
             sample_rate_hz=self._request.sample_rate_hz,
             language=primary,
-            target_languages=self._request.target_languages,
+            # Lower case is the one spelling of regions that was seen (providers.md 3.3).
+            target_languages=tuple(map(str.lower, self._request.target_languages)),
             has_filler_filter=default if has_filter is None else has_filter,
         )
 
@@ -472,10 +406,3 @@ class PalabraProtocol:
 
     def _confused(self, code: str) -> ProviderProtocolError:
         return ProviderProtocolError(code, provider=self.name)
-
-
-def _with_query(url: str, query: dict[str, str]) -> str:
-    """Return the URL with its own query, if it has one, and this one behind it."""
-    parts = urlsplit(url)
-    joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
-    return urlunsplit(parts._replace(query=joined))

@@ -1,0 +1,147 @@
+"""Palabra's segments, open and final, as results in order. Pure.
+
+Every message has the whole segment, so the last one counts. A segment is shown while it is the
+oldest open one, and ends with its final, or, when none comes, where a later one or a `finalize`
+tells that nothing more follows.
+"""
+
+from typing import Final
+
+import msgspec
+
+from speechbus_transcriber.providers.interface import Covered, Heard, Result
+from speechbus_transcriber.providers.palabra_translations import PalabraTranslations
+
+__all__ = ["PalabraSegments", "Segment"]
+
+FINALS_MAX: Final = 256
+"""Finals remembered, for what comes after them: some ten minutes."""
+OPEN_MAX: Final = 16
+"""Segments open at once; Palabra has one, rarely two."""
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """What was last said of one segment, in the stream's time."""
+
+    text: str
+    language: str | None
+    start_ms: int
+    end_ms: int
+
+
+class PalabraSegments:
+    """The segments of one session, by Palabra's ids.
+
+    Args:
+        translations: told of each final.
+    """
+
+    def __init__(self, translations: PalabraTranslations) -> None:
+        self._translations = translations
+        self._open: dict[str, Segment] = {}
+        self._finals: dict[str, Segment] = {}
+        self._covered_ms = 0
+
+    @property
+    def covered_ms(self) -> int:
+        """Audio before this is in finals, or holds no speech."""
+        return self._covered_ms
+
+    @property
+    def is_any_open(self) -> bool:
+        """Whether a segment waits for its final."""
+        return bool(self._open)
+
+    def has_final(self, segment_id: str) -> bool:
+        """Whether it is final, and not too long ago."""
+        return segment_id in self._finals
+
+    def update(self, segment_id: str, segment: Segment) -> list[Result]:
+        """Take a partial; after a final it is nothing new."""
+        if segment_id in self._finals:
+            return []
+        is_same = self._open.get(segment_id) == segment
+        self._open[segment_id] = segment
+        results: list[Result] = []
+        if len(self._open) > OPEN_MAX:
+            results += self._promote(next(iter(self._open)))
+        # One segment is shown at a time: a later one when the one before it is final.
+        if not is_same and next(iter(self._open)) == segment_id:
+            results.append(_hear(segment_id, segment, is_final=False))
+        return results
+
+    def end(self, segment_id: str, segment: Segment) -> list[Result]:
+        """Take a final; said again, only a change of the newest one counts (case 06)."""
+        known = self._finals.get(segment_id)
+        if known is not None:
+            is_newest = segment_id == next(reversed(self._finals))
+            if not is_newest or segment.text in {"", known.text}:
+                return []
+            self._finals[segment_id] = segment
+            return [_hear(segment_id, segment, is_final=True)]
+        results = self._close_before(segment_id, segment)
+        was_open = self._open.pop(segment_id, None) is not None
+        return results + self._make_final(segment_id, segment, was_open=was_open)
+
+    def end_as_heard(self, segment_id: str) -> list[Result]:
+        """The final of a segment without its words: the last ones stand. Nothing, if not open."""
+        last = self._open.get(segment_id)
+        return [] if last is None else self.end(segment_id, last)
+
+    def settle(self, before_ms: int) -> list[Result]:
+        """No more comes of what began before this: it ends as it was last heard (case 07)."""
+        early = [open_id for open_id, last in self._open.items() if last.start_ms < before_ms]
+        return [result for open_id in early for result in self._promote(open_id)]
+
+    def cover(self, until_ms: int) -> list[Result]:
+        """All audio before this was heard; what is still open began behind it or is in doubt."""
+        if until_ms <= self._covered_ms or self._open:
+            return []
+        self._covered_ms = until_ms
+        return [Covered(until_ms)]
+
+    def _close_before(self, segment_id: str, segment: Segment) -> list[Result]:
+        """A segment is final: those still open before it get no word any more (case 07)."""
+        was_open = segment_id in self._open
+        results: list[Result] = []
+        for open_id, earlier in list(self._open.items()):
+            if open_id == segment_id:
+                break
+            if was_open or earlier.start_ms <= segment.start_ms:
+                results += self._promote(open_id)
+        return results
+
+    def _promote(self, segment_id: str) -> list[Result]:
+        """Make a final of what was last heard of a segment."""
+        return self._make_final(segment_id, self._open.pop(segment_id), was_open=True)
+
+    def _make_final(self, segment_id: str, segment: Segment, *, was_open: bool) -> list[Result]:
+        # Finals tile the stream: one that begins inside another begins behind it.
+        start_ms = max(segment.start_ms, self._covered_ms)
+        end_ms = max(segment.end_ms, start_ms)
+        segment = msgspec.structs.replace(segment, start_ms=start_ms, end_ms=end_ms)
+        self._finals[segment_id] = segment
+        if len(self._finals) > FINALS_MAX:
+            oldest = next(iter(self._finals))
+            del self._finals[oldest]
+            self._translations.forget(oldest)
+        results: list[Result] = []
+        if segment.text or was_open:
+            # An empty one takes back what was shown of it (case 08); not shown, it says nothing.
+            self._covered_ms = end_ms
+            results.append(_hear(segment_id, segment, is_final=True))
+        results += self._translations.add_final(
+            segment_id, has_text=bool(segment.text), end_ms=end_ms
+        )
+        return results
+
+
+def _hear(segment_id: str, segment: Segment, *, is_final: bool) -> Heard:
+    return Heard(
+        text=segment.text,
+        is_final=is_final,
+        start_ms=segment.start_ms,
+        end_ms=segment.end_ms,
+        language=segment.language,
+        provider_transcription_id=segment_id,
+    )
