@@ -1,11 +1,6 @@
 """Palabra's adapter against golden transcripts, and its share of the awkward cases."""
 
-import json
-from typing import Any
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from speechbus_transcriber.providers.closing import close_error, status_error
 from speechbus_transcriber.providers.interface import (
@@ -21,32 +16,24 @@ from speechbus_transcriber.providers.interface import (
     ProviderRejectedError,
     ProviderUnavailableError,
     Result,
-    SessionRequest,
     Translated,
 )
 from speechbus_transcriber.providers.palabra import (
     FIN_TIMEOUT_S,
     PROBE_AFTER_MS,
     TRANSLATIONS_TIMEOUT_S,
-    PalabraAccount,
-    PalabraProtocol,
 )
 from tests.support.golden import read_golden, replay, transcripts_of
-
-RATE_HZ = 16_000
-URL = "wss://stt.example/asr/v1/speech-to-text/stream"
-API = "https://api.example/"
-WITH_KEY = PalabraAccount(stt_url=URL, api_url=API, api_key="the-key")
-WITH_CREDENTIALS = PalabraAccount(
-    stt_url=URL, api_url=API, client_id="the-id", client_secret="the-secret"
+from tests.support.palabra_session import (
+    WITH_CREDENTIALS,
+    WITH_KEY,
+    Session,
+    build,
+    final,
+    partial,
 )
+
 NAMES = transcripts_of("palabra/client")
-
-
-def build(*targets: str, account: PalabraAccount = WITH_KEY) -> PalabraProtocol:
-    """An adapter before its session."""
-    request = SessionRequest(sample_rate_hz=RATE_HZ, language="en", target_languages=targets)
-    return PalabraProtocol(request, account)
 
 
 def play(name: str, *targets: str) -> tuple[list[Result], str | None]:
@@ -55,33 +42,12 @@ def play(name: str, *targets: str) -> tuple[list[Result], str | None]:
     return replay(build(*targets, account=account), read_golden("palabra/client", name))
 
 
-def heard(text: str, start_ms: int, end_ms: int, segment_id: str, *, is_final: bool) -> Heard:
-    """What the segmenter is told."""
-    return Heard(
-        text=text,
-        is_final=is_final,
-        start_ms=start_ms,
-        end_ms=end_ms,
-        language="en",
-        provider_transcription_id=segment_id,
-    )
-
-
-def final(text: str, start_ms: int, end_ms: int, segment_id: str) -> Heard:
-    """A final."""
-    return heard(text, start_ms, end_ms, segment_id, is_final=True)
-
-
-def partial(text: str, start_ms: int, end_ms: int, segment_id: str) -> Heard:
-    """A partial."""
-    return heard(text, start_ms, end_ms, segment_id, is_final=False)
-
-
 def test_every_required_case_has_a_transcript() -> None:
     """A case without one is a case that nobody has looked at."""
     assert NAMES == [
         "drop_inside_utterance",
         "error_then_close",
+        "finish_without_marker",
         "flush_at_end",
         "idle_timeout",
         "normal",
@@ -181,77 +147,6 @@ def test_case_02_a_translation_before_its_final_waits_for_it() -> None:
         Translated(provider_transcription_id="a", language="de", text="Hallo."),
         Finished(),
     ]
-
-
-class Session:
-    """An open session, fed by hand."""
-
-    def __init__(self, *targets: str) -> None:
-        self.protocol = build(*targets)
-        self.now_s = 0.0
-        self.protocol.connect_request()
-        self.protocol.messages_to_open()
-
-    def speak(self, ms: int) -> list[str | bytes]:
-        """Send audio in real time."""
-        sent: list[str | bytes] = []
-        for _ in range(ms // 100):
-            sent += self.protocol.audio_to_send(memoryview(bytes(3_200)), now_s=self.now_s)
-            self.now_s += 0.1
-        return sent
-
-    def say(
-        self,
-        segment_id: str,
-        text: str,
-        start_ms: int,
-        end_ms: int,
-        *,
-        is_eos: bool = False,
-        language: str = "en",
-    ) -> list[Result]:
-        """The provider says something."""
-        return self.receive(
-            {
-                "message_type": "transcription",
-                "transcription_id": segment_id,
-                "language": language,
-                "is_eos": is_eos,
-                "segment": {"text": text, "start_time": start_ms / 1e3, "end_time": end_ms / 1e3},
-            }
-        )
-
-    def translate(self, segment_id: str, language: str, text: str) -> list[Result]:
-        """The provider translates."""
-        return self.receive(
-            {
-                "message_type": "translated_transcription",
-                "transcription_id": segment_id,
-                "language": language,
-                "is_eos": True,
-                "segment": {"text": text, "start_time": 0, "end_time": 1},
-            }
-        )
-
-    def receive(self, message: dict[str, Any]) -> list[Result]:
-        """Hand a message in."""
-        self.protocol.receive_message(json.dumps(message), now_s=self.now_s)
-        return self.protocol.results_received()
-
-    def finish(self) -> None:
-        """Ask for the end."""
-        self.protocol.finish(now_s=self.now_s)
-
-    def wait(self, seconds: float) -> list[Result]:
-        """Let time pass."""
-        until_s = self.now_s + seconds
-        while (deadline_s := self.protocol.next_deadline_s()) is not None:
-            if deadline_s > until_s:
-                break
-            self.now_s = max(self.now_s, deadline_s)
-            self.protocol.handle_deadline(now_s=self.now_s)
-        self.now_s = until_s
-        return self.protocol.results_received()
 
 
 def test_case_01_a_rewritten_tail_overwrites_the_segment() -> None:
@@ -390,6 +285,14 @@ def test_a_status_tells_what_to_do(status: int, kind: type[ProviderError]) -> No
     assert type(status_error(HttpResponse(status=status, body=b""), provider="p")) is kind
 
 
+def test_a_server_without_finalize_is_ended_by_silence() -> None:
+    """The seed has no `finalize`: the last words come by silence, and the wait has an end."""
+    assert play("finish_without_marker") == (
+        [partial("hello wor", 100, 600, "a"), final("Hello, world.", 100, 640, "a"), Finished()],
+        None,
+    )
+
+
 def test_an_unanswered_finalize_ends_the_session_unless_it_speaks() -> None:
     """A dead session must not pass for a silent one; one that knows no marker is no dead one."""
     dead, alive = Session(), Session()
@@ -451,38 +354,3 @@ def test_nothing_shown_holds_a_secret() -> None:
     shown += [repr(build(account=a).connect_request()) for a in (WITH_KEY, WITH_CREDENTIALS)]
 
     assert not any(word in text for text in shown for word in ("the-key", "the-secret", "the-id"))
-
-
-@given(
-    says=st.lists(
-        st.tuples(
-            st.sampled_from("abc"), st.sampled_from(["", "x", "x y"]), st.booleans(), st.booleans()
-        ),
-        max_size=30,
-    )
-)
-def test_what_is_said_in_any_order_keeps_its_promises(
-    says: list[tuple[str, str, bool, bool]],
-) -> None:
-    """One final per segment unless corrected, partials never after it, `Finished` last."""
-    session = Session("es")
-    session.speak(2_000)
-    session.finish()
-    results: list[Result] = []
-    for number, (segment_id, text, is_eos, has_fin) in enumerate(says):
-        start_ms = 100 * number
-        results += session.say(
-            segment_id, text + "<fin>" * has_fin, start_ms, start_ms + 90, is_eos=is_eos
-        )
-    results += session.say("f", "<fin>", 0, 0)
-    results += session.wait(FIN_TIMEOUT_S + TRANSLATIONS_TIMEOUT_S)
-
-    finals: dict[str | None, list[str]] = {}
-    for result in results:
-        if isinstance(result, Heard):
-            said = finals.setdefault(result.provider_transcription_id, [])
-            assert result.is_final or not said
-            if result.is_final:
-                assert said[-1:] != [result.text]
-                said.append(result.text)
-    assert results.count(Finished()) == 1
