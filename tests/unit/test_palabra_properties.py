@@ -136,7 +136,7 @@ def test_what_is_said_in_any_order_keeps_the_promises(
                     assert result.start_ms >= covered_ms
                     covered_ms = result.end_ms
                 if result.is_final:
-                    assert said[-1:] != [result.text]
+                    assert said[-1:] != [result.text]  # said again, it is nothing new
                     said.append(result.text)
             case Covered():
                 assert result.covered_ms > covered_ms

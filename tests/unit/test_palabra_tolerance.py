@@ -162,6 +162,20 @@ def test_case_08_an_empty_final_that_nobody_saw_is_not_told() -> None:
     assert session.say("b", "Hello.", 500, 800, is_eos=True) == [final("Hello.", 500, 800, "b")]
 
 
+def test_case_08_a_final_without_words_has_no_translation() -> None:
+    """There is no final that it could be joined to; words that come after all have one."""
+    session = Session("es")
+    session.speak(1_000)
+    session.say("a", "uh", 0, 300)
+    session.say("a", "", 0, 300, is_eos=True)
+
+    assert session.translate("a", "es", "eh") == []
+    assert session.say("a", "Uh-huh.", 0, 500, is_eos=True) == [
+        final("Uh-huh.", 300, 500, "a"),
+        Translated(provider_transcription_id="a", language="es", text="eh"),
+    ]
+
+
 def test_nothing_comes_after_the_end() -> None:
     """The driver closes on it."""
     session = Session()

@@ -53,8 +53,9 @@ class PalabraSegments:
         return bool(self._open)
 
     def has_final(self, segment_id: str) -> bool:
-        """Whether it is final, and not too long ago."""
-        return segment_id in self._finals
+        """Whether it has had a final with words, and not too long ago."""
+        final = self._finals.get(segment_id)
+        return final is not None and bool(final.text)
 
     def update(self, segment_id: str, segment: Segment) -> list[Result]:
         """Take a partial; after a final it is nothing new."""
@@ -73,7 +74,7 @@ class PalabraSegments:
     def end(self, segment_id: str, segment: Segment) -> list[Result]:
         """Take a final; said again, only a change of the newest one counts (case 06)."""
         known = self._finals.get(segment_id)
-        if known is not None:
+        if known is not None and known.text:
             is_newest = segment_id == next(reversed(self._finals))
             if not is_newest or segment.text in {"", known.text}:
                 return []
@@ -116,24 +117,23 @@ class PalabraSegments:
         return self._make_final(segment_id, self._open.pop(segment_id), was_open=True)
 
     def _make_final(self, segment_id: str, segment: Segment, *, was_open: bool) -> list[Result]:
+        if not (segment.text or was_open):
+            return []  # nothing was shown of it, so there is nothing to take back (case 08)
         # Finals tile the stream: one that begins inside another begins behind it.
         start_ms = max(segment.start_ms, self._covered_ms)
         end_ms = max(segment.end_ms, start_ms)
         segment = msgspec.structs.replace(segment, start_ms=start_ms, end_ms=end_ms)
+        self._covered_ms = end_ms
+        self._finals.pop(segment_id, None)  # an empty one; what it says now is the newest
         self._finals[segment_id] = segment
         if len(self._finals) > FINALS_MAX:
             oldest = next(iter(self._finals))
             del self._finals[oldest]
             self._translations.forget(oldest)
-        results: list[Result] = []
-        if segment.text or was_open:
-            # An empty one takes back what was shown of it (case 08); not shown, it says nothing.
-            self._covered_ms = end_ms
-            results.append(_hear(segment_id, segment, is_final=True))
-        results += self._translations.add_final(
-            segment_id, has_text=bool(segment.text), end_ms=end_ms
-        )
-        return results
+        heard = _hear(segment_id, segment, is_final=True)
+        if not segment.text:
+            return [heard]
+        return [heard, *self._translations.add_final(segment_id, end_ms=end_ms)]
 
 
 def _hear(segment_id: str, segment: Segment, *, is_final: bool) -> Heard:

@@ -28,14 +28,12 @@ class PalabraTranslations:
         self._held: dict[_Key, str] = {}
         self._told: dict[_Key, str] = {}
 
-    def add_final(self, segment_id: str, *, has_text: bool, end_ms: int) -> list[Translated]:
-        """A segment is final; return the translations that have waited for it."""
+    def add_final(self, segment_id: str, *, end_ms: int) -> list[Translated]:
+        """A segment with words is final; return the translations that have waited for it."""
         released: list[Translated] = []
         for target in self._targets:
             key = (segment_id, target)
             text = self._held.pop(key, None)
-            if not has_text:
-                continue  # nobody gets to see it
             if text is None:
                 self._owed[key] = end_ms
             else:
@@ -77,7 +75,7 @@ class PalabraTranslations:
 
     def _tell(self, key: _Key, text: str) -> list[Translated]:
         self._owed.pop(key, None)
-        if not text or self._told.get(key) == text:
+        if not text.strip() or self._told.get(key) == text:
             return []
         self._told[key] = text
         return [Translated(provider_transcription_id=key[0], language=key[1], text=text)]
