@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 
@@ -271,8 +271,8 @@ def decode_server_message(text: str) -> ServerMessage | None:
 
 def _read_failure(event: Mapping[str, Any]) -> Failure:
     """Read an error that is an object, a string, or fields of the event (providers.md 1.1)."""
-    inner = event.get("error")
-    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else event
+    inner: Any = event.get("error")
+    fields: Mapping[str, Any] = cast(dict[str, Any], inner) if isinstance(inner, dict) else event
     message = inner if isinstance(inner, str) else fields.get("message")
     text = message.lower() if isinstance(message, str) else ""
     code, kind = fields.get("code"), fields.get("type")
