@@ -42,7 +42,8 @@ def default_providers(environment: Mapping[str, str]) -> tuple[str, ...]:
     has_palabra = has("PALABRA_API_KEY") or (
         has("PALABRA_CLIENT_ID") and has("PALABRA_CLIENT_SECRET")
     )
-    return (*(("palabra",) if has_palabra else ()), "local", "echo")
+    cloud = {"palabra": has_palabra, "kotoba": has("KOTOBA_API_KEY")}
+    return (*(name for name, is_there in cloud.items() if is_there), "local", "echo")
 
 
 def read_first_key(environment: Mapping[str, str]) -> tuple[str, str] | None:

@@ -9,13 +9,16 @@ import click
 from speechbus_cli.dev_children import parse_listen
 from speechbus_cli.errors import ExitCode, FailedError, SettingsMistakeError
 from speechbus_cli.running import StopSignals, run_until_stopped
+from speechbus_simulator.kotoba_provider import KotobaProvider
+from speechbus_simulator.palabra_provider import PalabraProvider
 from speechbus_simulator.script import SCRIPT_BYTES_MAX, Script, ScriptError, parse_script
-from speechbus_simulator.server import PalabraServer
+from speechbus_simulator.server import SimulatorServer
+from speechbus_wire.kotoba import REALTIME_PATH
 from speechbus_wire.palabra import STREAM_PATH
 
 __all__ = ["simulate"]
 
-PROVIDERS: Final = ("palabra",)
+PROVIDERS: Final = ("palabra", "kotoba")
 
 
 @click.command(
@@ -23,7 +26,7 @@ PROVIDERS: Final = ("palabra",)
 Example:
   speechbus simulate palabra --listen 127.0.0.1:9000 --script faults.toml
 \b
-A transcriber uses it with the variables that it prints, and any PALABRA_API_KEY.
+A transcriber uses it with the variables that it prints, and any key.
 docs/simulators.md explains scripts.
 \b
 Environment: none of its own.
@@ -54,10 +57,9 @@ def simulate(*, provider: str, listen: str, script: Path | None) -> int:
     instead, latencies, and faults: connections reset, half open or refused, finals said twice,
     translations late, early or missing, and more. Ctrl-C or SIGTERM ends it.
     """
-    del provider  # one choice so far, which click has checked
     host, port = parse_listen(listen)
     planned = _read_script(script)
-    run_until_stopped(lambda signals: _run(PalabraServer(planned), host, port, signals))
+    run_until_stopped(lambda signals: _run(provider, planned, host, port, signals))
     return ExitCode.DONE
 
 
@@ -73,15 +75,21 @@ def _read_script(path: Path | None) -> Script:
         raise SettingsMistakeError(f"{path}: {error}") from None
 
 
-async def _run(server: PalabraServer, host: str, port: int, signals: StopSignals) -> None:
+async def _run(name: str, script: Script, host: str, port: int, signals: StopSignals) -> None:
+    is_palabra = name == "palabra"
+    provider = PalabraProvider(script) if is_palabra else KotobaProvider(script)
+    server = SimulatorServer(script, provider)
     task = asyncio.current_task()
     assert task is not None
     signals.cancel_on_second(task.cancel)
     try:
         async with server.serve(host, port) as chosen:
             shown = f"[{host}]" if ":" in host else host
-            click.echo(f"PALABRA_STT_URL=ws://{shown}:{chosen}{STREAM_PATH}")
-            click.echo(f"PALABRA_API_URL=http://{shown}:{chosen}")
+            if is_palabra:
+                click.echo(f"PALABRA_STT_URL=ws://{shown}:{chosen}{STREAM_PATH}")
+                click.echo(f"PALABRA_API_URL=http://{shown}:{chosen}")
+            else:
+                click.echo(f"KOTOBA_ASR_URL=ws://{shown}:{chosen}{REALTIME_PATH}")
             click.echo("ready: sessions are accepted; end with Ctrl-C")
             await signals.asked.wait()
     except OSError as error:

@@ -29,6 +29,7 @@ from speechbus_contracts import (
 )
 from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
 from speechbus_ingest.chunker import Chunker
+from speechbus_ingest.formats.names import PLAIN, AudioFormat
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, encode_headers
@@ -58,6 +59,8 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...] = ()
     has_filler_filter: bool | None = None
     keywords: tuple[str, ...] = ()
+    audio_format: AudioFormat = PLAIN
+    """Of what `IngestStream.write` gets."""
 
 
 class EventSink(Protocol):
@@ -137,6 +140,7 @@ class IngestStream:
         self.written_at_s = context.audio.now_s()
         """When the client last sent audio, on the loop's clock."""
         self._epoch = 1
+        self._converter = _open_converter(request.audio_format)
         self._chunker = Chunker(sample_rate_hz=request.sample_rate_hz, chunk_ms=context.chunk_ms)
         self._lane = context.audio.open_lane(
             str(AudioSubject(self.shard, request.tenant, self.stream_id)),
@@ -194,13 +198,15 @@ class IngestStream:
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": request.door})
 
     def write(self, data: bytes) -> None:
-        """Take bytes of PCM s16le mono; a sample may be cut between two calls.
+        """Take bytes of the request's format; a sample may be cut between two calls.
 
         After `end` they are dropped: this side may end a stream while a client still sends.
         """
         if self.end_reason is not None:
             return
         self.written_at_s = self._context.audio.now_s()
+        if self._converter is not None:
+            data = self._converter.convert(data)
         chunks = self._chunker.split(data)
         if chunks:
             self._waiting_since_s = None
@@ -388,6 +394,20 @@ class IngestStream:
         rest = self._chunker.take_rest()
         if rest:
             self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
+
+
+class _Converter(Protocol):
+    def convert(self, data: bytes) -> bytes:
+        """Return PCM s16le mono."""
+        ...
+
+
+def _open_converter(audio_format: AudioFormat) -> _Converter | None:
+    if audio_format.is_plain:
+        return None  # the usual case: what the client sent is what travels
+    from speechbus_ingest.formats.raw import RawConverter  # numpy, for those who need it only
+
+    return RawConverter(audio_format)
 
 
 def _read_sequence(headers: bytes) -> int:

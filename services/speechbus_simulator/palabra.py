@@ -5,33 +5,17 @@ from typing import Final
 
 import msgspec
 
+from speechbus_simulator.actions import Action, Close, fault_action
 from speechbus_simulator.recognition import Recognition, Said
 from speechbus_simulator.script import Fault, FaultKind, Script
 from speechbus_wire import palabra as wire
 
-__all__ = ["Action", "Close", "HalfOpen", "PalabraStream", "Reset"]
+__all__ = ["PalabraStream"]
 
 LEAD_MS: Final = 500
 """Audio that may be ahead of real time (providers.md 3.4)."""
 AWAY: Final = 1001
 GARBAGE: Final = '{"message_type":"transcription","segment":'
-
-
-class Close(msgspec.Struct, frozen=True):
-    """Close the WebSocket with a code."""
-
-    code: int
-
-
-class Reset(msgspec.Struct, frozen=True):
-    """Cut the TCP connection (RST)."""
-
-
-class HalfOpen(msgspec.Struct, frozen=True):
-    """Answer nothing any more, not even pings."""
-
-
-Action = str | Close | Reset | HalfOpen
 
 
 class PalabraStream:
@@ -174,22 +158,8 @@ class PalabraStream:
         """Do what a script plans for this much audio, each once."""
         for fault in list(self._faults):
             if self._hearing.heard_ms >= fault.after_ms:
-                action = _action_of(fault)
+                action = fault_action(fault, garbage=GARBAGE)
                 self._is_mute |= fault.kind == "mute"
                 if action is not None:
                     self._faults.remove(fault)
                     self._due.append((now_s, action))
-
-
-def _action_of(fault: Fault) -> Action | None:
-    match fault.kind:
-        case "reset":
-            return Reset()
-        case "half_open":
-            return HalfOpen()
-        case "close":
-            return Close(fault.code)
-        case "garbage":
-            return GARBAGE
-        case _:
-            return None  # of a message, not of the connection

@@ -26,9 +26,12 @@ class Recognition:
     Args:
         script: its mode, texts and lengths.
         sample_rate_hz: of PCM s16le mono.
+        ends_after_silence_ms: zeros that end a segment; None: only its length does.
     """
 
-    def __init__(self, script: Script, *, sample_rate_hz: int) -> None:
+    def __init__(
+        self, script: Script, *, sample_rate_hz: int, ends_after_silence_ms: int | None = None
+    ) -> None:
         self._script = script
         self._rate_hz = sample_rate_hz
         self._frames = FrameReader(sample_rate_hz=sample_rate_hz)
@@ -37,6 +40,15 @@ class Recognition:
         self._start = 0
         self._next_partial = self._samples(script.partial_ms)
         self._index = 0
+        self._silence_max = (
+            None if ends_after_silence_ms is None else self._samples(ends_after_silence_ms)
+        )
+        self._n_silent = 0
+
+    @property
+    def resume_ms(self) -> int:
+        """Where the segment that is not final begins: later text starts no earlier."""
+        return self._ms(self._start)
 
     @property
     def heard_ms(self) -> int:
@@ -49,6 +61,7 @@ class Recognition:
         n_whole = len(data) & ~1
         self._rest = data[n_whole:]
         samples = memoryview(data[:n_whole]).cast("h")
+        self._n_silent = 0 if any(samples) else self._n_silent + len(samples)
         done = 0
         while done < len(samples):
             until = min(self._next_partial, self._segment_end())
@@ -63,6 +76,8 @@ class Recognition:
                 text = self._text(is_final=False)
                 if text:
                     yield self._say(text, is_final=False)
+        if self._silence_max is not None and self._n_silent >= self._silence_max:
+            yield from self.end_segment()
 
     def end_segment(self) -> Iterator[Said]:
         """End the segment here, if anything was said in it."""

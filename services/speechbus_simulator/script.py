@@ -19,6 +19,8 @@ FaultKind = Literal[
     "early_translation",
     "late_translation",
     "missing_translation",
+    "rate_limit_error",
+    "string_error",
 ]
 FAULT_KINDS: Final[tuple[str, ...]] = get_args(FaultKind)
 SCRIPT_BYTES_MAX: Final = 1 << 20

@@ -6,6 +6,7 @@ import msgspec
 
 from speechbus_contracts import ContractError, parse_token
 from speechbus_runtime.secret import Secret
+from speechbus_transcriber.providers.kotoba import KotobaAccount
 from speechbus_transcriber.providers.palabra import PalabraAccount
 from speechbus_transcriber.providers.registry import PROVIDER_NAMES, Accounts
 
@@ -66,11 +67,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "https://api.palabra.ai"
     )
     """Where Palabra hands out sessions."""
+    kotoba_api_key: Annotated[Secret | None, msgspec.Meta(extra={"variable": "KOTOBA_API_KEY"})] = (
+        None
+    )
+    """Kotoba's API key."""
+    kotoba_asr_url: Annotated[str, msgspec.Meta(extra={"variable": "KOTOBA_ASR_URL"})] = (
+        "wss://api.kotobatech.ai/v1/realtime"
+    )
+    """Kotoba's realtime recognition."""
 
     @property
     def accounts(self) -> Accounts:
         """What this worker may use of the cloud providers."""
-        return Accounts(palabra=self._palabra())
+        kotoba = None
+        if self.kotoba_api_key:
+            kotoba = KotobaAccount(api_key=self.kotoba_api_key.reveal(), url=self.kotoba_asr_url)
+        return Accounts(palabra=self._palabra(), kotoba=kotoba)
 
     @property
     def route(self) -> tuple[str, ...]:
@@ -115,6 +127,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 "palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET"
             )
+        if "kotoba" in self.providers and self.accounts.kotoba is None:
+            raise ValueError("kotoba needs KOTOBA_API_KEY")
         if self.worker_id:
             try:
                 parse_token(self.worker_id)

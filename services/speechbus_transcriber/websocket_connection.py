@@ -205,7 +205,8 @@ class WebSocketConnection(asyncio.Protocol):
         error = self._protocol.handshake_exc
         if error is not None:
             self.opened.set_exception(_explain(error))
-        elif self._protocol.state is State.OPEN:
+        elif self._protocol.state is not State.CONNECTING:
+            # It may be closed again already: the word before that is still to be delivered.
             self.opened.set_result(None)
             # Behind the turn of whoever awaits `opened`, who has to send the opening first.
             self._loop.call_soon(self._begin)

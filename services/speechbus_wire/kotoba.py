@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 
@@ -29,12 +29,14 @@ __all__ = [
     "ServerVad",
     "Session",
     "SessionUpdate",
+    "Told",
     "TranscriptionSettings",
     "Updated",
     "decode_audio",
     "decode_client_message",
     "decode_server_message",
     "encode_audio",
+    "encode_error",
     "encode_error_body",
     "encode_message",
 ]
@@ -216,7 +218,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ServerMessage = Created | Updated | ItemCreated | Delta | Completed | Committed | Failure
-_Told = Created | Updated | ItemCreated | Delta | Completed | Committed
+Told = Created | Updated | ItemCreated | Delta | Completed | Committed
+"""What servers say besides errors."""
 
 
 class _Typed(msgspec.Struct, frozen=True):
@@ -225,7 +228,7 @@ class _Typed(msgspec.Struct, frozen=True):
 
 _encoder: Final = msgspec.json.Encoder()
 _type_decoder: Final = msgspec.json.Decoder(_Typed)
-_told_decoder: Final[msgspec.json.Decoder[_Told]] = msgspec.json.Decoder(_Told)
+_told_decoder: Final[msgspec.json.Decoder[Told]] = msgspec.json.Decoder(Told)
 _client_decoder: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
 _object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 _TOLD_TYPES: Final = frozenset(
@@ -245,7 +248,7 @@ _CAPACITY: Final = (
 """Texts seen when there is no room (providers.md 1.8)."""
 
 
-def encode_message(message: ClientMessage | _Told) -> str:
+def encode_message(message: ClientMessage | Told) -> str:
     """Return the text message of either side."""
     return _encoder.encode(message).decode()
 
@@ -268,8 +271,8 @@ def decode_server_message(text: str) -> ServerMessage | None:
 
 def _read_failure(event: Mapping[str, Any]) -> Failure:
     """Read an error that is an object, a string, or fields of the event (providers.md 1.1)."""
-    inner = event.get("error")
-    fields: Mapping[str, Any] = inner if isinstance(inner, dict) else event
+    inner: Any = event.get("error")
+    fields: Mapping[str, Any] = cast(dict[str, Any], inner) if isinstance(inner, dict) else event
     message = inner if isinstance(inner, str) else fields.get("message")
     text = message.lower() if isinstance(message, str) else ""
     code, kind = fields.get("code"), fields.get("type")
@@ -364,3 +367,8 @@ def encode_error_body(code: str, message: str, *, param: str | None = None) -> d
             "param": param,
         }
     }
+
+
+def encode_error(error: Mapping[str, Any] | str) -> str:
+    """Return an `error` event: with the object of `encode_error_body`, or a plain string."""
+    return _encoder.encode({"type": "error", "event_id": "", "error": error}).decode()

@@ -1,68 +1,13 @@
 """Streams at a simulated Palabra, through everything that goes wrong there."""
 
-import asyncio
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from speechbus_contracts import SegmentFinal, TranslationFinal
-from tests.support.frame_client import Received, stream_frames
-from tests.support.frame_numbers import Tiling
-from tests.support.simulator import simulator
-from tests.support.system import System
-
-EXACT = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
+from tests.support.provider_streams import assert_exact, play, read_failures
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
-
-
-def play(
-    folder: Path,
-    script: str,
-    *hellos: Mapping[str, Any],
-    n_frames: int,
-    environment: Mapping[str, str] | None = None,
-) -> list[Received]:
-    """Stream numbered frames at the same time, one client for each hello."""
-
-    async def stream_all(system: System) -> list[Received]:
-        async with asyncio.TaskGroup() as tasks:
-            streams = [
-                tasks.create_task(
-                    stream_frames(system.ingest.url, system.key, n_frames=n_frames, hello=hello)
-                )
-                for hello in hellos
-            ]
-        return [stream.result() for stream in streams]
-
-    with (
-        simulator(folder, script) as variables,
-        System(
-            folder / "system",
-            transcriber_settings={"PROVIDERS": "palabra,echo"},
-            environment={**variables, **(environment or {})},
-        ) as system,
-    ):
-        return asyncio.run(stream_all(system))
-
-
-def read_failures(folder: Path) -> list[str]:
-    """How sessions ended before their time, in order, from the transcriber's log."""
-    (path,) = (folder / "system").glob("transcriber-*.log")
-    lines = map(json.loads, path.read_text().splitlines())
-    return [line["code"] for line in lines if line["event"] == "provider session failed"]
-
-
-def assert_exact(received: Received, n_frames: int) -> None:
-    """No frame is missing, doubled or mistimed, and ids count on without a hole."""
-    assert received.check_tiling(n_frames) == EXACT
-    assert received.gaps == []
-    assert [final.index for final in received.finals] == list(range(len(received.finals)))
-    assert received.closed is not None
-    assert (received.closed.reason, received.closed.audio_ms) == ("end", n_frames * 20)
 
 
 def test_a_stream_stays_exact_through_every_fault_of_its_provider(tmp_path: Path) -> None:
@@ -84,7 +29,7 @@ def test_a_stream_stays_exact_through_every_fault_of_its_provider(tmp_path: Path
     ]
     """
     n_frames = 600
-    (received,) = play(tmp_path, script, {"providers": ["palabra"]}, n_frames=n_frames)
+    (received,) = play(tmp_path, {"palabra": script}, {"providers": ["palabra"]}, n_frames=n_frames)
 
     assert_exact(received, n_frames)
     assert {final.provider for final in received.finals} == {"palabra"}
@@ -109,7 +54,9 @@ def test_a_stream_moves_along_its_route_with_ids_and_times_going_on(tmp_path: Pa
     ]
     """
     n_frames = 300
-    (received,) = play(tmp_path, script, {"providers": ["palabra", "echo"]}, n_frames=n_frames)
+    (received,) = play(
+        tmp_path, {"palabra": script}, {"providers": ["palabra", "echo"]}, n_frames=n_frames
+    )
 
     assert_exact(received, n_frames)
     providers = [final.provider for final in received.finals]
@@ -122,7 +69,9 @@ def test_a_stream_moves_along_its_route_with_ids_and_times_going_on(tmp_path: Pa
 def test_case_12_a_provider_that_refuses_is_passed_over(tmp_path: Path, status: int) -> None:
     """A wrong key, a language it does not have, no room: the route goes on at once."""
     script = f'faults = [{{kind = "refuse", status = {status}}}]'
-    (received,) = play(tmp_path, script, {"providers": ["palabra", "echo"]}, n_frames=50)
+    (received,) = play(
+        tmp_path, {"palabra": script}, {"providers": ["palabra", "echo"]}, n_frames=50
+    )
 
     assert_exact(received, 50)
     assert {final.provider for final in received.finals} == {"echo"}
@@ -139,7 +88,7 @@ def test_translations_come_with_the_id_of_their_final(tmp_path: Path) -> None:
     ]
     """
     hello = {"providers": ["palabra"], "language": "en", "target_languages": ["es", "de", "fr"]}
-    (received,) = play(tmp_path, script, hello, n_frames=150)
+    (received,) = play(tmp_path, {"palabra": script}, hello, n_frames=150)
 
     assert_exact(received, 150)
     finals = {final.transcription_id: final for final in received.finals}
@@ -172,7 +121,11 @@ def test_client_credentials_mint_a_session_and_delete_it(tmp_path: Path) -> None
         "PALABRA_CLIENT_SECRET": "the-secret",
     }
     (received,) = play(
-        tmp_path, script, {"providers": ["palabra"]}, n_frames=60, environment=environment
+        tmp_path,
+        {"palabra": script},
+        {"providers": ["palabra"]},
+        n_frames=60,
+        environment=environment,
     )
 
     assert_exact(received, 60)

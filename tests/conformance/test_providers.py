@@ -24,8 +24,10 @@ from speechbus_transcriber.providers.interface import (
     Result,
     SessionRequest,
 )
+from speechbus_transcriber.providers.kotoba import KotobaAccount
 from speechbus_transcriber.providers.palabra import PalabraAccount
 from speechbus_transcriber.providers.registry import PROVIDER_NAMES, Accounts, build_providers
+from speechbus_wire import kotoba as kotoba_wire
 from speechbus_wire import palabra as palabra_wire
 from tests.support.frame_numbers import build_frames
 
@@ -40,7 +42,8 @@ PROVIDERS: Final = build_providers(
     Accounts(
         palabra=PalabraAccount(
             stt_url="wss://stt.example", api_url="https://api.example", api_key="key"
-        )
+        ),
+        kotoba=KotobaAccount(api_key="key", url="wss://kotoba.example/v1/realtime"),
     ),
 )
 each_provider = pytest.mark.parametrize("name", sorted(PROVIDERS))
@@ -181,8 +184,81 @@ class ScriptedPalabra:
         return told
 
 
+KotobaTold = (
+    kotoba_wire.Created
+    | kotoba_wire.Updated
+    | kotoba_wire.Delta
+    | kotoba_wire.Completed
+    | kotoba_wire.Committed
+)
+
+
+class ScriptedKotoba:
+    """Kotoba: deltas to append, turns by silence of its own making, `committed` at the end."""
+
+    SILENCE_BYTES: Final = RATE_HZ * 2 * 6 // 10
+
+    def __init__(self) -> None:
+        self._hearing = Hearing()
+        self._n_turns = 0
+        self._n_silent = 0
+        self._heard_ms = 0
+        self._offset_ms = 0  # silence before the turn: times count it
+
+    def answer(self, messages: Sequence[str | bytes]) -> list[str]:
+        """Take the update, audio and the commit; return the messages that answer them."""
+        return [kotoba_wire.encode_message(a) for m in messages for a in self._answers(m)]
+
+    def _answers(self, message: str | bytes) -> Iterator[KotobaTold]:
+        assert isinstance(message, str)
+        match kotoba_wire.decode_client_message(message):
+            case kotoba_wire.SessionUpdate(session=session):
+                yield kotoba_wire.Created()
+                yield kotoba_wire.Updated(session=session)
+            case kotoba_wire.Append(audio=audio):
+                pcm = kotoba_wire.decode_audio(audio)
+                self._heard_ms += len(pcm) * 1000 // (2 * RATE_HZ)
+                if not any(pcm):
+                    self._n_silent += len(pcm)
+                    if self._n_silent >= self.SILENCE_BYTES:
+                        yield from self._end()
+                    return
+                self._offset_ms += self._n_silent * 1000 // (2 * RATE_HZ)
+                self._n_silent = 0
+                for is_final, start_ms, end_ms in self._hearing.hear(len(pcm)):
+                    yield from self._tell(start_ms, end_ms, is_final=is_final)
+            case kotoba_wire.Commit():
+                yield from self._end()
+                yield kotoba_wire.Committed()
+
+    def _end(self) -> Iterator[KotobaTold]:
+        for _, start_ms, end_ms in self._hearing.end():
+            yield from self._tell(start_ms, end_ms, is_final=True)
+
+    def _tell(self, start_ms: int, end_ms: int, *, is_final: bool) -> Iterator[KotobaTold]:
+        item_id = f"turn{self._n_turns}"
+        start_ms, end_ms = start_ms + self._offset_ms, end_ms + self._offset_ms
+        yield kotoba_wire.Delta(
+            item_id=item_id,
+            delta="wo",
+            start_ms=start_ms,
+            end_ms=end_ms,
+            audio_processed_ms=self._heard_ms,
+        )
+        if is_final:
+            self._n_turns += 1
+            yield kotoba_wire.Completed(
+                item_id=item_id,
+                transcript="sentence",
+                start_ms=start_ms,
+                end_ms=end_ms,
+                audio_processed_ms=self._heard_ms,
+            )
+
+
 PEERS: Final[dict[str, Callable[[], Peer]]] = {
     "echo": NoPeer,
+    "kotoba": ScriptedKotoba,
     "local": ScriptedEngine,
     "palabra": ScriptedPalabra,
 }
@@ -198,6 +274,7 @@ class Session:
         self.results: list[Result] = []
         self.received: list[str] = []
         self.audio = b""
+        self.now_s = 0.0
         self._peer = PEERS[name]()
         self._edit = edit
         self.protocol.connect_request()
@@ -205,21 +282,28 @@ class Session:
 
     def send(self, pcm: bytes) -> None:
         """Send audio."""
-        self._exchange(self.protocol.audio_to_send(memoryview(pcm), now_s=0.0))
+        self._exchange(self.protocol.audio_to_send(memoryview(pcm), now_s=self.now_s))
 
     def flush(self) -> None:
-        """Ask for finals."""
-        self._exchange(self.protocol.flush(now_s=0.0))
+        """Ask for finals, and let time pass until they are there."""
+        n_before = len(self.results)
+        self._exchange(self.protocol.flush(now_s=self.now_s))
+        while Flushed() not in self.results[n_before:]:
+            deadline_s = self.protocol.next_deadline_s()
+            assert deadline_s is not None
+            self.now_s = max(self.now_s, deadline_s)
+            self._exchange(self.protocol.handle_deadline(now_s=self.now_s))
 
     def finish(self) -> None:
         """Ask for the end."""
-        self._exchange(self.protocol.finish(now_s=0.0))
+        self._exchange(self.protocol.finish(now_s=self.now_s))
 
     def receive(self, message: str) -> None:
         """Hand in one message of the provider."""
         self.received.append(message)
-        self.protocol.receive_message(self._edit(message), now_s=0.0)
+        answer = self.protocol.receive_message(self._edit(message), now_s=self.now_s)
         self.results += self.protocol.results_received()
+        self._exchange(answer)
 
     def _exchange(self, messages: Sequence[str | bytes]) -> None:
         self.audio += b"".join(message for message in messages if isinstance(message, bytes))

@@ -168,21 +168,25 @@ def test_case_13_the_end_of_a_connection_is_told_once_with_its_code(
     run(main())
 
 
-@pytest.mark.parametrize("is_silent", [True, False])
-def test_a_peer_that_answers_no_ping_is_left(is_silent: bool) -> None:  # noqa: FBT001
+async def accept_upgrade(reader: asyncio.StreamReader) -> bytes:
+    """Read an upgrade; return the answer that accepts it."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    (key,) = (
+        line.partition(b": ")[2]
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"sec-websocket-key")
+    )
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
+    )
+
+
+def test_a_peer_that_answers_no_ping_is_left() -> None:
     """A half-open connection takes audio for minutes and gives nothing back."""
 
     async def half_open(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        key = next(
-            line.partition(b": ")[2]
-            for line in head.split(b"\r\n")
-            if line.lower().startswith(b"sec-websocket-key")
-        )
-        writer.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
-        )
+        writer.write(await accept_upgrade(reader))
         with suppress(ConnectionError):
             await reader.read()  # whatever comes, nothing is answered
         writer.transport.abort()
@@ -192,27 +196,53 @@ def test_a_peer_that_answers_no_ping_is_left(is_silent: bool) -> None:  # noqa: 
 
     async def main() -> None:
         events = Events()
-        if is_silent:
-            server = await asyncio.start_server(half_open, HOST, 0)
-            async with server:
-                port = server.sockets[0].getsockname()[1]
-                await connect_websocket(
-                    WebSocketConnect(url=f"ws://{HOST}:{port}/"),
-                    events,
-                    ping_interval_s=0.05,
-                    pong_timeout_s=0.2,
-                )
-                assert await events.queue.get() == (END, None)
-                await left.wait()
-            return
+        server = await asyncio.start_server(half_open, HOST, 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            await connect_websocket(
+                WebSocketConnect(url=f"ws://{HOST}:{port}/"),
+                events,
+                ping_interval_s=0.05,
+                pong_timeout_s=0.2,
+            )
+            assert await events.queue.get() == (END, None)
+            await left.wait()
+
+    run(main())
+
+
+def test_a_peer_that_answers_pings_is_kept() -> None:
+    """However many of them lie between the messages."""
+
+    async def main() -> None:
+        events = Events()
         async with provider(echo, ping_interval=None) as url:
             connection = await connect_websocket(
                 WebSocketConnect(url=url), events, ping_interval_s=0.01, pong_timeout_s=PATIENCE_S
             )
-            for _ in range(20):  # a long conversation, with pings between
+            for _ in range(20):
                 connection.send(["still"])
                 assert await events.queue.get() == "still"
             connection.close()
+
+    run(main())
+
+
+def test_case_12_a_refusal_in_words_right_behind_the_upgrade_is_heard() -> None:
+    """Kotoba accepts, says `rate_limit_error` and closes: all of it may come in one piece."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        error, close_1008 = b"\x81\x05error", b"\x88\x02\x03\xf0"
+        writer.write(await accept_upgrade(reader) + error + close_1008)
+        writer.close()
+
+    async def main() -> None:
+        events = Events()
+        server = await asyncio.start_server(refuse, HOST, 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            await connect_websocket(WebSocketConnect(url=f"ws://{HOST}:{port}/"), events)
+            assert [await events.queue.get(), await events.queue.get()] == ["error", (END, 1008)]
 
     run(main())
 

@@ -11,6 +11,7 @@ A transcript is a header and then one line per message, each with `at_ms` on the
 Nothing may be sent that the transcript does not have.
 """
 
+import base64
 import hashlib
 import json
 from collections import deque
@@ -49,9 +50,17 @@ def read_golden(folder: str, name: str) -> list[Line]:
 
 def describe(message: str | bytes) -> Line:
     """A message as transcripts have it: audio as length and hash, never as content."""
-    if isinstance(message, str):
-        return {"text": json.loads(message)}
-    return {"binary": {"bytes": len(message), "sha256": hashlib.sha256(message).hexdigest()}}
+    if isinstance(message, bytes):
+        return {"binary": describe_audio(message)}
+    text = json.loads(message)
+    if "audio" in text:
+        text["audio"] = describe_audio(base64.b64decode(text["audio"], validate=True))
+    return {"text": text}
+
+
+def describe_audio(pcm: bytes) -> Line:
+    """Length and hash."""
+    return {"bytes": len(pcm), "sha256": hashlib.sha256(pcm).hexdigest()}
 
 
 def replay(protocol: ProviderProtocol, lines: list[Line]) -> tuple[list[Result], str | None]:
@@ -79,10 +88,14 @@ class _Player:
         self._sent: deque[Line] = deque()
         self._next_frame = 1
         self._now_s = 0.0
+        self._is_opening = False
 
     def play(self, line: Line) -> None:
         """Go on to one line."""
         at_s = line["at_ms"] / 1000
+        if self._is_opening and "response" not in line:
+            self._is_opening = False
+            self._keep(self._protocol.messages_to_open())
         self._wait(at_s, is_inclusive=line["dir"] == "sent" and not self._sent)
         match line["dir"]:
             case "asked":
@@ -146,7 +159,7 @@ class _Player:
                     "url": request.url,
                     "headers": dict(request.headers),
                 }
-                self._keep(self._protocol.messages_to_open())
+                self._is_opening = True
             case _:
                 raise AssertionError(type(request).__name__)
 

@@ -35,7 +35,8 @@ def simulator(
     assert process.stdout is not None
     with process:
         try:
-            yield {"PALABRA_API_KEY": "any", **_read_variables(process.stdout)}
+            key = f"{provider.upper()}_API_KEY"
+            yield {key: "any", **_read_variables(process.stdout)}
         finally:
             process.terminate()
             assert process.wait(30) == 0

@@ -339,7 +339,15 @@ def test_the_session_that_was_made_is_deleted_and_only_that() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"data":{"id":"x"}}', b'{"data":{"id":1,"publisher":"t"}}', b"\xff"]
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"data":{"id":"x"}}',
+        b'{"data":{"id":1,"publisher":"t"}}',
+        b'{"data":{"id":"x","publisher":""}}',
+        b"\xff",
+    ],
 )
 def test_a_strange_session_is_a_protocol_error(body: bytes) -> None:
     """And nothing of it is repeated."""

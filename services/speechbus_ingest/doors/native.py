@@ -5,7 +5,7 @@ Specified in docs/native-door.md.
 
 import asyncio
 import logging
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from speechbus_contracts import ContractError, parse_token
 from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
+from speechbus_ingest.formats.names import CHANNELS_MAX, RAW_FORMATS, AudioFormat, RawFormat
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import (
@@ -37,7 +38,9 @@ anybody, and each is a stored chunk and a stored event."""
 FAREWELL_S: Final = 10.0
 """A stream ended by this side may take this long to get its last finals to its client."""
 QUEUED_AFTER_S: Final = 1.0
-FORMATS: Final = ("pcm_s16le",)
+KEYWORDS_MAX: Final = 1_000
+KEYWORD_CHARS_MAX: Final = 64
+"""Limits of the provider that takes keywords (providers.md 1.4)."""
 
 _CLOSE_NORMAL: Final = 1000
 _CLOSE_POLICY: Final = 1008
@@ -45,6 +48,7 @@ _CLOSE_RESTART: Final = 1012
 _CLOSE_TRY_LATER: Final = 1013
 
 _Tags = Annotated[tuple[str, ...], msgspec.Meta(max_length=16)]
+_Keyword = Annotated[str, msgspec.Meta(min_length=1, max_length=KEYWORD_CHARS_MAX)]
 
 
 class _Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -53,6 +57,9 @@ class _Hello(msgspec.Struct, frozen=True, tag="hello"):
     language: str | None = None
     target_languages: _Tags = ()
     providers: _Tags = ()
+    channels: Annotated[int, msgspec.Meta(ge=1, le=CHANNELS_MAX)] = 1
+    filler_filter: bool | None = None
+    keywords: Annotated[tuple[_Keyword, ...], msgspec.Meta(max_length=KEYWORDS_MAX)] = ()
 
 
 class _Flush(msgspec.Struct, frozen=True, tag="flush"):
@@ -269,8 +276,8 @@ def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
         ) from None
     except (msgspec.DecodeError, RecursionError):
         raise _DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
-    if hello.format not in FORMATS:
-        raise _DoorError("hello.unknown_format", f"'format' is one of: {', '.join(FORMATS)}.")
+    if hello.format not in RAW_FORMATS:
+        raise _DoorError("hello.unknown_format", f"'format' is one of: {', '.join(RAW_FORMATS)}.")
     if not SAMPLE_RATE_HZ_MIN <= hello.sample_rate_hz <= SAMPLE_RATE_HZ_MAX:
         raise _DoorError("hello.sample_rate", "'sample_rate_hz' is between 8000 and 48000.")
     try:
@@ -288,6 +295,9 @@ def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
         language=hello.language,
         target_languages=hello.target_languages,
         providers=hello.providers,
+        has_filler_filter=hello.filler_filter,
+        keywords=hello.keywords,
+        audio_format=AudioFormat(encoding=cast(RawFormat, hello.format), channels=hello.channels),
     )
 
 

@@ -9,7 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -21,12 +21,13 @@ from speechbus_contracts import ContractError, StreamClosed, decode_event
 from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
 from speechbus_ingest.doors.palabra_answers import Answers
+from speechbus_ingest.formats.names import AudioFormat, RawFormat
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_runtime.task_groups import plain_errors
 from speechbus_wire.palabra import (
-    PCM_S16LE,
+    RAW_FORMATS,
     SESSION_PATH,
     STREAM_PATH,
     PalabraError,
@@ -341,14 +342,20 @@ def _build_request(socket: WebSocket, tenant: str) -> tuple[StreamRequest, Strea
         sample_rate_hz=sample_rate_hz,
         language=parameters.language,
         target_languages=parameters.target_languages,
+        # Only what the client has said: each provider has a default of its own.
+        has_filler_filter=(
+            parameters.has_filler_filter if "enable_filler_filter" in socket.query_params else None
+        ),
+        audio_format=AudioFormat(encoding=cast(RawFormat, parameters.format)),
     )
     return request, parameters
 
 
 def _check_format(parameters: StreamParameters) -> int:
-    if parameters.format != PCM_S16LE or parameters.sample_rate_hz is None:
+    if parameters.sample_rate_hz is None:
         raise ParameterError(
-            f'invalid parameter "format": {parameters.format} is not served yet; send {PCM_S16LE}'
+            f'invalid parameter "format": {parameters.format} is not served yet; send one of:'
+            f" {', '.join(RAW_FORMATS)}"
         )
     return parameters.sample_rate_hz
 

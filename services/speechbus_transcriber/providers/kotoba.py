@@ -362,7 +362,10 @@ class KotobaProtocol:
 
     def _finalize(self, key: str) -> None:
         item = self._items.pop(key)
-        self._last_end_ms = max(self._last_end_ms, item.end_ms)
+        # Turns follow each other, whatever their times say.
+        item.start_ms = max(item.start_ms, self._last_end_ms)
+        item.end_ms = max(item.end_ms, item.start_ms)
+        self._last_end_ms = item.end_ms
         covered_ms = item.end_ms
         if item.processed_ms is not None and not self._items:
             covered_ms = max(covered_ms, self._clock.to_stream_ms(item.processed_ms))
@@ -448,7 +451,6 @@ class KotobaProtocol:
             is_settled = now_s >= flush.settles_at_s or (
                 self._processed_ms > 0
                 and self._clock.to_stream_ms(self._processed_ms) >= flush.given_ms
-                and self._results[-1:] != []
             )
             if self._items or not is_settled:
                 return

@@ -103,7 +103,7 @@ class PalabraProtocol:
         self._silence = bytes(self._chunk_bytes)
         self._rest = bytearray()
         self._given_at_s: float | None = None
-        self._quiet_at_s: float | None = 0.0  # at once: that call tells the session's beginning
+        self._quiet_at_s = 0.0  # at once: that call tells the session's beginning
         self._asked: deque[_Asked] = deque()
         self._heard_since_asked = False
         self._translations = PalabraTranslations(request.target_languages)
@@ -149,6 +149,8 @@ class PalabraProtocol:
             session = decode_session(response.body)
         except wire.PalabraError:
             raise self._confused("bad_session") from None
+        if not session.publisher:
+            raise self._confused("bad_session")  # without a token, it would be asked for for ever
         self._session_id, self._token = session.session_id, session.publisher
 
     def messages_to_open(self) -> Sequence[str | bytes]:
@@ -234,7 +236,7 @@ class PalabraProtocol:
         messages: list[str | bytes] = []
         if self._given_at_s is not None and now_s >= self._given_at_s + CHUNK_MS / 1000:
             messages += self._take_rest()
-        if self._quiet_at_s is not None and now_s >= self._quiet_at_s:
+        if now_s >= self._quiet_at_s:
             if self._quiet_at_s:
                 messages += [*self._take_rest(), self._silence]
                 self._clock.insert(len(self._silence) // 2)
@@ -304,14 +306,9 @@ class PalabraProtocol:
         return Segment(
             text=text,
             language=message.language if message.language != "auto" else None,
-            start_ms=self._to_stream_ms(start_s),
-            end_ms=self._to_stream_ms(end_s),
+            start_ms=self._clock.to_stream_ms(wire.to_ms(start_s)),
+            end_ms=self._clock.to_stream_ms(wire.to_ms(end_s)),
         )
-
-    def _to_stream_ms(self, seconds: float) -> int:
-        # A recognizer that counts in blocks may end behind the last sample; but finals cover to
-        # their ends, and audio that was not sent yet must not count as heard.
-        return min(self._clock.to_stream_ms(wire.to_ms(seconds)), self._clock.given_ms)
 
     def _take_translation(self, message: wire.TranslatedTranscription) -> None:
         text, _ = wire.split_fin(message.segment.text)  # the marker may be translated along

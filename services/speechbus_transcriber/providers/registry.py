@@ -6,12 +6,13 @@ from typing import Final
 
 import msgspec
 
-from speechbus_transcriber.providers import echo, local, palabra
+from speechbus_transcriber.providers import echo, kotoba, local, palabra
 from speechbus_transcriber.providers.interface import (
     Capabilities,
     ProviderProtocol,
     SessionRequest,
 )
+from speechbus_transcriber.providers.kotoba import KotobaAccount
 from speechbus_transcriber.providers.palabra import PalabraAccount
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "plan_route",
 ]
 
-CLOUD_PROVIDERS: Final = ("palabra",)
+CLOUD_PROVIDERS: Final = ("palabra", "kotoba")
 """Those that need an account, in the order to try them."""
 PROVIDER_NAMES: Final = (*CLOUD_PROVIDERS, "local", "echo")
 
@@ -33,6 +34,7 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
     """What this worker may use of the cloud providers; None: nothing."""
 
     palabra: PalabraAccount | None = None
+    kotoba: KotobaAccount | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,6 +68,10 @@ def _build(name: str, accounts: Accounts) -> Provider:
         case "palabra" if accounts.palabra is not None:
             return Provider(
                 palabra.CAPABILITIES, partial(palabra.PalabraProtocol, account=accounts.palabra)
+            )
+        case "kotoba" if accounts.kotoba is not None:
+            return Provider(
+                kotoba.CAPABILITIES, partial(kotoba.KotobaProtocol, account=accounts.kotoba)
             )
         case _:
             raise KeyError(name)

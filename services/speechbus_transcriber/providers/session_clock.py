@@ -48,7 +48,13 @@ class SessionClock:
             del self._starts[0], self._totals[0]
 
     def to_stream_ms(self, session_ms: int) -> int:
-        """Return the stream's time for one of the provider's; inside silence: where it begins."""
+        """Return the stream's time for one of the provider's; inside silence: where it begins.
+
+        Never later than the audio so far: what a final claims beyond it would never be heard.
+        """
+        return min(self._to_stream_ms(session_ms), self.given_ms)
+
+    def _to_stream_ms(self, session_ms: int) -> int:
         sample = session_ms * self._rate_hz // 1000
         found = bisect_right(self._starts, sample) - 1
         if found < 0:

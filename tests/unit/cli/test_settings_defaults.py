@@ -12,6 +12,8 @@ from speechbus_cli.settings import default_providers
         ({"PALABRA_API_KEY": ""}, ("local", "echo")),
         ({"PALABRA_CLIENT_ID": "me"}, ("local", "echo")),
         ({"PALABRA_API_KEY": "k"}, ("palabra", "local", "echo")),
+        ({"KOTOBA_API_KEY": "k"}, ("kotoba", "local", "echo")),
+        ({"KOTOBA_API_KEY": "k", "PALABRA_API_KEY": "k"}, ("palabra", "kotoba", "local", "echo")),
         ({"PALABRA_API_KEY_FILE": "/run/secrets/k"}, ("palabra", "local", "echo")),
         (
             {"PALABRA_CLIENT_ID": "me", "PALABRA_CLIENT_SECRET_FILE": "/run/secrets/s"},

@@ -6,7 +6,8 @@ from typing import Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbus_simulator.palabra import Action, Close, HalfOpen, PalabraStream, Reset
+from speechbus_simulator.actions import Action, Close, HalfOpen, Reset
+from speechbus_simulator.palabra import PalabraStream
 from speechbus_simulator.script import Script, parse_script
 from speechbus_wire import palabra as wire
 from tests.support.frame_numbers import build_frames

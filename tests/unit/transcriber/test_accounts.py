@@ -3,6 +3,7 @@
 import pytest
 
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_transcriber.providers.kotoba import KotobaAccount
 from speechbus_transcriber.providers.palabra import PalabraAccount
 from speechbus_transcriber.providers.registry import (
     PROVIDER_NAMES,
@@ -32,6 +33,7 @@ def test_an_account_puts_its_provider_first() -> None:
     """Whoever sets a key wants it used; without any there is the local engine."""
     assert read().route == ("local",)
     assert read(**KEY).route == ("palabra", "local")
+    assert read(**KEY, KOTOBA_API_KEY="k").route == ("palabra", "kotoba", "local")
     assert read(**KEY, SPEECHBUS_TRANSCRIBER_PROVIDERS="echo").route == ("echo",)
 
 
@@ -55,7 +57,8 @@ def test_a_key_and_client_credentials_lead_to_their_own_addresses() -> None:
         ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "palabra"}, "PALABRA_API_KEY"),
         ({"PALABRA_CLIENT_ID": "me"}, "come together"),
         ({"PALABRA_CLIENT_SECRET": "the-secret"}, "come together"),
-        ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "nobody"}, "palabra, local, echo"),
+        ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "nobody"}, "palabra, kotoba, local, echo"),
+        ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "kotoba"}, "KOTOBA_API_KEY"),
     ],
 )
 def test_a_mistake_says_which_variable_to_set(variables: dict[str, str], hint: str) -> None:
@@ -69,11 +72,14 @@ def test_a_mistake_says_which_variable_to_set(variables: dict[str, str], hint: s
 
 def test_a_route_has_what_the_worker_has_and_the_language_needs() -> None:
     """In the order that the stream asks for."""
-    accounts = Accounts(palabra=PalabraAccount(stt_url="", api_url="", api_key="k"))
+    accounts = Accounts(
+        palabra=PalabraAccount(stt_url="", api_url="", api_key="k"),
+        kotoba=KotobaAccount(api_key="k", url=""),
+    )
     providers = build_providers(PROVIDER_NAMES, accounts)
 
     assert tuple(providers) == PROVIDER_NAMES
-    assert default_route(PROVIDER_NAMES) == ["palabra", "local"]
+    assert default_route(PROVIDER_NAMES) == ["palabra", "kotoba", "local"]
     wanted = ["local", "palabra", "unknown", "palabra", "echo"]
     assert plan_route(wanted, available=providers, language=None) == ["local", "palabra", "echo"]
     assert plan_route(wanted, available=providers, language="ja-JP") == ["palabra", "echo"]

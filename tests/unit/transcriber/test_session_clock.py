@@ -42,6 +42,16 @@ def test_time_never_runs_backwards(moves: list[tuple[bool, int]]) -> None:
     assert all(0 <= ms <= clock.given_ms for ms in times)
 
 
+@given(session_ms=st.integers(0, 10**20))
+def test_no_time_lies_behind_the_audio(session_ms: int) -> None:
+    """A provider that is wrong about it must not cover what it has not heard."""
+    clock = SessionClock(sample_rate_hz=RATE_HZ)
+    clock.give(500 * MS)
+    clock.insert(100 * MS)
+
+    assert clock.to_stream_ms(session_ms) == min(session_ms, 500)
+
+
 def test_the_oldest_pauses_are_forgotten_without_a_jump() -> None:
     """A day of push-to-talk has more pauses than anybody asks about."""
     clock = SessionClock(sample_rate_hz=RATE_HZ)

@@ -1,0 +1,1 @@
+"""What clients send, made into what travels: PCM s16le mono."""
