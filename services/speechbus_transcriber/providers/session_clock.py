@@ -52,18 +52,17 @@ class SessionClock:
 
         Never later than the audio so far: what a final claims beyond it would never be heard.
         """
-        return min(self._to_stream_ms(session_ms), self.given_ms)
+        # In samples, rounded up and then down: whole milliseconds survive at every rate, and order
+        # is kept across the borders of silence, which lie inside milliseconds at some.
+        sample = -(-session_ms * self._rate_hz // 1000)
+        return min(self._to_stream(sample) * 1000 // self._rate_hz, self.given_ms)
 
-    def _to_stream_ms(self, session_ms: int) -> int:
-        sample = session_ms * self._rate_hz // 1000
+    def _to_stream(self, sample: int) -> int:
         found = bisect_right(self._starts, sample) - 1
         if found < 0:
-            return session_ms - self._forgotten * 1000 // self._rate_hz
+            return sample - self._forgotten
         before = self._totals[found - 1] if found else self._forgotten
-        start = self._starts[found]
-        if sample < start + self._totals[found] - before:
-            return (start - before) * 1000 // self._rate_hz
-        return session_ms - self._totals[found] * 1000 // self._rate_hz
+        return max(self._starts[found] - before, sample - self._totals[found])
 
     def _last_length(self, n_new: int) -> int:
         before = self._totals[-2] if len(self._totals) > 1 else self._forgotten

@@ -62,3 +62,36 @@ def test_the_oldest_pauses_are_forgotten_without_a_jump() -> None:
     last_ms = (n_pauses - 1) * 30 + 5
 
     assert clock.to_stream_ms(last_ms) == (n_pauses - 1) * 20 + 5
+
+
+@given(
+    rate_hz=st.sampled_from([8_000, 11_025, 22_050, 44_100, 48_000]),
+    moves=st.lists(
+        st.tuples(st.booleans(), st.integers(1, 60) | st.integers(1, 20_000)),
+        min_size=1,
+        max_size=20,
+    ),
+)
+def test_rates_that_no_millisecond_divides_are_a_millisecond_off_at_most(
+    rate_hz: int, moves: list[tuple[bool, int]]
+) -> None:
+    """The error does not add up over the pauses of a session, and order is kept."""
+    clock = SessionClock(sample_rate_hz=rate_hz)
+    n_session, n_stream = 0, 0
+    moments: list[tuple[int, int]] = []  # the ends of pieces of the stream, in both clocks
+    for is_silence, n_samples in moves:
+        n_session += n_samples
+        if is_silence:
+            clock.insert(n_samples)
+            continue
+        clock.give(n_samples)
+        n_stream += n_samples
+        # A millisecond inside, where it is clear on which side of a border it is.
+        moments.append((n_session * 1000 // rate_hz - 1, n_stream * 1000 // rate_hz - 1))
+    found = [clock.to_stream_ms(session_ms) for session_ms, _ in moments if session_ms > 0]
+
+    assert found == sorted(found)
+    for (_, stream_ms), ms in zip(
+        [moment for moment in moments if moment[0] > 0], found, strict=True
+    ):
+        assert abs(ms - stream_ms) <= 1
