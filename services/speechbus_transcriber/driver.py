@@ -139,6 +139,8 @@ class SessionDriver:
         on_room: Callable[[], None],
     ) -> None:
         self.protocol = protocol
+        self.is_congested = False
+        """Whether audio has to wait: for the connection, or for the provider's pace."""
         self._connections = connections
         self._on_results = on_results
         self._on_failed = on_failed
@@ -160,11 +162,6 @@ class SessionDriver:
         self._finish_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._is_over = False
-
-    @property
-    def is_congested(self) -> bool:
-        """Whether audio has to wait: for the connection, or for the provider's pace."""
-        return self._is_full or self._pace_timer is not None
 
     async def open(self) -> None:
         """Connect and send what opens the session.
@@ -272,6 +269,7 @@ class SessionDriver:
     def set_congested(self, *, is_congested: bool) -> None:
         """Stop or resume audio."""
         self._is_full = is_congested
+        self._weigh()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -290,10 +288,16 @@ class SessionDriver:
         wait_s = pacer.wait_s(now_s=now_s)
         if wait_s > 0 and self._pace_timer is None:
             self._pace_timer = self._loop.call_later(wait_s, self._pace_allows)
+            self._weigh()
 
     def _pace_allows(self) -> None:
         self._pace_timer = None
+        self._weigh()
         self._tell_room()
+
+    def _weigh(self) -> None:
+        # Kept rather than derived: it is asked for with every chunk.
+        self.is_congested = self._is_full or self._pace_timer is not None
 
     def _tell_room(self) -> None:
         if not self.is_congested and not self._is_over:
