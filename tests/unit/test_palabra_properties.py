@@ -185,6 +185,7 @@ def test_nothing_that_was_said_is_lost(segments: list[tuple[list[str], bool]]) -
             results += session.say(f"s{number}", text, start_ms, start_ms + 250, is_eos=is_eos)
     session.finish()
     results += session.say("f", "<fin>", 0, 0)
+    results += session.wait(TRANSLATIONS_TIMEOUT_S)
 
     finals = [result for result in results if isinstance(result, Heard) and result.is_final]
     assert [(final.provider_transcription_id, final.text) for final in finals] == [
