@@ -68,6 +68,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     languages: tuple[str, ...] | None
     """Primary subtags it recognizes; None: any."""
+    needs_language: bool = False
+    """Whether it must be told the language: streams that name none go elsewhere."""
     has_word_times: bool
     translates: bool
     sample_rates_hz: tuple[int, ...] | None = None

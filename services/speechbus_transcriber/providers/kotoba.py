@@ -38,6 +38,7 @@ __all__ = ["CAPABILITIES", "KotobaAccount", "KotobaProtocol"]
 
 CAPABILITIES: Final = Capabilities(
     languages=("en", "ja", "ko", "zh"),
+    needs_language=True,
     has_word_times=False,
     translates=False,
     sample_rates_hz=(24_000, 16_000, 44_100, 48_000),
@@ -170,8 +171,7 @@ class KotobaProtocol:
             input_audio_sample_rate=self._request.sample_rate_hz,
             input_audio_transcription=wire.TranscriptionSettings(
                 language=primary,
-                # Required; without a language it is the one that Kotoba was made for.
-                target_language=primary or "ja",
+                target_language=primary,
                 keywords=self._request.keywords,
                 timestamps=True,
             ),

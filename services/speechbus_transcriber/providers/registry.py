@@ -90,13 +90,17 @@ def plan_route(
     Args:
         wanted: names in the order to try; unknown ones are skipped.
         available: what this worker has.
-        language: BCP 47 tag of the speech; None: unknown, which every provider takes.
+        language: BCP 47 tag of the speech; None: unknown, which some providers cannot take.
     """
     primary = language.partition("-")[0].lower() if language else None
     route: list[str] = []
     for name in wanted:
         if name in available and name not in route:
-            languages = available[name].capabilities.languages
-            if primary is None or languages is None or primary in languages:
+            capabilities = available[name].capabilities
+            if primary is None:
+                takes_it = not capabilities.needs_language
+            else:
+                takes_it = capabilities.languages is None or primary in capabilities.languages
+            if takes_it:
                 route.append(name)
     return route

@@ -83,4 +83,7 @@ def test_a_route_has_what_the_worker_has_and_the_language_needs() -> None:
     wanted = ["local", "palabra", "unknown", "palabra", "echo"]
     assert plan_route(wanted, available=providers, language=None) == ["local", "palabra", "echo"]
     assert plan_route(wanted, available=providers, language="ja-JP") == ["palabra", "echo"]
+    # Kotoba writes in a language that it is told; to guess one would be worse than nothing.
+    assert plan_route(["kotoba", "echo"], available=providers, language=None) == ["echo"]
+    assert plan_route(["kotoba"], available=providers, language="ja-JP") == ["kotoba"]
     assert plan_route(wanted, available=providers, language="sw") == ["echo"]
