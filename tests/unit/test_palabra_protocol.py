@@ -20,6 +20,7 @@ from speechbus_transcriber.providers.interface import (
 )
 from speechbus_transcriber.providers.palabra import (
     FIN_TIMEOUT_S,
+    FORMER_S,
     PROBE_AFTER_MS,
     TRANSLATIONS_TIMEOUT_S,
 )
@@ -196,12 +197,13 @@ def test_case_06_a_final_said_again_corrects_the_newest_one() -> None:
 
 
 def test_case_07_a_segment_that_gets_no_final_becomes_one() -> None:
-    """Its words were heard; the next segment's final, or the end, tells that no more come."""
+    """Its words were heard; a while after the next final, or at the end, no more come."""
     session = Session()
     session.speak(3_000)
     session.say("a", "never ended", 0, 500)
 
-    assert session.say("b", "Next.", 700, 900, is_eos=True) == [
+    assert session.say("b", "Next.", 700, 900, is_eos=True) == []
+    assert session.wait(FORMER_S) == [
         final("never ended", 0, 500, "a"),
         final("Next.", 700, 900, "b"),
     ]
@@ -212,6 +214,24 @@ def test_case_07_a_segment_that_gets_no_final_becomes_one() -> None:
         Covered(3_000),
         Finished(),
     ]
+
+
+def test_case_07_finals_out_of_order_are_put_in_order() -> None:
+    """The later one waits: published first, it would push the words before it aside."""
+    session = Session("es")
+    session.speak(3_000)
+    session.say("a", "hello wor", 0, 500)
+    session.say("b", "ne", 700, 800)
+
+    assert session.say("b", "Next.", 700, 900, is_eos=True) == []
+    assert session.translate("b", "es", "Siguiente.") == []
+    assert session.say("b", "late", 700, 900) == []
+    assert session.say("a", "Hello, world.", 0, 600, is_eos=True) == [
+        final("Hello, world.", 0, 600, "a"),
+        final("Next.", 700, 900, "b"),
+        Translated(provider_transcription_id="b", language="es", text="Siguiente."),
+    ]
+    assert session.wait(FORMER_S) == []
 
 
 def test_case_08_a_segment_of_fillers_only_ends_empty() -> None:

@@ -143,6 +143,16 @@ def test_no_time_is_behind_the_audio() -> None:
     assert session.say("a", "Hello.", 300, 1_080, is_eos=True) == [final("Hello.", 300, 1_000, "a")]
 
 
+def test_words_whose_time_is_wrong_are_still_heard_at_the_end() -> None:
+    """What begins behind all audio is cut to its end, and said before `Finished`."""
+    session = Session()
+    session.speak(1_000)
+    session.say("a", "hello", 1_010, 1_200)
+    session.finish()
+
+    assert session.say("f", "<fin>", 0, 0) == [final("hello", 1_000, 1_000, "a"), Finished()]
+
+
 def test_finals_that_overlap_are_put_one_behind_the_other() -> None:
     """Segments tile the stream, whatever a recognizer's padding says."""
     session = Session()

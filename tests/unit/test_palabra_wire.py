@@ -313,3 +313,16 @@ def test_session_and_error_have_the_documented_fields() -> None:
             "error_code": "c",
         }
     ]
+
+
+def test_a_streams_url_says_what_was_asked_for_and_keeps_its_own_query() -> None:
+    """Clients put the token first; a proxy's address may have parameters of its own."""
+    parameters = wire.StreamParameters(
+        format="mulaw", sample_rate_hz=8_000, language="ja", target_languages=("es", "fr-ca")
+    )
+    url = wire.build_stream_url("wss://proxy.example/p?via=1", parameters, token="a b&c")
+    head, _, query = url.partition("?")
+
+    assert head == "wss://proxy.example/p"
+    assert parse_qsl(query)[:2] == [("via", "1"), ("token", "a b&c")]
+    assert wire.parse_stream_parameters(dict(parse_qsl(query))) == parameters

@@ -56,6 +56,9 @@ FIN_TIMEOUT_S: Final = 10.0
 """Palabra's own clients wait this long for the marker (providers.md 3.6)."""
 TRANSLATIONS_TIMEOUT_S: Final = 5.0
 """At the end, for translations of the last finals (providers.md 3.6, close sequence)."""
+FORMER_S: Final = 1.0
+"""A final waits so long for that of the segment before it. They come in order, as far as is known;
+one that came behind would be put in the wrong place, or lose its last words."""
 SESSION_S_MAX: Final = 1e7
 """Longer than any session lives: a time beyond is no time."""
 
@@ -109,6 +112,7 @@ class PalabraProtocol:
         self._translations = PalabraTranslations(request.target_languages)
         self._segments = PalabraSegments(self._translations)
         self._heard_ms = 0  # audio of the stream when the provider last spoke
+        self._former_at_s: float | None = None
         self._translations_at_s: float | None = None
         self._is_finished = False
         self._results: list[Result] = []
@@ -217,14 +221,20 @@ class PalabraProtocol:
         return self._finalize("finish", now_s=now_s)
 
     def next_deadline_s(self) -> float | None:
-        """The rest of a chunk, silence, an answer that is overdue, or missing translations."""
+        """The rest of a chunk, silence, or something of the provider's that is overdue."""
         if self._is_finished:
             return None
         rest_at_s = None
         if self._rest and self._given_at_s is not None:
             rest_at_s = self._given_at_s + CHUNK_MS / 1000
         fin_at_s = self._asked[0].deadline_s if self._asked else None
-        deadlines = (rest_at_s, self._quiet_at_s, fin_at_s, self._translations_at_s)
+        deadlines = (
+            rest_at_s,
+            self._quiet_at_s,
+            fin_at_s,
+            self._former_at_s,
+            self._translations_at_s,
+        )
         return min((at_s for at_s in deadlines if at_s is not None), default=None)
 
     def handle_deadline(self, *, now_s: float) -> Sequence[str | bytes]:
@@ -241,6 +251,9 @@ class PalabraProtocol:
                 messages += [*self._take_rest(), self._silence]
                 self._clock.insert(len(self._silence) // 2)
             self._quiet_at_s = now_s + QUIET_S
+        if self._former_at_s is not None and now_s >= self._former_at_s:
+            self._former_at_s = None
+            self._results += self._segments.stop_holding()
         if self._asked and now_s >= self._asked[0].deadline_s:
             self._give_up_fin(now_s)
         if self._translations_at_s is not None and now_s >= self._translations_at_s:
@@ -290,6 +303,10 @@ class PalabraProtocol:
             self._results += self._segments.update(segment_id, self._read(message, text))
         if has_fin:
             self._answer(now_s, is_marked=True)
+        if not self._segments.is_any_held:
+            self._former_at_s = None
+        elif self._former_at_s is None:
+            self._former_at_s = now_s + FORMER_S
 
     def _take_empty(self, message: wire.Transcription, *, has_fin: bool) -> list[Result]:
         if not message.is_eos:
@@ -363,7 +380,9 @@ class PalabraProtocol:
             return  # the marker came late, or by itself (`finalization_mode=auto`)
         asked = self._asked.popleft()
         if is_marked or asked.purpose != "probe":
-            self._results += self._segments.settle(asked.given_ms)
+            # Without audio since then, nothing began behind it, even where a time says so.
+            is_all = asked.given_ms == self._clock.given_ms
+            self._results += self._segments.settle(asked.given_ms + is_all)
         if is_marked:
             self._results += self._segments.cover(asked.given_ms)
         if asked.purpose == "flush":

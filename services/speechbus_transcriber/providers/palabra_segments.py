@@ -1,8 +1,8 @@
 """Palabra's segments, open and final, as results in order. Pure.
 
 Every message has the whole segment, so the last one counts. A segment is shown while it is the
-oldest open one, and ends with its final, or, when none comes, where a later one or a `finalize`
-tells that nothing more follows.
+oldest open one, and ends with its final. A final whose former is still open waits a little for
+that one's; when none comes, or a `finalize` is answered, the former ends as it was last heard.
 """
 
 from typing import Final
@@ -39,6 +39,7 @@ class PalabraSegments:
     def __init__(self, translations: PalabraTranslations) -> None:
         self._translations = translations
         self._open: dict[str, Segment] = {}
+        self._ended: set[str] = set()  # of the open ones: those whose final waits for a former's
         self._finals: dict[str, Segment] = {}
         self._covered_ms = 0
 
@@ -52,6 +53,11 @@ class PalabraSegments:
         """Whether a segment waits for its final."""
         return bool(self._open)
 
+    @property
+    def is_any_held(self) -> bool:
+        """Whether a final waits for that of a former segment."""
+        return bool(self._ended)
+
     def has_final(self, segment_id: str) -> bool:
         """Whether it has had a final with words, and not too long ago."""
         final = self._finals.get(segment_id)
@@ -59,13 +65,13 @@ class PalabraSegments:
 
     def update(self, segment_id: str, segment: Segment) -> list[Result]:
         """Take a partial; after a final it is nothing new."""
-        if segment_id in self._finals:
+        if segment_id in self._finals or segment_id in self._ended:
             return []
         is_same = self._open.get(segment_id) == segment
         self._open[segment_id] = segment
         results: list[Result] = []
         if len(self._open) > OPEN_MAX:
-            results += self._promote(next(iter(self._open)))
+            results += [*self._promote(next(iter(self._open))), *self._release()]
         # One segment is shown at a time: a later one when the one before it is final.
         if not is_same and next(iter(self._open)) == segment_id:
             results.append(_hear(segment_id, segment, is_final=False))
@@ -80,9 +86,14 @@ class PalabraSegments:
                 return []
             self._finals[segment_id] = segment
             return [_hear(segment_id, segment, is_final=True)]
-        results = self._close_before(segment_id, segment)
-        was_open = self._open.pop(segment_id, None) is not None
-        return results + self._make_final(segment_id, segment, was_open=was_open)
+        was_open = segment_id in self._open
+        if not segment.text and (not was_open or segment_id in self._ended):
+            return []  # nothing is shown of it that could be taken back (case 08)
+        former = self._former(segment_id, segment)
+        if former:
+            return self._hold(segment_id, segment, former)
+        self._open.pop(segment_id, None)
+        return [*self._make_final(segment_id, segment), *self._release()]
 
     def end_as_heard(self, segment_id: str) -> list[Result]:
         """The final of a segment without its words: the last ones stand. Nothing, if not open."""
@@ -92,7 +103,15 @@ class PalabraSegments:
     def settle(self, before_ms: int) -> list[Result]:
         """No more comes of what began before this: it ends as it was last heard (case 07)."""
         early = [open_id for open_id, last in self._open.items() if last.start_ms < before_ms]
-        return [result for open_id in early for result in self._promote(open_id)]
+        results = [result for open_id in early for result in self._promote(open_id)]
+        return results + self._release()
+
+    def stop_holding(self) -> list[Result]:
+        """The finals of former segments do not come: those end as they were last heard."""
+        results: list[Result] = []
+        while self._ended:
+            results += self._promote(next(iter(self._open)))
+        return results
 
     def cover(self, until_ms: int) -> list[Result]:
         """All audio before this was heard; what is still open began behind it or is in doubt."""
@@ -101,24 +120,35 @@ class PalabraSegments:
         self._covered_ms = until_ms
         return [Covered(until_ms)]
 
-    def _close_before(self, segment_id: str, segment: Segment) -> list[Result]:
-        """A segment is final: those still open before it get no word any more (case 07)."""
-        was_open = segment_id in self._open
+    def _former(self, segment_id: str, segment: Segment) -> list[str]:
+        """The segments still open that come before one."""
+        ids = list(self._open)
+        if segment_id in self._open:
+            return ids[: ids.index(segment_id)]
+        return [open_id for open_id in ids if self._open[open_id].start_ms <= segment.start_ms]
+
+    def _hold(self, segment_id: str, segment: Segment, former: list[str]) -> list[Result]:
+        """Put a final behind the former segments, where it waits for their finals."""
+        before = {open_id: self._open[open_id] for open_id in former}
+        self._open = before | {segment_id: segment} | self._open | {segment_id: segment}
+        self._ended.add(segment_id)
+        if len(self._open) > OPEN_MAX:
+            return [*self._promote(former[0]), *self._release()]
+        return []
+
+    def _release(self) -> list[Result]:
+        """The finals that have waited, now that nothing former is open."""
         results: list[Result] = []
-        for open_id, earlier in list(self._open.items()):
-            if open_id == segment_id:
-                break
-            if was_open or earlier.start_ms <= segment.start_ms:
-                results += self._promote(open_id)
+        while self._open and (first := next(iter(self._open))) in self._ended:
+            results += self._promote(first)
         return results
 
     def _promote(self, segment_id: str) -> list[Result]:
         """Make a final of what was last heard of a segment."""
-        return self._make_final(segment_id, self._open.pop(segment_id), was_open=True)
+        self._ended.discard(segment_id)
+        return self._make_final(segment_id, self._open.pop(segment_id))
 
-    def _make_final(self, segment_id: str, segment: Segment, *, was_open: bool) -> list[Result]:
-        if not (segment.text or was_open):
-            return []  # nothing was shown of it, so there is nothing to take back (case 08)
+    def _make_final(self, segment_id: str, segment: Segment) -> list[Result]:
         # Finals tile the stream: one that begins inside another begins behind it.
         start_ms = max(segment.start_ms, self._covered_ms)
         end_ms = max(segment.end_ms, start_ms)
