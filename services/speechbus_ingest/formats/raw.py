@@ -80,7 +80,8 @@ class RawConverter:
         joined = self._rest + data if self._rest else data
         n_whole = len(joined) // self._frame_bytes * self._frame_bytes
         self._rest = joined[n_whole:]
-        samples = self._read(np.frombuffer(joined[:n_whole], self._dtype))
+        with np.errstate(invalid="ignore"):  # a signalling NaN is silence like any other
+            samples = self._read(np.frombuffer(joined[:n_whole], self._dtype))
         if self._channels > 1:
             samples = samples.reshape(-1, self._channels).mean(axis=1)
         return np.rint(samples).clip(-FULL_SCALE, FULL_SCALE - 1).astype("<i2").tobytes()

@@ -52,6 +52,7 @@ def test_what_is_too_loud_or_no_number_is_bounded() -> None:
     floats = struct.pack("<6f", 2.0, -2.0, float("nan"), float("inf"), float("-inf"), 1.0)
 
     assert convert("pcm_f32le", floats) == [32_767, -32_768, 0, 32_767, -32_768, 32_767]
+    assert convert("pcm_f32be", b"\x7f\x80\x00\x01\xff\xc0\x00\x00") == [0, 0]
     assert convert("pcm_s32le", struct.pack("<2i", 2**31 - 1, -(2**31))) == [32_767, -32_768]
 
 
