@@ -303,10 +303,14 @@ class BusConnection(Client):
         """Send what is pending and close; waits at most `CLOSE_TIMEOUT_S`, also without NATS."""
         self._is_closing = True
         self._flush_now()
-        with suppress(TimeoutError, nats.errors.Error, OSError):
+        # RuntimeError: uvloop's word for a write to a connection that was cut a moment ago.
+        with suppress(TimeoutError, nats.errors.Error, OSError, RuntimeError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if self.is_connected:
                     await self.flush()
+                # Away, nats-py would write what it keeps for a reconnect to the old connection.
+                self._pending = []
+                self._pending_data_size = 0
                 await self.close()
 
     async def _on_error(self, error: Exception) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import uvloop
 
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
 from tests.support.nats_server import NatsServer
@@ -200,6 +201,24 @@ def test_subscriptions_survive_a_restart_of_nats(server: NatsServer) -> None:
             assert ended.is_empty()
 
     asyncio.run(run())
+
+
+def test_a_shutdown_without_nats_is_no_error(server: NatsServer) -> None:
+    """Pods of one deployment end in any order, and each is asked for its exit code."""
+
+    async def run() -> None:
+        bus = await connect_bus(server.url, name="test")
+        lost = asyncio.Event()
+        bus.on_disconnected(lost.set)
+        server.kill()
+        await lost.wait()
+        await bus.publish("a", b"what nats-py keeps for a reconnect")
+        await bus.shut_down()
+        assert bus.is_closed
+
+    # The services' own loop: it raises where asyncio's only complains.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 def test_a_connection_waits_for_its_first_server(tmp_path: Path) -> None:
