@@ -10,39 +10,6 @@ from tests.support.provider_streams import assert_exact, play, read_failures
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
 
-def test_a_stream_stays_exact_through_every_fault_of_its_provider(tmp_path: Path) -> None:
-    """Each session ends in another way; the next one goes on where finals end (cases 09, 10, 13).
-
-    Times begin at zero in every session, and audio that is sent again is not said twice.
-    """
-    script = """
-    segment_ms = 1000
-    faults = [
-      {kind = "reset", session = 1, after_ms = 1500},
-      {kind = "refuse", session = 2, status = 503},
-      {kind = "close", session = 3, after_ms = 1500, code = 1011},
-      {kind = "refuse", session = 4, status = 409, retry_after_s = 1},
-      {kind = "half_open", session = 5, after_ms = 1500},
-      {kind = "garbage", session = 6, after_ms = 1500},
-      {kind = "duplicate_final"},
-      {kind = "tail_rewrite"},
-    ]
-    """
-    n_frames = 600
-    (received,) = play(tmp_path, {"palabra": script}, {"providers": ["palabra"]}, n_frames=n_frames)
-
-    assert_exact(received, n_frames)
-    assert {final.provider for final in received.finals} == {"palabra"}
-    assert read_failures(tmp_path) == [
-        "connection_lost",
-        "http_503",
-        "closed_1011",
-        "http_409",
-        "connection_lost",
-        "bad_message",
-    ]
-
-
 def test_a_stream_moves_along_its_route_with_ids_and_times_going_on(tmp_path: Path) -> None:
     """The provider dies for good in the middle of a segment: the next one has the stream."""
     script = """

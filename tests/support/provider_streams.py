@@ -58,11 +58,12 @@ def play(
         return asyncio.run(stream_all(system))
 
 
-def read_failures(folder: Path) -> list[str]:
-    """How sessions ended before their time, in order, from the transcriber's log."""
+def read_failures(folder: Path, *providers: str) -> list[str]:
+    """How sessions of these (all) providers ended before their time, from the transcriber's log."""
     (path,) = (folder / "system").glob("transcriber-*.log")
     lines = map(json.loads, path.read_text().splitlines())
-    return [line["code"] for line in lines if line["event"] == "provider session failed"]
+    failures = [line for line in lines if line["event"] == "provider session failed"]
+    return [f["code"] for f in failures if not providers or f["provider"] in providers]
 
 
 def assert_exact(received: Received, n_frames: int) -> None:
