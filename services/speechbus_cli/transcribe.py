@@ -36,7 +36,9 @@ __all__ = ["split_names", "transcribe"]
 STDIN: Final = "-"
 _LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
 _BYTES_PER_SAMPLE: Final = 2
-_TRANSLATION_NOTE: Final = "note: nobody translates yet; captions will say what is missing"
+_TRANSLATION_NOTE: Final = (
+    "note: of the providers only Palabra translates so far; captions say what is missing"
+)
 
 
 class _Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,7 +75,9 @@ def test_every_sample_and_every_option_reaches_the_server(
     )
 
     assert done.returncode == 0
-    assert done.stderr == b"note: nobody translates yet; captions will say what is missing\n"
+    assert done.stderr == (
+        b"note: of the providers only Palabra translates so far; captions say what is missing\n"
+    )
     (conversation,) = door.conversations
     assert conversation.audio == PCM
     assert conversation.controls == ["end"]
