@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from speechbus_transcriber.providers.interface import (
     ProviderError,
     ProviderRateLimitedError,
@@ -12,8 +14,8 @@ from speechbus_transcriber.providers.interface import (
 
 __all__ = ["Route"]
 
-BACKOFF_MIN_S: Final = 0.1
-BACKOFF_MAX_S: Final = 5.0
+BACKOFF_MIN_S: Final = 0.05
+BACKOFF_MAX_S: Final = 4.0
 RATE_LIMITED_MIN_S: Final = 1.0
 RATE_LIMITED_MAX_S: Final = 16.0
 """Waits for a provider that has no room: from one to the other, doubling (providers.md, case 11).
@@ -26,6 +28,18 @@ STEADY_S: Final = 10.0
 """A session that lived this long after its first result clears its provider's failures."""
 
 
+class _Limit(msgspec.Struct, frozen=True):
+    """A provider that has no room."""
+
+    n_refusals: int = 0
+    """In a row."""
+    until_s: float = 0.0
+    """When to ask again."""
+
+
+_NO_LIMIT: Final = _Limit()
+
+
 class Route:
     """The providers of one stream, in the order to try.
 
@@ -36,7 +50,7 @@ class Route:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = deque(names)
         self._heard_at_s: float | None = None
-        self._n_limited = 0
+        self._limits: dict[str, _Limit] = {}
         self.failures = 0
         """Failed sessions in a row at the current provider."""
 
@@ -53,38 +67,50 @@ class Route:
         """The session has answered; waiting for a silent one proves nothing."""
         if self._heard_at_s is None:
             self._heard_at_s = now_s
-            self._n_limited = 0
+            self._limits.pop(self._names[0], None)
 
     def fail(self, error: ProviderError, *, now_s: float) -> float:
         """The session has failed: choose who is next.
 
         Returns:
-            Seconds to wait before the next session, at most; to be shortened by chance.
+            Seconds to wait before the next session, at least: chance may only add to it, since a
+            provider may have asked for it.
         """
+        name = self._names[0]
         if isinstance(error, ProviderRejectedError):
             self._names.popleft()
-            self.failures = 0
-            return 0.0
+            return self._move_on(now_s=now_s)
         if isinstance(error, ProviderRateLimitedError):
-            return self._step_aside(error)
+            # No room is nobody's failure: the next provider, or a wait where none has room.
+            self._limits[name] = self._limit(name, error, now_s=now_s)
+            self._names.rotate(-1)
+            return self._move_on(now_s=now_s)
         if self._heard_at_s is not None and now_s - self._heard_at_s > STEADY_S:
             self.failures = 0
         self.failures += 1
         backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4.0**self.failures)
         if self.failures >= FAILURES_MAX and len(self._names) > 1:
             self._names.rotate(-1)
-            self.failures = 0
+            return max(backoff_s, self._move_on(now_s=now_s))
         return backoff_s
 
-    def _step_aside(self, error: ProviderRateLimitedError) -> float:
-        """No room is nobody's failure: the next provider at once, or wait where there is none."""
-        if len(self._names) > 1:
-            self._names.rotate(-1)
-            self.failures = 0
-            self._n_limited += 1
-            # Every provider of the route has said so: going round faster does not help.
-            return 0.0 if self._n_limited % len(self._names) else RATE_LIMITED_MIN_S
-        backoff_s = min(RATE_LIMITED_MAX_S, RATE_LIMITED_MIN_S * 2.0**self._n_limited)
-        self._n_limited += 1
-        wanted_s = backoff_s if error.retry_after_s is None else error.retry_after_s
-        return min(RETRY_AFTER_MAX_S, wanted_s)
+    def _limit(self, name: str, error: ProviderRateLimitedError, *, now_s: float) -> _Limit:
+        n_before = self._limits.get(name, _NO_LIMIT).n_refusals
+        wait_s = min(RATE_LIMITED_MAX_S, RATE_LIMITED_MIN_S * 2.0**n_before)
+        if error.retry_after_s is not None:
+            wait_s = error.retry_after_s
+        return _Limit(n_before + 1, now_s + min(RETRY_AFTER_MAX_S, wait_s))
+
+    def _move_on(self, *, now_s: float) -> float:
+        """Go to the next provider in turn that has room, else to the first that may have it."""
+        self.failures = 0
+        if not self._names:
+            return 0.0
+        # `min` takes the first of equals: the order of the route decides.
+        waits_s = {
+            name: max(0.0, self._limits.get(name, _NO_LIMIT).until_s - now_s)
+            for name in self._names
+        }
+        soonest = min(waits_s, key=lambda name: waits_s[name])
+        self._names.rotate(-self._names.index(soonest))
+        return waits_s[soonest]

@@ -17,6 +17,7 @@ from speechbus_contracts import (
     build_transcription_id,
 )
 from speechbus_transcriber.checkpoint import Checkpoint
+from speechbus_transcriber.overlap import Said, trim_repeated
 from speechbus_transcriber.providers.interface import Heard
 
 __all__ = ["COVERED_EVERY_MS", "SegmentContext", "SegmentEvent", "Segmenter", "begin"]
@@ -57,6 +58,8 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
     """A partial of the open segment may have reached a subscriber."""
     shown_text: str = ""
     shown_end_ms: int = -1
+    said: Said = Said()
+    """What finals have said, in stream time."""
 
     def hear(
         self, heard: Heard, context: SegmentContext, *, audio_received_at: int, now_ms: int
@@ -88,6 +91,9 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
                 shown_end_ms=end_ms,
             )
         covered_ms = end_ms if heard.covered_ms is None else heard.covered_ms + offset_ms
+        if end_ms > self.covered_ms:
+            said = msgspec.structs.replace(self.said, to_ms=self.said.to_ms - offset_ms)
+            heard = trim_repeated(heard, said)
         if end_ms <= self.covered_ms or not heard.text:
             # Nothing new: said before by another session, or filler that came to nothing.
             return self.cover(covered_ms, context, audio_received_at=audio_received_at)
@@ -99,6 +105,7 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
             checkpoint_ms=covered_ms,
             finals=self.finals + 1,
             gap_ms=self.gap_ms,
+            said=self.said.add(heard.text, to_ms=end_ms),
         )
 
     def cover(
@@ -138,6 +145,7 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
             checkpoint_ms=self.checkpoint_ms,
             finals=self.finals,
             gap_ms=self.gap_ms,
+            said=self.said,
         )
 
     def lose(

@@ -71,6 +71,8 @@ OUTBOX_MAX: Final = 64
 that is away fills it; the audio waits in AUDIO meanwhile."""
 FLUSHES_MAX: Final = 64
 """Flushes of one session waiting for their answer; a client asks a few times a minute."""
+JITTER_MAX_S: Final = 5.0
+"""On top of a wait: half of it, up to this."""
 SOURCE_SILENT_S: Final = 2.5
 """Silence in which something may have been missed: the last chunks of a stream have no successor
 whose number would tell. Longer than the keep-alive of a source that pauses."""
@@ -464,7 +466,9 @@ class StreamRun:
                 "next_provider": self._route.current,
             },
         )
-        await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 (not a secret)
+        # Streams that failed together do not come back together.
+        jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (not a secret)
+        await asyncio.sleep(backoff_s + jitter_s)
         self._rewind()
 
     def _rewind(self) -> None:

@@ -84,6 +84,53 @@ def test_case_11_no_room_is_nobodys_failure() -> None:
     assert (alone.current, alone.failures) == ("only", 0)
 
 
+def test_case_12_each_provider_is_left_alone_for_as_long_as_it_asked() -> None:
+    """A route whose providers are all full is not asked about once a second."""
+    route = Route(["first", "second"])
+    asked: list[tuple[str | None, float]] = []
+    now_s = 0.0
+    for _ in range(8):
+        is_first = route.current == "first"
+        full = ProviderRateLimitedError(
+            "http_429", provider="any", retry_after_s=20.0 if is_first else None
+        )
+        asked.append((route.current, now_s))
+        now_s += route.fail(full, now_s=now_s)
+
+    assert asked == [
+        ("first", 0),
+        ("second", 0),
+        ("second", 1),
+        ("second", 3),
+        ("second", 7),
+        ("second", 15),
+        ("first", 20),
+        ("second", 31),
+    ]
+
+
+def test_a_limit_ends_when_the_provider_answers_again() -> None:
+    """The next refusal is a new one."""
+    full = ProviderRateLimitedError("http_429", provider="only")
+    route = Route(["only"])
+    assert [route.fail(full, now_s=0), route.fail(full, now_s=1)] == [1, 2]
+    route.open()
+    route.hear(now_s=3)
+
+    assert route.fail(full, now_s=60) == 1
+
+
+def test_a_provider_that_is_down_is_not_left_for_one_that_is_known_to_be_full() -> None:
+    """Of two that do not work, the one that may work first is asked first."""
+    route = Route(["full", "down"])
+    route.fail(
+        ProviderRateLimitedError("http_429", provider="full", retry_after_s=30.0), now_s=0
+    )
+    for second in range(1, 7):
+        assert route.current == "down"
+        route.fail(DOWN, now_s=second)
+
+
 def test_a_provider_may_say_when_to_return_but_not_forbid_it_for_hours() -> None:
     """Audio waits on the bus for 90 s."""
     route = Route(["only"])

@@ -186,6 +186,21 @@ def test_a_final_that_another_session_has_said_is_dropped() -> None:
     assert play.hear(heard_of("new", 3_001, is_final=True)) != []
 
 
+def test_case_10_finals_of_one_session_that_overlap_say_nothing_twice() -> None:
+    """In stream time, whichever session said it."""
+    play = Play(context=context_of(session_start_ms=5_000))
+    for text, start_ms, end_ms in [("one two.", 0, 800), ("Two three", 400, 1_200)]:
+        play.hear(Heard(text=text, is_final=True, start_ms=start_ms, end_ms=end_ms))
+    play.context = context_of(session_start_ms=5_600)
+    play.hear(Heard(text="three four", is_final=True, start_ms=200, end_ms=1_000))
+
+    assert [(e.text, e.start_ms, e.end_ms) for e in play.said(SegmentFinal)] == [
+        ("one two.", 5_000, 5_800),
+        ("three", 5_800, 6_200),
+        ("four", 6_200, 6_600),
+    ]
+
+
 def test_a_final_covers_no_less_than_was_covered() -> None:
     """A provider that covers less than it did would make the next worker double a final."""
     play = Play(begin(Checkpoint(covered_ms=3_000), is_shown=False))
