@@ -22,6 +22,9 @@ from speechbus_cli.http_probe import probe_http
 from speechbus_cli.running import run_until_interrupted
 from speechbus_cli.settings import INGEST_URL, NATS_URL
 from speechbus_runtime.jetstream import ObjectReport
+from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_transcriber.providers.registry import CLOUD_PROVIDERS
+from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
 
 __all__ = ["Check", "doctor"]
 
@@ -70,6 +73,21 @@ def _check_packages() -> Check:
             remedy="Install again: `make setup` in a checkout.",
         )
     return Check(name="services", state="ok", found="ingest, transcriber, correlator")
+
+
+def _check_accounts() -> Check:
+    """Only what a transcriber started here would use: those elsewhere have their own."""
+    try:
+        settings = read_settings(Settings, prefix=SETTINGS_PREFIX)
+    except SettingsError as error:
+        found = f"{len(error.mistakes)} wrong variable(s)"
+        return Check(name="providers", state="fail", found=found, remedy=str(error))
+    accounts = settings.accounts.names
+    missing = [name for name in CLOUD_PROVIDERS if name not in accounts]
+    found = f"route from here: {', '.join(settings.route)}"
+    if missing:
+        found += f" (no account in this environment: {', '.join(missing)})"
+    return Check(name="providers", state="ok", found=found)
 
 
 async def _check_nats(places: _Places) -> Check:
@@ -173,7 +191,7 @@ def _check_browser() -> Check:
 
 
 async def _check_all(places: _Places, settings: BootstrapSettings) -> list[Check]:
-    checks = [_check_python(), _check_packages(), await _check_nats(places)]
+    checks = [_check_python(), _check_packages(), _check_accounts(), await _check_nats(places)]
     if checks[-1].state == "ok":
         checks += await _check_objects(places, settings)
     later: Sequence[Callable[[_Places], Awaitable[Check]]] = (_check_workers, _check_ingest)

@@ -18,6 +18,7 @@ from speechbus_transcriber.providers.interface import (
     WebSocketConnect,
 )
 from speechbus_transcriber.providers.local_wire import FrameError, FrameReader, encode_frame
+from speechbus_transcriber.tls import tls_context
 from speechbus_transcriber.websocket_connection import (
     BODY_BYTES_MAX,
     SEND_BUFFER_BYTES_MAX,
@@ -146,7 +147,10 @@ class ProviderConnections:
         """
         if self._http is None:
             self._http = httpx.AsyncClient(
-                timeout=HTTP_TIMEOUT_S, follow_redirects=False, trust_env=False
+                timeout=HTTP_TIMEOUT_S,
+                follow_redirects=False,
+                trust_env=False,
+                verify=tls_context(),
             )
         try:
             async with self._http.stream(

@@ -71,9 +71,7 @@ def _count_overlapping(heard: Heard, said: Said, *, n_tokens: int) -> int:
     if heard.words is None:
         duration_ms = max(1, heard.end_ms - heard.start_ms)
         return min(n_tokens, math.ceil(n_tokens * (said.to_ms - heard.start_ms) / duration_ms))
-    return sum(
-        len(_TOKEN.findall(word.text)) for word in heard.words if word.start_ms < said.to_ms
-    )
+    return sum(len(_TOKEN.findall(word.text)) for word in heard.words if word.start_ms < said.to_ms)
 
 
 def _count_repeated(tokens: list[str], said: tuple[str, ...], *, n_max: int) -> int:

@@ -35,6 +35,15 @@ class SessionFinals:
         if final.provider_transcription_id in self._finals:
             self._sequences[final.transcription_id] = sequence
 
+    def forget(self, final: SegmentFinal) -> bool:
+        """The store refused it: nothing that is said about it later has anything to refer to.
+
+        Returns:
+            Whether an earlier revision of it is stored.
+        """
+        self._finals.pop(final.provider_transcription_id or "", None)
+        return self._sequences.pop(final.transcription_id, None) is not None
+
     def correct(self, heard: Heard, *, last_index: int, now_ms: int) -> SegmentFinal | None:
         """Return the next revision of a final that the provider has changed.
 
@@ -82,8 +91,9 @@ class SessionFinals:
             revision=final.revision,
         )
 
-    def complete(self, translation: TranslationFinal) -> TranslationFinal:
-        """Return the event with the sequence of its source, once that is stored."""
-        return msgspec.structs.replace(
-            translation, source_sequence=self._sequences.get(translation.transcription_id)
-        )
+    def complete(self, translation: TranslationFinal) -> TranslationFinal | None:
+        """Return the event with the sequence of its source; None: that could not be stored."""
+        sequence = self._sequences.get(translation.transcription_id)
+        if sequence is None:
+            return None
+        return msgspec.structs.replace(translation, source_sequence=sequence)

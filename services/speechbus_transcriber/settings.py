@@ -1,5 +1,6 @@
 """Settings of the transcriber, from SPEECHBUS_TRANSCRIBER_* variables."""
 
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -119,18 +120,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ValueError: an unknown provider, one without an account, half of Palabra's client
                 credentials, or a worker id that is no token.
         """
+        # All of them at once: who starts a service should not have to mend it mistake by mistake.
+        if mistakes := "; ".join(self._find_mistakes()):
+            raise ValueError(mistakes)
+
+    def _find_mistakes(self) -> Iterator[str]:
         if any(name not in PROVIDER_NAMES for name in self.providers):
-            raise ValueError(f"PROVIDERS takes: {', '.join(PROVIDER_NAMES)}")
+            yield f"PROVIDERS takes: {', '.join(PROVIDER_NAMES)}"
         if bool(self.palabra_client_id) != bool(self.palabra_client_secret):
-            raise ValueError("PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together")
-        if "palabra" in self.providers and self.accounts.palabra is None:
-            raise ValueError(
-                "palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET"
-            )
+            yield "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together"
+        elif "palabra" in self.providers and self.accounts.palabra is None:
+            yield "palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET"
         if "kotoba" in self.providers and self.accounts.kotoba is None:
-            raise ValueError("kotoba needs KOTOBA_API_KEY")
+            yield "kotoba needs KOTOBA_API_KEY"
         if self.worker_id:
             try:
                 parse_token(self.worker_id)
             except ContractError as error:
-                raise ValueError(f"WORKER_ID is no token: {error}") from None
+                yield f"WORKER_ID is no token: {error}"

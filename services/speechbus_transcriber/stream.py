@@ -557,21 +557,25 @@ class StreamRun:
         Raises:
             StaleGuardError: the stream has another owner.
         """
+        if isinstance(event, TranslationFinal):
+            completed = self._finals.complete(event)
+            if completed is None:
+                return  # of a final that was refused, which a gap or the text before it stands for
+            event = completed
         try:
-            if isinstance(event, TranslationFinal):
-                event = self._finals.complete(event)
             sequence = await self._log.write(event)
-            if isinstance(event, SegmentFinal):
-                self._finals.note_stored(event, sequence)
         except StaleGuardError:
             raise
         except PublishRefusedError as error:
             logger.exception(
                 "an event was refused", extra={"stream_id": self.stream_id, "code": error.err_code}
             )
-            if isinstance(event, SegmentFinal):
+            if isinstance(event, SegmentFinal) and not self._finals.forget(event):
                 gap, self._segmenter = self._segmenter.disown(event)
                 await self._log.write(gap)
+        else:
+            if isinstance(event, SegmentFinal):
+                self._finals.note_stored(event, sequence)
 
 
 class _SupersededError(Exception):

@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Sequence
-from functools import cache
 from typing import Final, cast
 
 from websockets.client import ClientProtocol
@@ -17,6 +15,7 @@ from websockets.uri import parse_uri
 
 from speechbus_transcriber.driver import ConnectionEvents, UpgradeRefusedError
 from speechbus_transcriber.providers.interface import HttpResponse, WebSocketConnect
+from speechbus_transcriber.tls import tls_context
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -45,11 +44,6 @@ _silent = logging.getLogger(f"{__name__}.library")
 _silent.disabled = True
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
-
-
 async def connect_websocket(
     request: WebSocketConnect,
     events: ConnectionEvents,
@@ -73,7 +67,7 @@ async def connect_websocket(
     )
     try:
         await loop.create_connection(
-            lambda: connection, uri.host, uri.port, ssl=_tls() if uri.secure else None
+            lambda: connection, uri.host, uri.port, ssl=tls_context() if uri.secure else None
         )
         await connection.opened
     except BaseException:

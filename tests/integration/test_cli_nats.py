@@ -91,10 +91,16 @@ def test_wrong_bootstrap_settings_are_all_named(server: NatsServer) -> None:
 
 def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None:
     """Each finding comes with the command that mends it."""
-    done = run_speechbus("doctor", "--nats-url", server.url, "--url", "ws://127.0.0.1:9")
+    done = run_speechbus(
+        *("doctor", "--nats-url", server.url, "--url", "ws://127.0.0.1:9"),
+        KOTOBA_API_KEY="the-key",
+        PALABRA_CLIENT_ID="me",
+    )
 
     text = done.stdout.decode()
     assert done.returncode == 1
+    assert "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together" in text
+    assert "the-key" not in text
     assert text.count("Create it: `speechbus bootstrap`.") == 9
     assert "speechbus transcriber" in text
     assert "speechbus ingest" in text
@@ -117,6 +123,7 @@ def test_doctor_hears_a_transcriber(server: NatsServer) -> None:
             return (await looking)[0].decode()
 
     text = asyncio.run(beat_while_doctor_looks())
+    assert "route from here: local (no account in this environment: palabra, kotoba)" in text
     assert "1 alive, 1 of 10 streams" in text
     assert text.count("present") == 9
 

@@ -70,6 +70,18 @@ def test_a_mistake_says_which_variable_to_set(variables: dict[str, str], hint: s
     assert "the-secret" not in str(caught.value)
 
 
+def test_all_mistakes_are_told_at_once() -> None:
+    """Nobody has to start a service five times to learn of five."""
+    with pytest.raises(SettingsError) as caught:
+        read(
+            SPEECHBUS_TRANSCRIBER_PROVIDERS="palabra,kotoba,nobody",
+            SPEECHBUS_TRANSCRIBER_WORKER_ID="no token",
+        )
+
+    for hint in ("PALABRA_API_KEY", "KOTOBA_API_KEY", "PROVIDERS takes", "WORKER_ID"):
+        assert hint in str(caught.value)
+
+
 def test_a_route_has_what_the_worker_has_and_the_language_needs() -> None:
     """In the order that the stream asks for."""
     accounts = Accounts(

@@ -27,7 +27,7 @@ def spoken(text: str, *, start_ms: int, has_words: bool) -> Heard:
 
 
 @pytest.mark.parametrize("has_words", [False, True])
-def test_case_10_replay_overlap_says_the_shared_words_once(has_words: bool) -> None:
+def test_case_10_replay_overlap_says_the_shared_words_once(*, has_words: bool) -> None:
     """Case and punctuation differ at the ends of sentences; the words are the same."""
     said = Said().add("We met at the old house.", to_ms=1_800)
     trimmed = trim_repeated(
@@ -82,7 +82,7 @@ def test_only_as_many_words_as_lie_in_the_overlap_are_repetitions() -> None:
     has_words=st.booleans(),
 )
 def test_a_text_read_twice_across_a_cut_is_whole_once(
-    words: list[str], cut: int, overlap: int, has_words: bool
+    *, words: list[str], cut: int, overlap: int, has_words: bool
 ) -> None:
     """Whatever was said, and wherever the second reading began.
 
@@ -92,9 +92,7 @@ def test_a_text_read_twice_across_a_cut_is_whole_once(
     cut = max(1, min(cut, len(texts) - 1))
     from_word = max(0, cut - min(overlap, TOKENS_MAX // 2))
     said = Said().add(" ".join(texts[:cut]), to_ms=WORD_MS * cut)
-    again = spoken(
-        " ".join(texts[from_word:]), start_ms=WORD_MS * from_word, has_words=has_words
-    )
+    again = spoken(" ".join(texts[from_word:]), start_ms=WORD_MS * from_word, has_words=has_words)
 
     trimmed = trim_repeated(again, said)
 

@@ -123,9 +123,7 @@ def test_a_limit_ends_when_the_provider_answers_again() -> None:
 def test_a_provider_that_is_down_is_not_left_for_one_that_is_known_to_be_full() -> None:
     """Of two that do not work, the one that may work first is asked first."""
     route = Route(["full", "down"])
-    route.fail(
-        ProviderRateLimitedError("http_429", provider="full", retry_after_s=30.0), now_s=0
-    )
+    route.fail(ProviderRateLimitedError("http_429", provider="full", retry_after_s=30.0), now_s=0)
     for second in range(1, 7):
         assert route.current == "down"
         route.fail(DOWN, now_s=second)

@@ -51,7 +51,9 @@ def test_case_03_a_translation_long_after_its_final_finds_it() -> None:
     translation = finals.translate(spanish("p0"))
 
     assert translation is not None
-    assert finals.complete(translation).source_sequence == 100
+    completed = finals.complete(translation)
+    assert completed is not None
+    assert completed.source_sequence == 100
     assert translation.transcription_id == build_transcription_id(STREAM, 0)
     assert (translation.revision, translation.start_ms, translation.end_ms) == (3, 0, 900)
 
@@ -93,3 +95,27 @@ def test_finals_without_an_id_of_the_provider_are_never_corrected() -> None:
         msgspec.structs.replace(heard("a", "x"), provider_transcription_id=None)
     )
     assert not finals.knows(heard("a", "x"))
+
+
+def test_nothing_is_said_about_a_final_that_was_refused() -> None:
+    """Its translation may wait behind it already, or come later."""
+    finals = SessionFinals()
+    finals.add(final(0, "p0"))
+    waiting = finals.translate(spanish("p0"))
+    assert waiting is not None
+
+    assert not finals.forget(final(0, "p0"))
+    assert finals.complete(waiting) is None
+    assert finals.translate(spanish("p0")) is None
+
+
+def test_a_refused_correction_leaves_its_final_stored() -> None:
+    """No gap belongs in its place."""
+    finals = SessionFinals()
+    finals.add(final(0, "p0"))
+    finals.note_stored(final(0, "p0"), 7)
+    corrected = finals.correct(heard("p0", "Hallo."), last_index=0, now_ms=3)
+    assert corrected is not None
+
+    assert finals.forget(corrected)
+    assert finals.translate(spanish("p0")) is None
