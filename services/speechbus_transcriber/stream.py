@@ -1,14 +1,13 @@
 """One stream on one worker: from its claim until it is closed, handed over or lost.
 
-Audio flows through plain calls (received message, tail, driver, provider, segmenter, partial);
-the stream's one task does what must wait: guarded writes, one in flight, catching up, and new
+Audio flows through plain calls (received message, tail, driver, provider, output, partial); the
+stream's one task does what must wait: guarded writes, one in flight, catching up, and new
 sessions.
 """
 
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
@@ -20,45 +19,31 @@ from speechbus_contracts import (
     ChunkKind,
     ContractError,
     JobOpen,
-    SegmentFinal,
-    SegmentPartial,
-    StreamClosed,
-    StreamFlushed,
-    TranslationFinal,
     build_dedup_headers,
     decode_chunk,
     encode_event,
     job_dedup_id,
 )
-from speechbus_contracts import TurnEnded as TurnEndedEvent
-from speechbus_contracts import TurnStarted as TurnStartedEvent
 from speechbus_contracts.subjects import JOB_OPEN
 from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
+from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 from speechbus_transcriber.audio_tail import AudioTail, Lost
 from speechbus_transcriber.capture_times import CaptureTimes
 from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import Connections, SessionDriver
-from speechbus_transcriber.event_log import EventLog, LoggedEvent
+from speechbus_transcriber.event_log import EventLog
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.providers.interface import (
-    Covered,
-    Finished,
-    Flushed,
-    Heard,
     ProviderError,
     ProviderProtocolError,
     Result,
     SessionRequest,
-    Translated,
-    TurnEnded,
-    TurnStarted,
 )
 from speechbus_transcriber.providers.registry import Provider, default_route, plan_route
 from speechbus_transcriber.route import Route
-from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
-from speechbus_transcriber.session_finals import SessionFinals
+from speechbus_transcriber.segmenter import SegmentContext
+from speechbus_transcriber.stream_output import StreamOutput
 
 __all__ = ["Outcome", "StreamContext", "StreamRun"]
 
@@ -66,11 +51,6 @@ logger = logging.getLogger(__name__)
 
 Outcome = Literal["closed", "superseded"]
 
-OUTBOX_MAX: Final = 64
-"""Events waiting to be stored, beyond which no audio is read: 3 minutes of finals, so only a NATS
-that is away fills it; the audio waits in AUDIO meanwhile."""
-FLUSHES_MAX: Final = 64
-"""Flushes of one session waiting for their answer; a client asks a few times a minute."""
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
 SOURCE_SILENT_S: Final = 2.5
@@ -112,7 +92,6 @@ class StreamRun:
         self._opened = opened
         self._context = context
         self._rate_hz = opened.sample_rate_hz
-        self._segmenter = begin(owned.checkpoint, is_shown=owned.epoch > 1)
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
@@ -123,20 +102,22 @@ class StreamRun:
                 language=opened.language,
             )
         )
-        self._log = EventLog(owned, context.publisher)
         self._live = LiveOutput(context.control_bus, opened, may_show=context.may_show)
         self._catch_up = CatchUp(context.audio_bus, opened, self._wake.set)
-        self._tail = AudioTail(start_sample=self._covered_sample())
         self._times = CaptureTimes(
             started_at_ms=owned.checkpoint.audio_received_at or opened.opened_at
         )
+        self._output = StreamOutput(
+            owned,
+            EventLog(owned, context.publisher),
+            self._live,
+            self._times,
+            wake=self._wake.set,
+            now_ms=lambda: context.now_ns() // 1_000_000,
+        )
+        self._tail = AudioTail(start_sample=self._output.covered_sample)
         self._driver: SessionDriver | None = None
         self._session: SegmentContext | None = None
-        self._finals = SessionFinals()
-        self._outbox: deque[LoggedEvent] = deque()
-        # Chunk number and stream position of each flush the provider has not answered yet. One
-        # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
-        self._flushes: deque[tuple[int, int]] = deque(maxlen=FLUSHES_MAX)
         self._is_reading = False
         self._lost: Lost | None = None
         self._end_reason: str | None = None
@@ -235,7 +216,7 @@ class StreamRun:
             elif item.kind is ChunkKind.AUDIO:
                 self._times.note(tail.position, item.captured_at_ns)
                 driver.send_audio(memoryview(item.payload))
-                if driver.is_congested or len(self._outbox) >= OUTBOX_MAX:
+                if driver.is_congested or self._output.is_full:
                     self._is_reading = False
             else:
                 self._obey(item, driver)
@@ -248,7 +229,7 @@ class StreamRun:
             case ChunkKind.END:
                 self._end(reason=_end_reason(chunk))
             case ChunkKind.FLUSH:
-                self._flushes.append((chunk.number, self._tail.position))
+                self._output.expect_flush(chunk.number, self._tail.position)
                 driver.flush()
             case _:
                 pass  # silence: the ingest is alive, which `_receive` has noted
@@ -264,7 +245,7 @@ class StreamRun:
         if (
             driver is not None
             and not driver.is_congested
-            and len(self._outbox) < OUTBOX_MAX
+            and not self._output.is_full
             and self._lost is None
             and self._end_reason is None
             and self._failure is None
@@ -273,98 +254,11 @@ class StreamRun:
             self._is_reading = True
             self._read()
 
-    # --- results: plain calls, no waiting ------------------------------------------------------
-
     def _take_results(self, results: list[Result]) -> None:
-        session = self._session
-        assert session is not None
         self._route.hear(now_s=self._heard_source_s)
-        for result in results:
-            match result:
-                case Heard():
-                    self._hear(result, session)
-                case Translated():
-                    self._take_translation(result)
-                case Covered():
-                    covered_ms = result.covered_ms + session.session_start_ms
-                    events, self._segmenter = self._segmenter.cover(
-                        covered_ms, session, audio_received_at=self._received_at(covered_ms)
-                    )
-                    self._put_out(events)
-                case TurnStarted() | TurnEnded():
-                    kind = TurnStartedEvent if isinstance(result, TurnStarted) else TurnEndedEvent
-                    turn = kind(
-                        stream_id=self.stream_id,
-                        tenant=session.tenant,
-                        epoch=self.epoch,
-                        at_ms=result.at_ms + session.session_start_ms,
-                    )
-                    self._live.show_turn(turn)
-                case Flushed():
-                    self._answer_flushes(n_max=1)
-                case Finished():
-                    self._answer_flushes(n_max=FLUSHES_MAX)
-                    self._is_finished = True
-                    self._wake.set()
-
-    def _hear(self, heard: Heard, session: SegmentContext) -> None:
-        now_ms = self._context.now_ns() // 1_000_000
-        if self._finals.knows(heard):
-            last_index = self._segmenter.next_index - 1
-            corrected = self._finals.correct(heard, last_index=last_index, now_ms=now_ms)
-            if heard.is_final and corrected is not None:
-                self._put_out([corrected])
-            return
-        if heard.is_final:
-            covered = heard.end_ms if heard.covered_ms is None else heard.covered_ms
-            received_at = self._received_at(covered + session.session_start_ms)
-        else:
-            received_at = self._times.latest_ms
-        events, self._segmenter = self._segmenter.hear(
-            heard, session, audio_received_at=received_at, now_ms=now_ms
-        )
-        self._put_out(events)
-
-    def _take_translation(self, translated: Translated) -> None:
-        translation = self._finals.translate(translated)
-        if translation is None:
-            # Never a wrong pair: better none (providers.md, case 4).
-            logger.warning(
-                "a translation without its final was dropped", extra={"stream_id": self.stream_id}
-            )
-            return
-        self._outbox.append(translation)
-        self._wake.set()
-
-    def _put_out(self, events: list[SegmentEvent]) -> None:
-        for event in events:
-            if isinstance(event, SegmentPartial):
-                self._live.show_partial(event)
-            else:
-                self._live.drop_partial()
-                if isinstance(event, SegmentFinal):
-                    self._finals.add(event)
-                self._outbox.append(event)
-                self._wake.set()
-
-    def _answer_flushes(self, *, n_max: int) -> None:
-        """Say, behind the finals put out so far, that the oldest flushes have been answered."""
-        # Some providers report `Flushed` for a finish as well: then there may be none.
-        for _ in range(min(n_max, len(self._flushes))):
-            number, position = self._flushes.popleft()
-            self._outbox.append(
-                StreamFlushed(
-                    stream_id=self.stream_id,
-                    tenant=self._opened.tenant,
-                    epoch=self.epoch,
-                    chunk=number,
-                    at_ms=position * 1000 // self._rate_hz,
-                )
-            )
+        if self._output.take(results):
+            self._is_finished = True
             self._wake.set()
-
-    def _received_at(self, position_ms: int) -> int:
-        return self._times.look_up(position_ms * self._rate_hz // 1000)
 
     # --- the stream's task ---------------------------------------------------------------------
 
@@ -379,9 +273,8 @@ class StreamRun:
         while True:
             if self._is_superseded:
                 raise _SupersededError
-            if self._outbox:
-                await self._write(self._outbox[0])
-                self._outbox.popleft()
+            if not self._output.is_empty:
+                await self._output.store_next()
                 if not self._is_reading:
                     self._resume_reading()
             elif self._failure is not None:
@@ -424,9 +317,9 @@ class StreamRun:
             target_languages=opened.target_languages,
             session_start_ms=self._tail.position * 1000 // self._rate_hz,
         )
+        self._output.begin_session(self._session)
         self._is_finished = False
         self._failure = None
-        self._finals = SessionFinals()
         self._driver = SessionDriver(
             protocol,
             self._context.connections,
@@ -473,18 +366,12 @@ class StreamRun:
 
     def _rewind(self) -> None:
         """Read again from what is covered."""
-        while self._flushes and self._flushes[0][1] < self._covered_sample():
-            self._answer_flushes(n_max=1)  # its finals came; its marker is not read again
-        self._flushes.clear()
-        self._tail = AudioTail(start_sample=self._covered_sample())
+        self._output.rewind()
+        self._tail = AudioTail(start_sample=self._output.covered_sample)
         self._times.rewind()
         self._catch_up.restart()
         self._lost = None
         self._end_reason = None  # an end marker will be read again
-
-    def _covered_sample(self) -> int:
-        # Rounded down: at most a sample is read twice, none is skipped.
-        return self._segmenter.covered_ms * self._rate_hz // 1000
 
     async def _after_finished(self) -> bool:
         """The provider has answered everything: close, or go on behind a gap."""
@@ -493,31 +380,12 @@ class StreamRun:
         self._end_session()
         if self._lost is not None:
             lost, self._lost = self._lost, None
-            events, self._segmenter = self._segmenter.lose(
-                lost.from_sample * 1000 // self._rate_hz,
-                lost.to_sample * 1000 // self._rate_hz,
-                session,
-                reason="audio_lost",
-                now_ms=self._context.now_ns() // 1_000_000,
-            )
-            await self._write_all(events)
+            await self._output.lose(lost.from_sample, lost.to_sample, session, reason="audio_lost")
             return False
-        await self._close(session, self._end_reason or "end")
-        return True
-
-    async def _close(self, session: SegmentContext, reason: str) -> None:
-        events, self._segmenter = self._segmenter.retract(session)
-        await self._write_all(events)
-        closed = StreamClosed(
-            stream_id=self.stream_id,
-            tenant=self._opened.tenant,
-            epoch=self.epoch,
-            reason=reason,
-            audio_ms=self._tail.position * 1000 // self._rate_hz,
-            finals=self._segmenter.finals,
-            gap_ms=self._segmenter.gap_ms,
+        await self._output.close(
+            session, reason=self._end_reason or "end", position=self._tail.position
         )
-        await self._log.write(closed)
+        return True
 
     async def _close_without_provider(self) -> None:
         """Say that nobody transcribes what was accepted so far, and close."""
@@ -530,52 +398,14 @@ class StreamRun:
             target_languages=(),
             session_start_ms=0,
         )
+        output = self._output
         try:
             await self._catch_up.walk(self._tail)
-            to_ms = self._tail.position * 1000 // self._rate_hz
-            if to_ms > self._segmenter.covered_ms:
-                events, self._segmenter = self._segmenter.lose(
-                    self._segmenter.covered_ms,
-                    to_ms,
-                    session,
-                    reason="provider",
-                    now_ms=self._context.now_ns() // 1_000_000,
-                )
-                await self._write_all(events)
-            await self._close(session, "no_provider")
+            position = self._tail.position
+            await output.lose(output.covered_sample, position, session, reason="provider")
+            await output.close(session, reason="no_provider", position=position)
         except StaleGuardError:
             return
-
-    async def _write_all(self, events: list[SegmentEvent]) -> None:
-        for event in events:
-            assert not isinstance(event, SegmentPartial)
-            await self._write(event)
-
-    async def _write(self, event: LoggedEvent) -> None:
-        """Store an event; one that the store will never take becomes a gap, not a crash loop.
-
-        Raises:
-            StaleGuardError: the stream has another owner.
-        """
-        if isinstance(event, TranslationFinal):
-            completed = self._finals.complete(event)
-            if completed is None:
-                return  # of a final that was refused, which a gap or the text before it stands for
-            event = completed
-        try:
-            sequence = await self._log.write(event)
-        except StaleGuardError:
-            raise
-        except PublishRefusedError as error:
-            logger.exception(
-                "an event was refused", extra={"stream_id": self.stream_id, "code": error.err_code}
-            )
-            if isinstance(event, SegmentFinal) and not self._finals.forget(event):
-                gap, self._segmenter = self._segmenter.disown(event)
-                await self._log.write(gap)
-        else:
-            if isinstance(event, SegmentFinal):
-                self._finals.note_stored(event, sequence)
 
 
 class _SupersededError(Exception):

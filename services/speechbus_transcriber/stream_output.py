@@ -1,0 +1,299 @@
+"""What a stream says: its sessions' results, as live partials and as stored events."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from speechbus_contracts import (
+    SegmentFinal,
+    SegmentPartial,
+    StreamClosed,
+    StreamFlushed,
+    TranslationFinal,
+)
+from speechbus_contracts import TurnEnded as TurnEndedEvent
+from speechbus_contracts import TurnStarted as TurnStartedEvent
+from speechbus_runtime.publisher import PublishRefusedError, StaleGuardError
+from speechbus_transcriber.capture_times import CaptureTimes
+from speechbus_transcriber.claim import OwnedStream
+from speechbus_transcriber.event_log import EventLog, LoggedEvent
+from speechbus_transcriber.live_output import LiveOutput
+from speechbus_transcriber.providers.interface import (
+    Covered,
+    Finished,
+    Flushed,
+    Heard,
+    Result,
+    Translated,
+    TurnEnded,
+    TurnStarted,
+)
+from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
+from speechbus_transcriber.session_finals import SessionFinals
+
+__all__ = ["StreamOutput"]
+
+logger = logging.getLogger(__name__)
+
+OUTBOX_MAX: Final = 64
+"""Events waiting to be stored, beyond which no audio is read: 3 minutes of finals, so only a NATS
+that is away fills it; the audio waits in AUDIO meanwhile."""
+FLUSHES_MAX: Final = 64
+"""Flushes of one session waiting for their answer; a client asks a few times a minute."""
+
+
+class StreamOutput:
+    """The events of one claimed stream: taken from results in plain calls, stored one by one.
+
+    Args:
+        owned: the stream.
+        log: stores its events.
+        live: shows what is not stored.
+        times: when ingest had which audio.
+        wake: called when there is something to store.
+        now_ms: wall clock, ms since 1970.
+    """
+
+    def __init__(
+        self,
+        owned: OwnedStream,
+        log: EventLog,
+        live: LiveOutput,
+        times: CaptureTimes,
+        *,
+        wake: Callable[[], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._stream_id = owned.opened.stream_id
+        self._tenant = owned.opened.tenant
+        self._epoch = owned.epoch
+        self._rate_hz = owned.opened.sample_rate_hz
+        self._log = log
+        self._live = live
+        self._times = times
+        self._wake = wake
+        self._now_ms = now_ms
+        self._segmenter = begin(owned.checkpoint, is_shown=owned.epoch > 1)
+        self._session: SegmentContext | None = None
+        self._finals = SessionFinals()
+        self._outbox: deque[LoggedEvent] = deque()
+        # Chunk number and stream position of each flush the provider has not answered yet. One
+        # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
+        self._flushes: deque[tuple[int, int]] = deque(maxlen=FLUSHES_MAX)
+
+    @property
+    def covered_sample(self) -> int:
+        """Samples of the stream that need no transcribing any more.
+
+        Rounded down: at most a sample is read twice, none is skipped.
+        """
+        return self._segmenter.covered_ms * self._rate_hz // 1000
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything said is stored."""
+        return not self._outbox
+
+    @property
+    def is_full(self) -> bool:
+        """Whether audio has to wait until something is stored."""
+        return len(self._outbox) >= OUTBOX_MAX
+
+    # --- results: plain calls, no waiting ------------------------------------------------------
+
+    def begin_session(self, session: SegmentContext) -> None:
+        """Results come from this session now; the provider's ids of the last mean nothing more."""
+        self._session = session
+        self._finals = SessionFinals()
+
+    def take(self, results: list[Result]) -> bool:
+        """Turn results of the session into events.
+
+        Returns:
+            Whether the session has finished.
+        """
+        session = self._session
+        assert session is not None
+        is_finished = False
+        for result in results:
+            match result:
+                case Heard():
+                    self._hear(result, session)
+                case Translated():
+                    self._take_translation(result)
+                case Covered():
+                    covered_ms = result.covered_ms + session.session_start_ms
+                    events, self._segmenter = self._segmenter.cover(
+                        covered_ms, session, audio_received_at=self._received_at(covered_ms)
+                    )
+                    self._put_out(events)
+                case TurnStarted() | TurnEnded():
+                    kind = TurnStartedEvent if isinstance(result, TurnStarted) else TurnEndedEvent
+                    turn = kind(
+                        stream_id=self._stream_id,
+                        tenant=session.tenant,
+                        epoch=self._epoch,
+                        at_ms=result.at_ms + session.session_start_ms,
+                    )
+                    self._live.show_turn(turn)
+                case Flushed():
+                    self._answer_flushes(n_max=1)
+                case Finished():
+                    self._answer_flushes(n_max=FLUSHES_MAX)
+                    is_finished = True
+        return is_finished
+
+    def expect_flush(self, chunk: int, position: int) -> None:
+        """A flush marker has gone to the provider.
+
+        Args:
+            chunk: its number.
+            position: samples of the stream before it.
+        """
+        self._flushes.append((chunk, position))
+
+    def rewind(self) -> None:
+        """The session is over and audio is read again from what is covered: so are markers."""
+        while self._flushes and self._flushes[0][1] < self.covered_sample:
+            self._answer_flushes(n_max=1)  # its finals came; its marker is not read again
+        self._flushes.clear()
+
+    def _hear(self, heard: Heard, session: SegmentContext) -> None:
+        now_ms = self._now_ms()
+        if self._finals.knows(heard):
+            last_index = self._segmenter.next_index - 1
+            corrected = self._finals.correct(heard, last_index=last_index, now_ms=now_ms)
+            if heard.is_final and corrected is not None:
+                self._put_out([corrected])
+            return
+        if heard.is_final:
+            covered = heard.end_ms if heard.covered_ms is None else heard.covered_ms
+            received_at = self._received_at(covered + session.session_start_ms)
+        else:
+            received_at = self._times.latest_ms
+        events, self._segmenter = self._segmenter.hear(
+            heard, session, audio_received_at=received_at, now_ms=now_ms
+        )
+        self._put_out(events)
+
+    def _take_translation(self, translated: Translated) -> None:
+        translation = self._finals.translate(translated)
+        if translation is None:
+            # Never a wrong pair: better none (providers.md, case 4).
+            logger.warning(
+                "a translation without its final was dropped", extra={"stream_id": self._stream_id}
+            )
+            return
+        self._put_in_outbox(translation)
+
+    def _put_out(self, events: list[SegmentEvent]) -> None:
+        for event in events:
+            if isinstance(event, SegmentPartial):
+                self._live.show_partial(event)
+            else:
+                self._live.drop_partial()
+                if isinstance(event, SegmentFinal):
+                    self._finals.add(event)
+                self._put_in_outbox(event)
+
+    def _answer_flushes(self, *, n_max: int) -> None:
+        """Say, behind the finals put out so far, that the oldest flushes have been answered."""
+        # Some providers report `Flushed` for a finish as well: then there may be none.
+        for _ in range(min(n_max, len(self._flushes))):
+            number, position = self._flushes.popleft()
+            self._put_in_outbox(
+                StreamFlushed(
+                    stream_id=self._stream_id,
+                    tenant=self._tenant,
+                    epoch=self._epoch,
+                    chunk=number,
+                    at_ms=position * 1000 // self._rate_hz,
+                )
+            )
+
+    def _put_in_outbox(self, event: LoggedEvent) -> None:
+        self._outbox.append(event)
+        self._wake()
+
+    def _received_at(self, position_ms: int) -> int:
+        return self._times.look_up(position_ms * self._rate_hz // 1000)
+
+    # --- the stream's task ---------------------------------------------------------------------
+
+    async def store_next(self) -> None:
+        """Store the oldest event that waits; it stays until it is stored.
+
+        Raises:
+            StaleGuardError: the stream has another owner.
+        """
+        await self._store(self._outbox[0])
+        self._outbox.popleft()
+
+    async def lose(
+        self, from_sample: int, to_sample: int, session: SegmentContext, *, reason: str
+    ) -> None:
+        """Store that nobody will transcribe these samples (`to_sample` exclusive).
+
+        Raises:
+            StaleGuardError: the stream has another owner.
+        """
+        # What is covered is not lost, also where a sample lies within a covered millisecond.
+        from_ms = max(from_sample * 1000 // self._rate_hz, self._segmenter.covered_ms)
+        to_ms = to_sample * 1000 // self._rate_hz
+        if to_ms > from_ms:
+            events, self._segmenter = self._segmenter.lose(
+                from_ms, to_ms, session, reason=reason, now_ms=self._now_ms()
+            )
+            await self._store_all(events)
+
+    async def close(self, session: SegmentContext, *, reason: str, position: int) -> None:
+        """Store the stream's last event.
+
+        Args:
+            session: of what is still open.
+            reason: why it ends.
+            position: samples of the whole stream.
+
+        Raises:
+            StaleGuardError: the stream has another owner.
+        """
+        events, self._segmenter = self._segmenter.retract(session)
+        await self._store_all(events)
+        closed = StreamClosed(
+            stream_id=self._stream_id,
+            tenant=self._tenant,
+            epoch=self._epoch,
+            reason=reason,
+            audio_ms=position * 1000 // self._rate_hz,
+            finals=self._segmenter.finals,
+            gap_ms=self._segmenter.gap_ms,
+        )
+        await self._log.write(closed)
+
+    async def _store_all(self, events: list[SegmentEvent]) -> None:
+        for event in events:
+            assert not isinstance(event, SegmentPartial)
+            await self._store(event)
+
+    async def _store(self, event: LoggedEvent) -> None:
+        """Store an event; one that the store will never take becomes a gap, not a crash loop."""
+        if isinstance(event, TranslationFinal):
+            completed = self._finals.complete(event)
+            if completed is None:
+                return  # of a final that was refused, which a gap or the text before it stands for
+            event = completed
+        try:
+            sequence = await self._log.write(event)
+        except StaleGuardError:
+            raise
+        except PublishRefusedError as error:
+            logger.exception(
+                "an event was refused", extra={"stream_id": self._stream_id, "code": error.err_code}
+            )
+            if isinstance(event, SegmentFinal) and not self._finals.forget(event):
+                gap, self._segmenter = self._segmenter.disown(event)
+                await self._log.write(gap)
+        else:
+            if isinstance(event, SegmentFinal):
+                self._finals.note_stored(event, sequence)
