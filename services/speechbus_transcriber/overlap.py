@@ -12,6 +12,8 @@ __all__ = ["Said", "trim_repeated"]
 
 TOKENS_MAX: Final = 64
 """Words that a final may repeat: some 20 s of speech."""
+UNEVENNESS: Final = 1.5
+"""Without times of words, so many more may lie in a stretch than in the mean."""
 _TOKEN: Final = re.compile(
     # Scripts without spaces by the character, all others by the word; punctuation says nothing.
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
@@ -70,7 +72,8 @@ def _count_overlapping(heard: Heard, said: Said, *, n_tokens: int) -> int:
     """How many of the first words begin before the end of the final before."""
     if heard.words is None:
         duration_ms = max(1, heard.end_ms - heard.start_ms)
-        return min(n_tokens, math.ceil(n_tokens * (said.to_ms - heard.start_ms) / duration_ms))
+        share = (said.to_ms - heard.start_ms) / duration_ms
+        return min(n_tokens, math.ceil(n_tokens * share * UNEVENNESS))
     return sum(len(_TOKEN.findall(word.text)) for word in heard.words if word.start_ms < said.to_ms)
 
 

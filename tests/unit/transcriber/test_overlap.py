@@ -86,8 +86,11 @@ def test_a_text_read_twice_across_a_cut_is_whole_once(
 ) -> None:
     """Whatever was said, and wherever the second reading began.
 
-    The words differ from their neighbours by a number, as far as real ones do.
+    The words differ from their neighbours by a number, as far as real ones do. Without times, those
+    of about the same length.
     """
+    if not has_words:
+        words = [word.replace("'", "") for word in words]
     texts = [f"{word}{number}" for number, word in enumerate(words)]
     cut = max(1, min(cut, len(texts) - 1))
     from_word = max(0, cut - min(overlap, TOKENS_MAX // 2))
