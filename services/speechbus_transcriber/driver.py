@@ -21,6 +21,7 @@ from speechbus_transcriber.providers.interface import (
     WebSocketConnect,
 )
 from speechbus_transcriber.resampler import Resampler
+from speechbus_transcriber.speech_watch import SpeechWatch
 
 __all__ = [
     "Connection",
@@ -121,6 +122,7 @@ class SessionDriver:
         sample_rate_hz: of the stream.
         provider_rate_hz: of what the provider gets.
         pace: how fast it takes audio; None: as fast as the connection does.
+        deaf_after_s: speech that no message answers for so long ends the session; None: never.
         on_results: gets results in order; never an empty list.
         on_failed: gets the error that ended the session; called at most once, nothing follows.
         on_room: audio is welcome again after `is_congested`.
@@ -134,6 +136,7 @@ class SessionDriver:
         sample_rate_hz: int,
         provider_rate_hz: int,
         pace: Pace | None,
+        deaf_after_s: float | None,
         on_results: Callable[[list[Result]], None],
         on_failed: Callable[[ProviderError], None],
         on_room: Callable[[], None],
@@ -152,6 +155,15 @@ class SessionDriver:
             None
             if sample_rate_hz == provider_rate_hz
             else Resampler(from_hz=sample_rate_hz, to_hz=provider_rate_hz, quality="MQ")
+        )
+        self._watch = (
+            None
+            if deaf_after_s is None
+            else SpeechWatch(
+                sample_rate_hz=sample_rate_hz,
+                deaf_after_s=deaf_after_s,
+                now_s=self._loop.time(),
+            )
         )
         self._pace = pace
         self._pacer: Pacer | None = None
@@ -202,6 +214,9 @@ class SessionDriver:
         """Send PCM s16le mono of the stream's rate, whole samples."""
         if self._is_over:
             return
+        if self._watch is not None and self._watch.send(pcm, now_s=self._loop.time()):
+            self._fail(ProviderUnavailableError("deaf", provider=self.protocol.name))
+            return
         if self._pacer is not None:
             self._spend(self._pacer, len(pcm))
         if self._resampler is not None:
@@ -245,8 +260,11 @@ class SessionDriver:
         """Take one message from the provider."""
         if self._is_over:
             return
+        now_s = self._loop.time()
+        if self._watch is not None:
+            self._watch.hear(now_s=now_s)
         try:
-            messages = self.protocol.receive_message(message, now_s=self._loop.time())
+            messages = self.protocol.receive_message(message, now_s=now_s)
         except ProviderError as error:
             self._deliver()
             self._fail(error)

@@ -24,6 +24,8 @@ RETRY_AFTER_MAX_S: Final = 60.0
 """Longest wait that a provider may ask for: less than AUDIO retains."""
 FAILURES_MAX: Final = 3
 """Failures in a row of one provider before the next of the route is tried."""
+STRETCH_MAX: Final = 4
+"""Doublings of a patience of some seconds: about a minute."""
 STEADY_S: Final = 10.0
 """A session that lived this long after its first result clears its provider's failures."""
 
@@ -58,6 +60,14 @@ class Route:
     def current(self) -> str | None:
         """Where to open the next session; None: every provider has refused the stream."""
         return self._names[0] if self._names else None
+
+    def stretch(self, patience_s: float | None) -> float | None:
+        """Return how long to wait for a sign of life, longer after each failure in a row.
+
+        Noise that passes for speech, and that the provider rightly says nothing about, then ends
+        fewer and fewer sessions.
+        """
+        return None if patience_s is None else patience_s * 2.0 ** min(self.failures, STRETCH_MAX)
 
     def open(self) -> None:
         """A session is opened at the current provider."""

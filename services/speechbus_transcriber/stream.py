@@ -326,6 +326,7 @@ class StreamRun:
             sample_rate_hz=self._rate_hz,
             provider_rate_hz=provider_rate_hz,
             pace=provider.capabilities.pace,
+            deaf_after_s=self._route.stretch(provider.capabilities.deaf_after_s),
             on_results=self._take_results,
             on_failed=self._note_failure,
             on_room=self._resume_reading,

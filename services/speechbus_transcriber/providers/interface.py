@@ -77,6 +77,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     any."""
     pace: Pace | None = None
     """None: as fast as the connection takes it."""
+    deaf_after_s: float | None = None
+    """Speech that no message answers for so long means that nobody listens; None: it says nothing
+    while it listens, or cannot go deaf by itself."""
 
 
 class EngineConnect(msgspec.Struct, frozen=True, tag="engine"):

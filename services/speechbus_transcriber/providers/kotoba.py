@@ -43,6 +43,7 @@ CAPABILITIES: Final = Capabilities(
     translates=False,
     sample_rates_hz=(24_000, 16_000, 44_100, 48_000),
     pace=Pace(rate=1.0, lead_ms=1_000),
+    deaf_after_s=3.5,
 )
 """Languages of its AsyncAPI document, rates of its samples' table (24 kHz is the model's). Samples
 and SDK send in real time, and nothing says that faster is taken (providers.md 1.1, 1.4, 1.7)."""

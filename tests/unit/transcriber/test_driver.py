@@ -147,6 +147,7 @@ class Session:
             sample_rate_hz=RATE_HZ,
             provider_rate_hz=provider_rate_hz,
             pace=pace,
+            deaf_after_s=None,
             on_results=self._take,
             on_failed=self.failures.append,
             on_room=self._note_room,
