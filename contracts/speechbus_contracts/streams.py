@@ -39,6 +39,9 @@ class StreamOpened(StreamEvent, frozen=True, kw_only=True, tag="stream.opened"):
     """Whether the client wants fillers ("uh") left out; null: the provider decides."""
     keywords: tuple[str, ...] = ()
     """Terms to listen for, where the provider can."""
+    skips_silence: bool = True
+    """Whether silence may be left out to catch up, at a provider that takes real time only; times
+    stay the stream's."""
 
 
 class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"):

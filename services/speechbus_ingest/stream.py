@@ -59,6 +59,7 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...] = ()
     has_filler_filter: bool | None = None
     keywords: tuple[str, ...] = ()
+    skips_silence: bool = True
     audio_format: AudioFormat = PLAIN
     """Of what `IngestStream.write` gets."""
 
@@ -185,6 +186,7 @@ class IngestStream:
             door=request.door,
             has_filler_filter=request.has_filler_filter,
             keywords=request.keywords,
+            skips_silence=request.skips_silence,
         )
         await context.publisher.publish(
             str(WriteSubject(request.tenant, self.stream_id, "opened")),

@@ -38,6 +38,7 @@ class AudioTail:
         self._next_number: int | None = 0 if start_sample == 0 else None
         self._stash: dict[int, AudioChunk] = {}
         self._highest = -1
+        self._end = start_sample
         # Of the chunks wholly before the first sample, the last one seen tells whether the one
         # behind it is first; keeping them would fill the stash before the position comes.
         self._before = -1
@@ -46,6 +47,11 @@ class AudioTail:
     def position(self) -> int:
         """Samples of the stream before the next one that `take` returns."""
         return self._position
+
+    @property
+    def n_behind(self) -> int:
+        """Samples between the position and the end of the newest chunk seen."""
+        return self._end - self._position
 
     @property
     def is_missing(self) -> bool:
@@ -59,6 +65,7 @@ class AudioTail:
         number = chunk.number
         if number > self._highest:
             self._highest = number
+            self._end = max(self._end, chunk.first_sample + chunk.n_samples)
         if self._next_number is None:
             if self._is_before_position(chunk):
                 self._before = max(self._before, number)

@@ -6,9 +6,10 @@ from speechbus_transcriber.providers.interface import Pace
 
 __all__ = ["Pacer"]
 
-LONGEST_CHUNK_MS: Final = 320
+LONGEST_CHUNK_MS: Final = 340
 """Kept free of the lead: a chunk is let through whole while any room is left (chunks have 320 ms
-at most, the setting's limit), and the provider's lead must hold all the same."""
+at most, the setting's limit, and a rest of 20 ms may join one), and the provider's lead must hold
+all the same."""
 
 
 class Pacer:

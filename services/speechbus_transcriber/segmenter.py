@@ -1,6 +1,6 @@
-"""Turns what a session heard into the stream's segments: ids, revisions, stream time.
+"""Turns what a session heard into the stream's segments: ids, revisions, what is covered.
 
-Pure: state in, events and state out. A session's clock ends here.
+Pure: state in, events and state out. All times are the stream's.
 """
 
 from typing import Final, TypeVar
@@ -37,8 +37,6 @@ class SegmentContext(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     language: str | None
     target_languages: tuple[str, ...]
-    session_start_ms: int
-    """Stream time of the session's first sample."""
 
 
 class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +57,7 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
     shown_text: str = ""
     shown_end_ms: int = -1
     said: Said = Said()
-    """What finals have said, in stream time."""
+    """What finals have said."""
 
     def hear(
         self, heard: Heard, context: SegmentContext, *, audio_received_at: int, now_ms: int
@@ -67,7 +65,7 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
         """Publish what one result means.
 
         Args:
-            heard: the result, in session time.
+            heard: the result, in stream time.
             context: the session it came from.
             audio_received_at: when ingest had the audio behind it, ms since 1970.
             now_ms: ms since 1970.
@@ -75,8 +73,7 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
         Returns:
             Events in order, and the state for the next result.
         """
-        offset_ms = context.session_start_ms
-        end_ms = heard.end_ms + offset_ms
+        end_ms = heard.end_ms
         if not heard.is_final:
             if not heard.text or (heard.text == self.shown_text and end_ms == self.shown_end_ms):
                 return [], self
@@ -90,10 +87,9 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
                 shown_text=heard.text,
                 shown_end_ms=end_ms,
             )
-        covered_ms = end_ms if heard.covered_ms is None else heard.covered_ms + offset_ms
+        covered_ms = end_ms if heard.covered_ms is None else heard.covered_ms
         if end_ms > self.covered_ms:
-            said = msgspec.structs.replace(self.said, to_ms=self.said.to_ms - offset_ms)
-            heard = trim_repeated(heard, said)
+            heard = trim_repeated(heard, self.said)
         if end_ms <= self.covered_ms or not heard.text:
             # Nothing new: said before by another session, or filler that came to nothing.
             return self.cover(covered_ms, context, audio_received_at=audio_received_at)
@@ -216,7 +212,6 @@ def _build(
     audio_received_at: int,
     now_ms: int,
 ) -> _Segment:
-    offset_ms = context.session_start_ms
     words = heard.words
     return kind(
         stream_id=context.stream_id,
@@ -227,8 +222,8 @@ def _build(
         epoch=context.epoch,
         language=heard.language or context.language,
         text=heard.text,
-        start_ms=heard.start_ms + offset_ms,
-        end_ms=heard.end_ms + offset_ms,
+        start_ms=heard.start_ms,
+        end_ms=heard.end_ms,
         provider=context.provider,
         covered_ms=covered_ms,
         audio_received_at=audio_received_at,
@@ -238,8 +233,8 @@ def _build(
         else tuple(
             Word(
                 text=word.text,
-                start_ms=word.start_ms + offset_ms,
-                end_ms=word.end_ms + offset_ms,
+                start_ms=word.start_ms,
+                end_ms=word.end_ms,
                 confidence=word.confidence,
             )
             for word in words

@@ -27,6 +27,7 @@ from speechbus_contracts import (
 from speechbus_contracts.subjects import JOB_OPEN
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_transcriber.audio_feed import AudioFeed
 from speechbus_transcriber.audio_tail import AudioTail, Lost
 from speechbus_transcriber.capture_times import CaptureTimes
 from speechbus_transcriber.catch_up import CatchUp
@@ -43,6 +44,7 @@ from speechbus_transcriber.providers.interface import (
 from speechbus_transcriber.providers.registry import Provider, default_route, plan_route
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
+from speechbus_transcriber.session_timeline import SessionTimeline
 from speechbus_transcriber.stream_output import StreamOutput
 
 __all__ = ["Outcome", "StreamContext", "StreamRun"]
@@ -117,6 +119,7 @@ class StreamRun:
         )
         self._tail = AudioTail(start_sample=self._output.covered_sample)
         self._driver: SessionDriver | None = None
+        self._feed: AudioFeed | None = None
         self._session: SegmentContext | None = None
         self._is_reading = False
         self._lost: Lost | None = None
@@ -204,41 +207,44 @@ class StreamRun:
         """Give the provider all audio that is in order; False: it takes no more now."""
         tail = self._tail
         driver = self._driver
+        feed = self._feed
         assert driver is not None
+        assert feed is not None
         while self._is_reading:
-            item = tail.take()
-            if item is None:
-                break
-            if isinstance(item, Lost):
-                self._lost = item
-                self._is_reading = False
-                driver.finish()
-            elif item.kind is ChunkKind.AUDIO:
-                self._times.note(tail.position, item.captured_at_ns)
-                driver.send_audio(memoryview(item.payload))
-                if driver.is_congested or self._output.is_full:
+            if not feed.send_waiting():
+                item = tail.take()
+                if item is None:
+                    break
+                if isinstance(item, Lost):
+                    self._lost = item
                     self._is_reading = False
-            else:
-                self._obey(item, driver)
+                    feed.finish()
+                elif item.kind is ChunkKind.AUDIO:
+                    self._times.note(tail.position, item.captured_at_ns)
+                    feed.give(memoryview(item.payload), n_behind=tail.n_behind)
+                else:
+                    self._obey(item, feed)
+            if driver.is_congested or self._output.is_full:
+                self._is_reading = False
         if tail.is_missing and self._is_reading:
             self._catch_up.request()
         return self._is_reading
 
-    def _obey(self, chunk: AudioChunk, driver: SessionDriver) -> None:
+    def _obey(self, chunk: AudioChunk, feed: AudioFeed) -> None:
         match chunk.kind:
             case ChunkKind.END:
                 self._end(reason=_end_reason(chunk))
             case ChunkKind.FLUSH:
                 self._output.expect_flush(chunk.number, self._tail.position)
-                driver.flush()
+                feed.flush()
             case _:
                 pass  # silence: the ingest is alive, which `_receive` has noted
 
     def _end(self, *, reason: str) -> None:
         self._end_reason = reason
         self._is_reading = False
-        if self._driver is not None:
-            self._driver.finish()
+        if self._feed is not None:
+            self._feed.finish()
 
     def _resume_reading(self) -> None:
         driver = self._driver
@@ -315,9 +321,9 @@ class StreamRun:
             provider=name,
             language=opened.language,
             target_languages=opened.target_languages,
-            session_start_ms=self._tail.position * 1000 // self._rate_hz,
         )
-        self._output.begin_session(self._session)
+        timeline = SessionTimeline(start_sample=self._tail.position, sample_rate_hz=self._rate_hz)
+        self._output.begin_session(self._session, timeline)
         self._is_finished = False
         self._failure = None
         self._driver = SessionDriver(
@@ -331,6 +337,13 @@ class StreamRun:
             on_failed=self._note_failure,
             on_room=self._resume_reading,
         )
+        self._feed = AudioFeed(
+            self._driver,
+            timeline,
+            sample_rate_hz=self._rate_hz,
+            # Where audio goes out faster than real time, there is no need.
+            may_skip=opened.skips_silence and provider.capabilities.pace is not None,
+        )
         self._route.open()
         await self._driver.open()
 
@@ -338,7 +351,7 @@ class StreamRun:
         self._is_reading = False
         if self._driver is not None:
             self._driver.close()
-            self._driver = None
+            self._driver = self._feed = None
 
     def _note_failure(self, error: ProviderError) -> None:
         self._failure = error
@@ -397,7 +410,6 @@ class StreamRun:
             provider="none",
             language=self._opened.language,
             target_languages=(),
-            session_start_ms=0,
         )
         output = self._output
         try:

@@ -31,6 +31,7 @@ from speechbus_transcriber.providers.interface import (
 )
 from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
 from speechbus_transcriber.session_finals import SessionFinals
+from speechbus_transcriber.session_timeline import SessionTimeline
 
 __all__ = ["StreamOutput"]
 
@@ -76,6 +77,7 @@ class StreamOutput:
         self._now_ms = now_ms
         self._segmenter = begin(owned.checkpoint, is_shown=owned.epoch > 1)
         self._session: SegmentContext | None = None
+        self._timeline = SessionTimeline(start_sample=0, sample_rate_hz=self._rate_hz)
         self._finals = SessionFinals()
         self._outbox: deque[LoggedEvent] = deque()
         # Chunk number and stream position of each flush the provider has not answered yet. One
@@ -102,9 +104,10 @@ class StreamOutput:
 
     # --- results: plain calls, no waiting ------------------------------------------------------
 
-    def begin_session(self, session: SegmentContext) -> None:
+    def begin_session(self, session: SegmentContext, timeline: SessionTimeline) -> None:
         """Results come from this session now; the provider's ids of the last mean nothing more."""
         self._session = session
+        self._timeline = timeline
         self._finals = SessionFinals()
 
     def take(self, results: list[Result]) -> bool:
@@ -119,11 +122,11 @@ class StreamOutput:
         for result in results:
             match result:
                 case Heard():
-                    self._hear(result, session)
+                    self._hear(self._timeline.translate(result), session)
                 case Translated():
                     self._take_translation(result)
                 case Covered():
-                    covered_ms = result.covered_ms + session.session_start_ms
+                    covered_ms = self._timeline.to_stream_ms(result.covered_ms)
                     events, self._segmenter = self._segmenter.cover(
                         covered_ms, session, audio_received_at=self._received_at(covered_ms)
                     )
@@ -134,7 +137,7 @@ class StreamOutput:
                         stream_id=self._stream_id,
                         tenant=session.tenant,
                         epoch=self._epoch,
-                        at_ms=result.at_ms + session.session_start_ms,
+                        at_ms=self._timeline.to_stream_ms(result.at_ms),
                     )
                     self._live.show_turn(turn)
                 case Flushed():
@@ -169,7 +172,7 @@ class StreamOutput:
             return
         if heard.is_final:
             covered = heard.end_ms if heard.covered_ms is None else heard.covered_ms
-            received_at = self._received_at(covered + session.session_start_ms)
+            received_at = self._received_at(covered)
         else:
             received_at = self._times.latest_ms
         events, self._segmenter = self._segmenter.hear(

@@ -1,7 +1,7 @@
 """A client of the native door that streams frame-numbered audio and keeps what comes back."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -68,6 +68,7 @@ async def stream_frames(
     frames_per_message: int = 5,
     is_paced: bool = True,
     hello: Mapping[str, Any] | None = None,
+    build: Callable[[int, int], bytes] = build_frames,
 ) -> Received:
     """Stream frames 1 to `n_frames` and return when the server has closed.
 
@@ -78,6 +79,7 @@ async def stream_frames(
         frames_per_message: in one WebSocket message.
         is_paced: send in real time; else as fast as the server takes it.
         hello: fields that differ from the usual hello.
+        build: PCM of the frames from one on, and how many.
     """
     loop = asyncio.get_running_loop()
     events: list[AnyEvent] = []
@@ -96,6 +98,7 @@ async def stream_frames(
                     "format": "pcm_s16le",
                     "sample_rate_hz": 16_000,
                     "providers": ["echo"],
+                    "skip_silence": False,  # frames are no speech, and each one counts
                     **(hello or {}),
                 }
             ).decode()
@@ -115,7 +118,7 @@ async def stream_frames(
             started_s = loop.time()
             for first in range(1, n_frames + 1, frames_per_message):
                 n_now = min(frames_per_message, n_frames + 1 - first)
-                await socket.send(build_frames(first, n_now))
+                await socket.send(build(first, n_now))
                 if is_paced:
                     due_s = started_s + (first - 1 + n_now) * FRAME_MS / 1000
                     await asyncio.sleep(max(0.0, due_s - loop.time()))

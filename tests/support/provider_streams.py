@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from tests.support.frame_client import Received, stream_frames
-from tests.support.frame_numbers import Tiling
+from tests.support.frame_numbers import Tiling, build_frames
 from tests.support.simulator import simulator
 from tests.support.system import System
 
@@ -23,6 +23,7 @@ def play(
     *hellos: Mapping[str, Any],
     n_frames: int,
     environment: Mapping[str, str] | None = None,
+    build: Callable[[int, int], bytes] = build_frames,
 ) -> list[Received]:
     """Stream numbered frames at the same time, one client for each hello.
 
@@ -32,13 +33,20 @@ def play(
         hellos: fields that differ from the usual hello.
         n_frames: of each stream.
         environment: variables of the services beside those of the simulators.
+        build: PCM of the frames from one on, and how many.
     """
 
     async def stream_all(system: System) -> list[Received]:
         async with asyncio.TaskGroup() as tasks:
             streams = [
                 tasks.create_task(
-                    stream_frames(system.ingest.url, system.key, n_frames=n_frames, hello=hello)
+                    stream_frames(
+                        system.ingest.url,
+                        system.key,
+                        n_frames=n_frames,
+                        hello=hello,
+                        build=build,
+                    )
                 )
                 for hello in hellos
             ]

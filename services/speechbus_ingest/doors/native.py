@@ -60,6 +60,7 @@ class _Hello(msgspec.Struct, frozen=True, tag="hello"):
     channels: Annotated[int, msgspec.Meta(ge=1, le=CHANNELS_MAX)] = 1
     filler_filter: bool | None = None
     keywords: Annotated[tuple[_Keyword, ...], msgspec.Meta(max_length=KEYWORDS_MAX)] = ()
+    skip_silence: bool = True
 
 
 class _Flush(msgspec.Struct, frozen=True, tag="flush"):
@@ -297,6 +298,7 @@ def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
         providers=hello.providers,
         has_filler_filter=hello.filler_filter,
         keywords=hello.keywords,
+        skips_silence=hello.skip_silence,
         audio_format=AudioFormat(encoding=cast(RawFormat, hello.format), channels=hello.channels),
     )
 

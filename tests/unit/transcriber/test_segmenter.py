@@ -22,12 +22,13 @@ from speechbus_transcriber.segmenter import (
     SegmentEvent,
     begin,
 )
+from speechbus_transcriber.session_timeline import SessionTimeline
 
 FRESH = begin(Checkpoint(), is_shown=False)
 _Event = TypeVar("_Event", bound=SegmentEvent)
 
 
-def context_of(*, epoch: int = 1, session_start_ms: int = 0) -> SegmentContext:
+def context_of(*, epoch: int = 1) -> SegmentContext:
     return SegmentContext(
         stream_id="s1",
         tenant="acme",
@@ -35,7 +36,6 @@ def context_of(*, epoch: int = 1, session_start_ms: int = 0) -> SegmentContext:
         provider="echo",
         language="en",
         target_languages=("es",),
-        session_start_ms=session_start_ms,
     )
 
 
@@ -54,14 +54,26 @@ def heard_of(
 class Play:
     """A stream under test: what was said to its segmenter, and what came of it."""
 
-    def __init__(self, segmenter: Segmenter = FRESH, context: SegmentContext | None = None) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter = FRESH,
+        context: SegmentContext | None = None,
+        *,
+        session_start_ms: int = 0,
+    ) -> None:
         self.segmenter = segmenter
         self.context = context or context_of()
+        self.session_start_ms = session_start_ms
         self.events: list[SegmentEvent] = []
 
     def hear(self, heard: Heard) -> list[SegmentEvent]:
-        """Say one result; return what came of it."""
-        return self._keep(self.segmenter.hear(heard, self.context, audio_received_at=7, now_ms=9))
+        """Say one result, in session time; return what came of it."""
+        timeline = SessionTimeline(start_sample=16 * self.session_start_ms, sample_rate_hz=16_000)
+        return self._keep(
+            self.segmenter.hear(
+                timeline.translate(heard), self.context, audio_received_at=7, now_ms=9
+            )
+        )
 
     def cover(self, covered_ms: int) -> list[SegmentEvent]:
         """Say that nothing was said, in stream time."""
@@ -100,7 +112,7 @@ def test_a_final_is_in_stream_time() -> None:
         confidence=0.75,
         provider_transcription_id="p1",
     )
-    play = Play(context=context_of(epoch=3, session_start_ms=60_000))
+    play = Play(context=context_of(epoch=3), session_start_ms=60_000)
 
     assert play.hear(heard) == [
         SegmentFinal(
@@ -188,10 +200,10 @@ def test_a_final_that_another_session_has_said_is_dropped() -> None:
 
 def test_case_10_finals_of_one_session_that_overlap_say_nothing_twice() -> None:
     """In stream time, whichever session said it."""
-    play = Play(context=context_of(session_start_ms=5_000))
+    play = Play(session_start_ms=5_000)
     for text, start_ms, end_ms in [("one two.", 0, 800), ("Two three", 400, 1_200)]:
         play.hear(Heard(text=text, is_final=True, start_ms=start_ms, end_ms=end_ms))
-    play.context = context_of(session_start_ms=5_600)
+    play.session_start_ms = 5_600
     play.hear(Heard(text="three four", is_final=True, start_ms=200, end_ms=1_000))
 
     assert [(e.text, e.start_ms, e.end_ms) for e in play.said(SegmentFinal)] == [
@@ -240,7 +252,8 @@ def test_a_segment_keeps_its_index_when_another_worker_takes_over() -> None:
     first.hear(heard_of("tw", 1_400))
     second = Play(
         begin(build_checkpoint(first.said(SegmentFinal)), is_shown=True),
-        context_of(epoch=2, session_start_ms=1_000),
+        context_of(epoch=2),
+        session_start_ms=1_000,
     )
     second.hear(heard_of("two.", 900, is_final=True))
 
@@ -277,7 +290,7 @@ def play_step(play: Play, step: Step) -> list[SegmentEvent]:
     what, text, offset_ms, length_ms = step
     covered_ms = play.segmenter.covered_ms
     at_ms = max(0, covered_ms + offset_ms)
-    session_start_ms = play.context.session_start_ms
+    session_start_ms = play.session_start_ms
     match what:
         case "partial" | "final":
             end_ms = max(0, at_ms - session_start_ms)
@@ -296,7 +309,7 @@ def play_step(play: Play, step: Step) -> list[SegmentEvent]:
             from_ms = covered_ms + max(0, offset_ms)
             return play.lose(from_ms, from_ms + length_ms + 1)
         case _:
-            play.context = context_of(epoch=play.context.epoch, session_start_ms=covered_ms)
+            play.session_start_ms = covered_ms
             return []
 
 
@@ -362,7 +375,8 @@ def test_a_new_owner_goes_on_from_the_log_alone(
             checkpoint = read_checkpoint(log)
             play = Play(
                 begin(checkpoint, is_shown=True),
-                context_of(epoch=play.context.epoch + 1, session_start_ms=checkpoint.covered_ms),
+                context_of(epoch=play.context.epoch + 1),
+                session_start_ms=checkpoint.covered_ms,
             )
     play.close()
     log += stored(play.events)

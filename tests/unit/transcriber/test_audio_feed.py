@@ -1,0 +1,124 @@
+"""A stream that is behind catches up over its silence, and its times stay right."""
+
+import random
+from typing import Final
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechbus_transcriber.audio_feed import BEHIND_S, AudioFeed
+from speechbus_transcriber.driver import SessionDriver
+from speechbus_transcriber.session_timeline import SessionTimeline
+
+RATE_HZ: Final = 16_000
+CHUNK_SAMPLES: Final = RATE_HZ // 10
+SOURCE: Final = random.Random(11)
+SOUND: Final = SOURCE.randbytes(2 * 5 * RATE_HZ)
+SILENCE: Final = bytes(2 * 10 * RATE_HZ)
+AUDIO: Final = SOUND + SILENCE + SOUND
+BACKLOG: Final = round((BEHIND_S + 1) * RATE_HZ)
+
+
+class _Heard(SessionDriver):
+    """Remembers the audio; nothing else of a session is played."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.asked: list[tuple[str, int]] = []
+
+    @property
+    def audio(self) -> bytes:
+        return b"".join(self.parts)
+
+    def send_audio(self, pcm: memoryview) -> None:
+        assert len(pcm) // 2 <= RATE_HZ * 340 // 1000
+        self.parts.append(bytes(pcm))
+
+    def flush(self) -> None:
+        self.asked.append(("flush", len(self.audio)))
+
+    def finish(self) -> None:
+        self.asked.append(("finish", len(self.audio)))
+
+
+def begin(*, may_skip: bool = True) -> tuple[AudioFeed, _Heard, SessionTimeline]:
+    """A session at the beginning of a stream."""
+    driver = _Heard()
+    timeline = SessionTimeline(start_sample=0, sample_rate_hz=RATE_HZ)
+    feed = AudioFeed(driver, timeline, sample_rate_hz=RATE_HZ, may_skip=may_skip)
+    return feed, driver, timeline
+
+
+def give(feed: AudioFeed, audio: bytes, *, n_behind: int) -> None:
+    """Give all of it in chunks; what waits goes out between them, as a stream does it."""
+    for at in range(0, len(audio), 2 * CHUNK_SAMPLES):
+        while feed.send_waiting():
+            pass
+        chunk = memoryview(audio)[at : at + 2 * CHUNK_SAMPLES]
+        feed.give(chunk, n_behind=n_behind)
+
+
+def test_a_backlog_is_given_without_its_long_silence() -> None:
+    """10 s of it take less than one; what comes behind is where it was."""
+    feed, driver, timeline = begin()
+    give(feed, AUDIO, n_behind=BACKLOG)
+    feed.finish()
+
+    given_ms = len(driver.audio) * 500 // RATE_HZ
+    assert 10_000 < given_ms < 11_000
+    assert driver.audio.startswith(SOUND)
+    assert driver.audio.endswith(SOUND)
+    assert timeline.to_stream_ms(5_000) == 5_000
+    assert timeline.to_stream_ms(given_ms) == 20_000
+    assert timeline.to_stream_ms(given_ms - 5_000) == 15_000
+
+
+def test_a_stream_that_is_not_behind_is_given_whole() -> None:
+    """So is one that was told to be, and one whose provider needs no pace."""
+    for may_skip, n_behind in ((True, CHUNK_SAMPLES), (False, BACKLOG)):
+        feed, driver, timeline = begin(may_skip=may_skip)
+        give(feed, AUDIO, n_behind=n_behind)
+        feed.finish()
+
+        assert driver.audio == AUDIO
+        assert timeline.to_stream_ms(20_000) == 20_000
+
+
+def test_a_marker_comes_behind_all_audio_before_it() -> None:
+    """What is held back of a silence as well: finals of all of it were asked for."""
+    feed, driver, timeline = begin()
+    give(feed, SOUND + SILENCE, n_behind=BACKLOG)
+    feed.flush()
+    feed.finish()
+
+    assert driver.asked == [("flush", len(driver.audio)), ("finish", len(driver.audio))]
+    assert timeline.to_stream_ms(len(driver.audio) * 500 // RATE_HZ) == 15_000
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(1, 5_000), st.sampled_from([0, BACKLOG]), st.booleans()), max_size=40
+    )
+)
+def test_every_sound_given_is_where_it_was(steps: list[tuple[int, int, bool]]) -> None:
+    """However often the stream falls behind, catches up and is flushed."""
+    feed, driver, timeline = begin()
+    at = 0
+    for n_samples, n_behind, is_flushed in steps:
+        while feed.send_waiting():
+            pass
+        chunk = AUDIO[2 * at : 2 * (at + n_samples)]
+        at += len(chunk) // 2
+        feed.give(memoryview(chunk), n_behind=n_behind)
+        if is_flushed:
+            feed.flush()
+    feed.finish()
+
+    heard = driver.audio
+    for ms in range(0, len(heard) * 500 // RATE_HZ, 37):
+        place = timeline.to_stream_ms(ms) * RATE_HZ // 1000
+        session_place = ms * RATE_HZ // 1000
+        assert heard[2 * session_place : 2 * session_place + 2] in (
+            AUDIO[2 * place : 2 * place + 2],
+            bytes(2),  # within a silence, any is like the other
+        )

@@ -1,0 +1,118 @@
+"""What is left out is silence, and all the rest is there, in order."""
+
+import random
+import wave
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechbus_cli.speech import Recordings
+from speechbus_transcriber.resampler import Resampler
+from speechbus_transcriber.silence_skipper import (
+    BLOCK_MS,
+    KEPT_AFTER_MS,
+    KEPT_BEFORE_MS,
+    Piece,
+    SilenceSkipper,
+)
+
+pytest_plugins = ["tests.support.speech"]
+
+RATE_HZ = 16_000
+PAUSE_MS = 2_000
+KEPT_MS = KEPT_AFTER_MS + KEPT_BEFORE_MS + 2 * BLOCK_MS
+
+
+def play(pcm: bytes, *, rate_hz: int, cuts: Iterable[int] = ()) -> list[Piece]:
+    """Give the audio to a skipper in pieces, and take what is left at the end."""
+    skipper = SilenceSkipper(sample_rate_hz=rate_hz)
+    pieces: list[Piece] = []
+    at = 0
+    for cut in [*cuts, len(pcm)]:
+        pieces += skipper.feed(memoryview(pcm)[at:cut])
+        at = cut
+    return [*pieces, skipper.release()]
+
+
+def check_order(pcm: bytes, pieces: list[Piece]) -> int:
+    """Each piece is the audio at its place; return the samples left out."""
+    at = skipped = 0
+    for piece in pieces:
+        skipped += piece.n_skipped
+        at += 2 * piece.n_skipped
+        assert piece.pcm == pcm[at : at + len(piece.pcm)]
+        at += len(piece.pcm)
+    assert at == len(pcm)
+    return skipped
+
+
+def converse(
+    recordings: Recordings, *, rate_hz: int, noise: int
+) -> tuple[bytes, list[tuple[int, int]]]:
+    """Five sentences with pauses, in noise of this amplitude.
+
+    Returns:
+        PCM, and where the sentences lie in it, in bytes.
+    """
+    audio: list[bytes] = []
+    sentences: list[tuple[int, int]] = []
+    n_bytes = 0
+    pause = bytes(2 * (rate_hz * PAUSE_MS // 1000))
+    for recording in recordings.recordings:
+        with wave.open(str(recording.path)) as file:
+            pcm: bytes = file.readframes(file.getnframes())
+        if rate_hz != RATE_HZ:
+            pcm = Resampler(from_hz=RATE_HZ, to_hz=rate_hz, quality="MQ").feed(pcm, is_last=True)
+        sentences.append((n_bytes, n_bytes + len(pcm)))
+        audio += [pcm, pause]
+        n_bytes += len(pcm) + len(pause)
+    clean = np.frombuffer(b"".join(audio), np.int16).astype(np.int32)
+    hiss = np.random.default_rng(7).integers(-noise, noise + 1, clean.size)
+    return (clean + hiss).clip(-32_768, 32_767).astype("<i2").tobytes(), sentences
+
+
+@pytest.mark.parametrize("noise", [0, 10, 100])
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_pauses_are_left_out_and_no_speech_is(
+    recordings: Recordings, rate_hz: int, noise: int
+) -> None:
+    """At every rate; what is left out of the recordings themselves is their own silence."""
+    pcm, sentences = converse(recordings, rate_hz=rate_hz, noise=noise)
+    pieces = play(pcm, rate_hz=rate_hz)
+
+    skipped_ms = check_order(pcm, pieces) * 1000 // rate_hz
+    assert skipped_ms >= len(sentences) * (PAUSE_MS - KEPT_MS)
+    loudest = np.abs(np.frombuffer(pcm, np.int16).astype(np.int32)).max()
+    at = 0
+    for piece in pieces:
+        left_out = np.frombuffer(pcm[at : at + 2 * piece.n_skipped], np.int16).astype(np.int32)
+        # 30 dB below speech: breath and room.
+        assert left_out.size == 0 or np.abs(left_out).max() <= max(loudest / 30, noise)
+        at += 2 * piece.n_skipped + len(piece.pcm)
+
+
+def test_speech_in_a_loud_room_is_kept_whole(recordings: Recordings) -> None:
+    """Rather too little is left out than too much."""
+    pcm, _ = converse(recordings, rate_hz=RATE_HZ, noise=3_000)
+
+    assert check_order(pcm, play(pcm, rate_hz=RATE_HZ)) == 0
+
+
+AUDIO = random.Random(3)
+MIXED = b"".join(
+    bytes(2 * n) if n % 2 else AUDIO.randbytes(2 * (n // 4))
+    for n in (AUDIO.randrange(30_000) for _ in range(12))
+)
+
+
+@given(cuts=st.lists(st.integers(0, len(MIXED) // 2 - 1).map(lambda n: 2 * n), max_size=30))
+def test_how_audio_is_cut_changes_nothing(cuts: list[int]) -> None:
+    """What is given, and where, is the same for any chunks."""
+    whole = play(MIXED, rate_hz=RATE_HZ)
+    cut = play(MIXED, rate_hz=RATE_HZ, cuts=sorted(cuts))
+
+    assert check_order(MIXED, cut) == check_order(MIXED, whole) > 0
+    assert b"".join(p.pcm for p in cut) == b"".join(p.pcm for p in whole)
