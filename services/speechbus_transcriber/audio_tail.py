@@ -19,10 +19,12 @@ whatever is dropped here can be fetched again, and 3.2 MB at most for a stream a
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """Samples `from_sample` up to `to_sample` (exclusive) are gone."""
+    """Samples `from_sample` up to `to_sample` (exclusive) are not transcribed."""
 
     from_sample: int
     to_sample: int
+    reason: str = "audio_lost"
+    """As `Gap.reason` has it: they are gone, unless it is said otherwise."""
 
 
 class AudioTail:
@@ -106,6 +108,17 @@ class AudioTail:
         del self._stash[self._next_number]
         self._next_number += 1
         return chunk
+
+    def jump(self, to_sample: int) -> Lost:
+        """Leave out what lies before a later position; call when `take` has returned audio."""
+        lost = Lost(self._position, to_sample, "lag")
+        self._position = to_sample
+        self._next_number = None
+        for number, chunk in list(self._stash.items()):
+            if self._is_before_position(chunk):
+                self._before = max(self._before, number)
+                del self._stash[number]
+        return lost
 
     def give_up(self) -> None:
         """What is missing now cannot be had: `take` goes on behind it."""

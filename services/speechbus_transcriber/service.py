@@ -1,6 +1,7 @@
 """The transcriber as a service: settings in, a worker that runs until it is told to stop."""
 
 import asyncio
+import math
 import os
 import secrets
 import sys
@@ -96,6 +97,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             publisher=AckedPublisher(control_bus),
             connections=await stack.enter_async_context(ProviderConnections(sockets)),
             providers=build_providers(settings.route, settings.accounts),
+            lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,
         )

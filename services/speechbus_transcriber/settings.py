@@ -40,6 +40,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions of the local engine; one core carries 8 to 10."""
     local_vad: Literal["silero", "webrtc"] = "silero"
     """Turn detection of the local engine: `silero` stands noise, `webrtc` costs less."""
+    lag_max_s: Annotated[float, msgspec.Meta(ge=5, le=86_400)] | None = None
+    """A stream further behind than this jumps to the present, with a `gap`; empty: never.
+
+    Not for clients that send faster than real time: what they sent ahead would be left out.
+    """
     shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     """Number of AUDIO stores; the same in all services."""
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 20.0

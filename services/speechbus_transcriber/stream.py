@@ -74,6 +74,8 @@ class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
     connections: Connections
     providers: Mapping[str, Provider]
     """Providers this worker has, in its own order."""
+    lag_max_s: float
+    """Audio that waits for longer than this is left out; infinite: never."""
     may_show: Callable[[], bool]
     """False while this worker cannot be sure that it still owns its streams."""
     now_ns: Callable[[], int]
@@ -94,6 +96,7 @@ class StreamRun:
         self._opened = opened
         self._context = context
         self._rate_hz = opened.sample_rate_hz
+        self._behind_max = context.lag_max_s * opened.sample_rate_hz
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
@@ -216,12 +219,12 @@ class StreamRun:
                 if item is None:
                     break
                 if isinstance(item, Lost):
-                    self._lost = item
-                    self._is_reading = False
-                    feed.finish()
+                    self._lose(item, feed)
                 elif item.kind is ChunkKind.AUDIO:
                     self._times.note(tail.position, item.captured_at_ns)
                     feed.give(memoryview(item.payload), n_behind=tail.n_behind)
+                    if tail.n_behind > self._behind_max:
+                        self._lose(tail.jump(tail.position + tail.n_behind - self._rate_hz), feed)
                 else:
                     self._obey(item, feed)
             if driver.is_congested or self._output.is_full:
@@ -229,6 +232,12 @@ class StreamRun:
         if tail.is_missing and self._is_reading:
             self._catch_up.request()
         return self._is_reading
+
+    def _lose(self, lost: Lost, feed: AudioFeed) -> None:
+        """Have the session end before a gap; the next one begins behind it."""
+        self._lost = lost
+        self._is_reading = False
+        feed.finish()
 
     def _obey(self, chunk: AudioChunk, feed: AudioFeed) -> None:
         match chunk.kind:
@@ -394,7 +403,7 @@ class StreamRun:
         self._end_session()
         if self._lost is not None:
             lost, self._lost = self._lost, None
-            await self._output.lose(lost.from_sample, lost.to_sample, session, reason="audio_lost")
+            await self._output.lose(lost.from_sample, lost.to_sample, session, reason=lost.reason)
             return False
         await self._output.close(
             session, reason=self._end_reason or "end", position=self._tail.position

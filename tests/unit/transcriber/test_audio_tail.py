@@ -74,6 +74,7 @@ class TailMachine(RuleBasedStateMachine):
         self.n_samples = 0
         self.is_ended = False
         self.start = 0
+        self.jumped_to = 0
         self.tail = OpenTail(start_sample=0)
         self.taken: list[AudioChunk | Lost] = []
 
@@ -149,6 +150,16 @@ class TailMachine(RuleBasedStateMachine):
             self.tail.give_up()
             self.take()
 
+    @precondition(lambda self: self.tail.n_behind > 0)
+    @rule(share=st.fractions(0, 1))
+    def jump(self, share: Fraction) -> None:
+        """The worker is too far behind."""
+        self.take()
+        n_samples = int(self.tail.n_behind * share)
+        if n_samples > 0:
+            self.taken.append(self.tail.jump(self.tail.position + n_samples))
+            self.jumped_to = self.tail.position
+
     @invariant()
     def nothing_is_double_or_out_of_order(self) -> None:
         """From the start to the tail's position, each sample is in one chunk or one loss."""
@@ -193,10 +204,11 @@ class TailMachine(RuleBasedStateMachine):
             self.patch.stop()
 
     def is_wanted(self, chunk: AudioChunk) -> bool:
-        """Whether a chunk is not wholly before the start."""
+        """Whether a chunk is not wholly before the start, or before what was jumped to."""
+        start = max(self.start, self.jumped_to)
         if chunk.kind is ChunkKind.AUDIO:
-            return chunk.first_sample + chunk.n_samples > self.start
-        return chunk.first_sample >= self.start
+            return chunk.first_sample + chunk.n_samples > start
+        return chunk.first_sample >= start
 
     def publish(self, kind: ChunkKind, n_samples: int) -> None:
         """Number one chunk, store it and send it."""
@@ -213,6 +225,18 @@ class TailMachine(RuleBasedStateMachine):
 
 TestAudioTail = TailMachine.TestCase
 TestAudioTail.settings = settings(max_examples=300, stateful_step_count=30)
+
+
+def test_a_jump_goes_on_with_the_chunk_that_holds_its_target() -> None:
+    """What it left out is named, and not called lost."""
+    tail = AudioTail(start_sample=0)
+    for number in range(5):
+        tail.add(chunk_of(number, 10 * number, 10))
+    tail.take()
+    assert tail.n_behind == 40
+
+    assert tail.jump(35) == Lost(10, 35, "lag")
+    assert shapes_of(take_all(tail)) == [(3, 35, 5), (4, 40, 10)]
 
 
 def test_a_higher_ingest_epoch_wins_for_the_same_number() -> None:
