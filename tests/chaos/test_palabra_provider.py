@@ -1,12 +1,15 @@
 """Streams at a simulated Palabra, through everything that goes wrong there."""
 
+import wave
 from pathlib import Path
 
 import pytest
 
+from speechbus_cli.speech import Recording
 from speechbus_contracts import SegmentFinal, TranslationFinal
 from tests.support.provider_streams import assert_exact, play, read_failures
 
+pytest_plugins = ["tests.support.speech"]
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
 
@@ -42,6 +45,33 @@ def test_case_12_a_provider_that_refuses_is_passed_over(tmp_path: Path, status: 
 
     assert_exact(received, 50)
     assert {final.provider for final in received.finals} == {"echo"}
+
+
+def test_a_provider_that_answers_pings_and_no_speech_is_left(
+    tmp_path: Path, amiable: Recording
+) -> None:
+    """Half-open behind a proxy: the connection lives, and nobody listens. The rest is said once."""
+    with wave.open(str(amiable.path)) as file:
+        speech: bytes = file.readframes(file.getnframes()) * 2
+    frame_bytes = 640
+    n_frames = min(len(speech) // frame_bytes, 300)
+    script = """
+    mode = "text"
+    texts = [{text = "one second", ms = 1000}]
+    faults = [{kind = "mute", session = 1, after_ms = 500}]
+    """
+    (received,) = play(
+        tmp_path,
+        {"palabra": script},
+        {"providers": ["palabra"]},
+        n_frames=n_frames,
+        build=lambda first, n: speech[(first - 1) * frame_bytes : (first - 1 + n) * frame_bytes],
+    )
+
+    assert read_failures(tmp_path) == ["deaf"]
+    starts_ms = [final.start_ms for final in received.finals]
+    assert starts_ms == list(range(0, n_frames * 20, 1_000))
+    assert received.gaps == []
 
 
 def test_translations_come_with_the_id_of_their_final(tmp_path: Path) -> None:
