@@ -12,7 +12,7 @@ from tests.support.frame_numbers import Tiling, build_frames
 from tests.support.simulator import simulator
 from tests.support.system import System
 
-__all__ = ["assert_exact", "play", "read_failures"]
+__all__ = ["EXACT", "assert_exact", "play", "read_failures"]
 
 EXACT: Final = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
 
