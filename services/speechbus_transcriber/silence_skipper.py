@@ -59,7 +59,8 @@ class SilenceSkipper:
         self._n_quiet = 0
         self._held: deque[bytes] = deque()
         self._skipped_bytes = 0
-        self._floor = float("inf")
+        # Not the first block's: audio may begin in the middle of a word.
+        self._floor = float(FLOOR_MIN)
 
     def feed(self, pcm: memoryview) -> Iterator[Piece]:
         """Take PCM s16le mono, whole samples; yield what is to be sent of it, if anything.

@@ -50,6 +50,19 @@ def test_waiting_grows_up_to_a_bound_when_there_is_nobody_else() -> None:
     assert route.current == "only"
 
 
+def test_a_provider_that_speaks_before_it_breaks_is_asked_again_at_once() -> None:
+    """Ten breaks in a row cost ten short waits, not ten long ones; others are still preferred."""
+    route = Route(["only"])
+    waits: list[float] = []
+    for number in range(10):
+        route.open()
+        route.hear(now_s=10.0 * number)
+        waits.append(route.fail(DOWN, now_s=10.0 * number + 5))
+
+    assert len(set(waits)) == 1
+    assert waits[0] < 0.5
+
+
 def test_a_session_that_lived_long_clears_the_failures_before_it() -> None:
     """Three breaks in a day are no reason to leave a provider."""
     route = Route(["first", "second"])
