@@ -28,9 +28,11 @@ class Asked(msgspec.Struct, frozen=True):
         """Bytes of its body.
 
         Raises:
-            RefusedError: too many.
+            RefusedError: too many, or the request does not say.
             ValueError: no number.
         """
+        if "transfer-encoding" in self.headers:
+            raise RefusedError(411, "Send the body with a Content-Length.")
         length = int(self.headers.get("content-length", "0"))
         if not 0 <= length <= BODY_BYTES_MAX:
             raise RefusedError(413, f"The body has more than {BODY_BYTES_MAX} bytes.")
@@ -59,7 +61,10 @@ def parse_head(head: bytes) -> Asked:
     line, _, rest = head.partition(b"\r\n")
     method, target, _ = line.decode("latin-1").split(" ")
     parts = urlsplit(target)
-    headers = http.client.parse_headers(io.BytesIO(rest))
+    try:
+        headers = http.client.parse_headers(io.BytesIO(rest))
+    except http.client.HTTPException:
+        raise ValueError("too many headers") from None
     return Asked(
         method=method,
         path=parts.path,

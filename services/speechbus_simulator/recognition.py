@@ -1,13 +1,18 @@
 """What a simulated provider hears in its audio. Pure: audio in, segments out."""
 
+from array import array
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
 from speechbus_simulator.script import Script
 from speechbus_wire.frame_numbers import FrameReader
 
-__all__ = ["Recognition", "Said"]
+__all__ = ["LEAD_MS", "Recognition", "Said"]
+
+LEAD_MS: Final = 500
+"""Audio that may be ahead of real time (providers.md 3.4)."""
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +30,7 @@ class Recognition:
 
     Args:
         script: its mode, texts and lengths.
-        sample_rate_hz: of PCM s16le mono.
+        sample_rate_hz: of the samples.
         ends_after_silence_ms: zeros that end a segment; None: only its length does.
     """
 
@@ -35,7 +40,6 @@ class Recognition:
         self._script = script
         self._rate_hz = sample_rate_hz
         self._frames = FrameReader(sample_rate_hz=sample_rate_hz)
-        self._rest = b""
         self._position = 0
         self._start = 0
         self._next_partial = self._samples(script.partial_ms)
@@ -55,12 +59,18 @@ class Recognition:
         """Audio so far."""
         return self._ms(self._position)
 
-    def feed(self, pcm: bytes) -> Iterator[Said]:
-        """Take audio, also with half a sample at an end; yield what comes of it."""
-        data = self._rest + pcm
-        n_whole = len(data) & ~1
-        self._rest = data[n_whole:]
-        samples = memoryview(data[:n_whole]).cast("h")
+    def ahead_ms(self, n_samples: int, *, since_s: float) -> float:
+        """How far audio would be ahead of real time with so many samples more.
+
+        Args:
+            n_samples: that have come.
+            since_s: how long the session is open.
+        """
+        return (self._position + n_samples) * 1000 / self._rate_hz - since_s * 1000
+
+    def feed(self, heard: "array[int]") -> Iterator[Said]:
+        """Take samples of signed 16 bit; yield what comes of them."""
+        samples = memoryview(heard)
         self._n_silent = 0 if any(samples) else self._n_silent + len(samples)
         done = 0
         while done < len(samples):

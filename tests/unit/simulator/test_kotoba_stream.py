@@ -29,7 +29,9 @@ class Client:
     ) -> None:
         self.now_s = 100.0
         self.actions: list[Action] = []
-        self.stream = KotobaStream(parse_script(script.encode()), session=session, now_s=self.now_s)
+        self.stream = KotobaStream(
+            parse_script(script.encode(), provider="kotoba"), session=session, now_s=self.now_s
+        )
         self.update = wire.SessionUpdate(
             wire.Session(
                 input_audio_sample_rate=RATE_HZ,
@@ -174,7 +176,7 @@ def test_case_24_what_does_not_belong_ends_the_session(
 
 def test_case_25_an_update_before_created_is_taken() -> None:
     """The vendor's SDK does not wait."""
-    stream = KotobaStream(parse_script(b""), session=1, now_s=0.0)
+    stream = KotobaStream(parse_script(b"", provider="kotoba"), session=1, now_s=0.0)
     stream.receive(wire.encode_message(Client().update), now_s=0.0)
 
     kinds = [json.loads(a)["type"] for a in stream.take_due(now_s=0.0) if isinstance(a, str)]

@@ -23,7 +23,7 @@ class Client:
         self.now_s = 100.0
         self.actions: list[Action] = []
         self.stream = PalabraStream(
-            parse_script(script.encode()),
+            parse_script(script.encode(), provider="palabra"),
             session=session,
             parameters=wire.StreamParameters(
                 format=wire.PCM_S16LE, sample_rate_hz=RATE_HZ, target_languages=targets
