@@ -31,11 +31,12 @@ PROVIDERS: Final[tuple[str, ...]] = get_args(Provider)
 
 @click.command(
     epilog="""\b
-Example:
+Examples:
+  speechbus simulate kotoba
   speechbus simulate palabra --listen 127.0.0.1:9000 --script faults.toml
 \b
-A transcriber uses it with the variables that it prints, and any key.
-docs/simulators.md explains scripts.
+Clients find it by the variables that it prints, with any key. docs/simulators.md explains scripts,
+examples/simulators has some.
 \b
 Environment: none of its own.
 \b
@@ -60,10 +61,11 @@ Exit codes: 1 somebody else listens there, 2 wrong arguments or script, 130 inte
 def simulate(*, provider: Provider, listen: str, script: Path | None) -> int:
     """Simulate a provider's server, with scripted faults.
 
-    It speaks PROVIDER's protocol, to test against without a key.
-    In echo mode it answers with the frame numbers that it finds in the audio. A script names texts
-    instead, latencies, and faults: connections reset, half open or refused, finals said twice,
-    translations late, early or missing, and more. Ctrl-C or SIGTERM ends it.
+    It speaks PROVIDER's protocol, sessions and client secrets included, to test against without a
+    key. In echo mode it answers with the frame numbers that it finds in the audio. A script names
+    texts instead, latencies, limits, and faults: connections reset, half open, mute, closed or
+    refused, errors in every shape, finals twice, otherwise or never, translations late, early,
+    swapped or missing, and more. Ctrl-C or SIGTERM ends it.
     """
     host, port = parse_listen(listen)
     planned = _read_script(script, provider)

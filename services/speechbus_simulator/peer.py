@@ -120,20 +120,21 @@ class Peer:
     def reset(self) -> None:
         """Cut the connection with RST, as a crash does."""
         raw: socket.socket = self._writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):  # the client may have gone already
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def fall_silent(self) -> None:
         """Read on and answer nothing, not even pings, until the client has had enough."""
         self._is_silent = True
-        with suppress(ConnectionError):
+        with suppress(OSError):
             while await self._reader.read(READ_BYTES):
                 pass
 
     async def _read(self) -> list[Frame]:
         try:
             data = await self._reader.read(READ_BYTES)
-        except ConnectionError:
+        except OSError:
             raise PeerGoneError from None
         if data:
             self._protocol.receive_data(data)

@@ -223,6 +223,8 @@ def _check_fault(table: Mapping[str, Any], fault: Fault, n: int, provider: Provi
         if key not in allowed:
             known = ", ".join(sorted(allowed))
             raise ScriptError(f"{place}: `{key}` means nothing to it. It has: {known}.")
+    if fault.for_s and not fault.session:
+        raise ScriptError(f"{place}: `for_s` means nothing without `session`: each is refused.")
     if any(fault.code in codes for codes in _UNSENDABLE):
         raise ScriptError(
             f"{place}: no close frame can carry the code {fault.code}. For a connection that ends"

@@ -153,12 +153,16 @@ class SimulatorServer:
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            with suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+            with suppress(OSError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
                     head = await reader.readuntil(b"\r\n\r\n")
                 await self._answer(head, reader, writer)
         except (asyncio.LimitOverrunError, ValueError):
             await _part(respond(400), reader, writer)
+        except asyncio.CancelledError:
+            # Whatever its client does not read would keep the server from ending.
+            writer.transport.abort()
+            raise
         finally:
             writer.close()
 
@@ -237,7 +241,7 @@ async def _part(
 
     One that is closed with unread bytes in it is reset, and takes the answer with it.
     """
-    with suppress(ConnectionError, TimeoutError):
+    with suppress(OSError):
         writer.write(response)
         writer.write_eof()
         async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -3,6 +3,7 @@
 import json
 import struct
 from array import array
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,10 +21,17 @@ SESSIONS: Final = "/session-storage/sessions"
 ME: Final = {"ClientId": "me", "ClientSecret": "secret"}
 
 
-async def ask(address: Address, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+async def ask(
+    address: Address,
+    method: str,
+    path: str,
+    *,
+    headers: Mapping[str, str] = ME,
+    **options: Any,  # noqa: ANN401
+) -> httpx.Response:
     """Ask the session storage."""
     async with httpx.AsyncClient(base_url=address.http) as client:
-        return await client.request(method, path, **{"headers": ME, **options})
+        return await client.request(method, path, headers=headers, **options)
 
 
 async def mint(address: Address, **data: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -34,11 +42,11 @@ async def mint(address: Address, **data: Any) -> dict[str, Any]:  # noqa: ANN401
     return session
 
 
-async def upgrade(address: Address, token: str, *, query: str = "", **options: Any) -> int:  # noqa: ANN401
+async def upgrade(address: Address, token: str, *, headers: Mapping[str, str] | None = None) -> int:
     """Status of an upgrade; a stream that opens is closed again."""
-    url = f"{address.ws}{STREAM}?format=pcm_s16le&token={token}{query}"
+    url = f"{address.ws}{STREAM}?format=pcm_s16le&token={token}"
     try:
-        async with connect(url, compression=None, **options):
+        async with connect(url, compression=None, additional_headers=headers):
             return 101
     except websockets.InvalidStatus as refused:
         return refused.response.status_code
@@ -140,10 +148,8 @@ def test_keys_and_credentials_are_checked() -> None:
             assert answer.status_code == status
         assert await upgrade(address, "right") == 101
         assert await upgrade(address, "wrong") == 401
-        bearer = {"additional_headers": {"Authorization": "Bearer right"}}
-        assert await upgrade(address, "", **bearer) == 101
-        basic = {"additional_headers": {"Authorization": "Basic right"}}
-        assert await upgrade(address, "", **basic) == 401
+        for value, status in (("Bearer right", 101), ("Basic right", 401)):
+            assert await upgrade(address, "", headers={"Authorization": value}) == status
 
     script = 'keys = ["right"]\nclient_id = "me"\nclient_secret = "secret"'
     run_with_simulator("palabra", script, client)

@@ -81,7 +81,7 @@ def test_frames_in_one_piece_with_the_upgrade_are_heard() -> None:
     async def client(address: Address) -> None:
         socket = await stream(address, SECOND, FINALIZE)
         frames = await read_to(socket, b"<fin>")
-        assert json.loads(frames[-1].data)["segment"]["text"] == "1-50<fin>"
+        assert json.loads(bytes(frames[-1].data))["segment"]["text"] == "1-50<fin>"
         socket.writer.close()
 
     run_with_simulator("palabra", NOW, client)

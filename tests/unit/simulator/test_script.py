@@ -69,6 +69,7 @@ def test_a_script_says_texts_and_faults() -> None:
         (b'[[faults]]\nkind = "reset"\ncode = 1000', r"\$\.faults\[0\].*`code`.*It has: after_ms"),
         (b'[[faults]]\nkind = "refuse"\nafter_ms = 9', r"\$\.faults\[0\].*`after_ms`"),
         (b'[[faults]]\nkind = "mute"\nlanguage = "es"', r"\$\.faults\[0\].*`language`"),
+        (b'[[faults]]\nkind = "refuse"\nfor_s = 9', r"\$\.faults\[0\].*`for_s`"),
         (b'faults = [{kind = "mute"}, {kind = "other_id"}]', r"\$\.faults\[1\].*palabra"),
         (b'[[faults]]\nkind = "close"\ncode = 1006', r"\$\.faults\[0\].*1006.*reset"),
         (b'[[faults]]\nkind = "close"\ncode = 2000', r"\$\.faults\[0\].*2000"),
