@@ -180,6 +180,25 @@ def test_the_end_of_the_simulator_waits_for_nobody_for_long() -> None:
     run_with_simulator("palabra", 'faults = [{kind = "half_open"}]', client)
 
 
+def test_the_end_of_the_simulator_does_not_wait_for_a_client_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From Python 3.12.1 on a server waits for its connections, which wait for their readers."""
+    monkeypatch.setattr("speechbus_simulator.peer.CLOSE_TIMEOUT_S", 0.05)
+
+    async def client(address: Address) -> None:
+        socket = await RawWebSocket.connect(address.ws + STREAM, {}, kernel_bytes=4_096)
+        socket.send(Frame(Opcode.BINARY, build_frames(1, 1_399)))
+        await socket.read_frames()
+        address.end.set()
+        await address.ended.wait()
+        socket.writer.transport.abort()
+
+    text = " ".join(["word"] * 2_000)
+    script = f'mode = "text"\ntexts = [{{text = "{text}", ms = 28000}}]\npartial_ms = 20\n{NOW}'
+    run_with_simulator("palabra", script, client)
+
+
 def test_case_11_a_place_is_free_when_its_client_is_gone() -> None:
     """However it went."""
 

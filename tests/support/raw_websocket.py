@@ -1,6 +1,7 @@
 """A WebSocket client that sends frames exactly when and as the test says."""
 
 import asyncio
+import socket
 from collections.abc import Mapping
 
 from websockets.client import ClientProtocol
@@ -32,22 +33,39 @@ class RawWebSocket:
 
     @classmethod
     async def connect(
-        cls, url: str, headers: Mapping[str, str], first: tuple[Frame, ...] = ()
+        cls,
+        url: str,
+        headers: Mapping[str, str],
+        first: tuple[Frame, ...] = (),
+        *,
+        kernel_bytes: int | None = None,
     ) -> "RawWebSocket":
-        """Upgrade; `first` is sent in one piece with the request."""
+        """Upgrade.
+
+        Args:
+            url: of the server.
+            headers: beside the usual ones.
+            first: frames that are sent in one piece with the request.
+            kernel_bytes: about what the kernel keeps for this client; None: as it likes.
+        """
         uri = parse_uri(url)
-        socket = cls(*await asyncio.open_connection(uri.host, uri.port))
-        socket._protocol = ClientProtocol(uri)
-        request = socket._protocol.connect()
+        plain = socket.socket()
+        if kernel_bytes is not None:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_bytes)
+        plain.settimeout(0)  # asyncio wants it so
+        await asyncio.get_running_loop().sock_connect(plain, (uri.host, uri.port))
+        client = cls(*await asyncio.open_connection(sock=plain))
+        client._protocol = ClientProtocol(uri)
+        request = client._protocol.connect()
         request.headers.update(headers)
-        socket._protocol.send_request(request)
-        head = b"".join(socket._protocol.data_to_send())
-        socket.writer.write(head + b"".join(map(cls._spell, first)))
+        client._protocol.send_request(request)
+        head = b"".join(client._protocol.data_to_send())
+        client.writer.write(head + b"".join(map(cls._spell, first)))
         response = None
         while response is None:
-            response = await socket._read()
+            response = await client._read()
         assert response.status_code == 101
-        return socket
+        return client
 
     def send(self, *frames: Frame) -> None:
         """Send frames in one piece."""

@@ -24,6 +24,8 @@ class Address:
         self.now_s = 1_000.0
         self.end = asyncio.Event()
         """Ends the server."""
+        self.ended = asyncio.Event()
+        """Set when it has."""
 
     @property
     def http(self) -> str:
@@ -53,8 +55,12 @@ def run_with_simulator(
             address.port = port
             ready.set()
 
+        async def serve() -> None:
+            await server.serve(HOST, 0, announce=announce, until=address.end)
+            address.ended.set()
+
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(HOST, 0, announce=announce, until=address.end))
+            tasks.create_task(serve())
             await ready.wait()
             await client(address)
             address.end.set()
