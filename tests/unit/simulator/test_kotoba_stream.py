@@ -6,6 +6,7 @@ from array import array
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,6 +199,27 @@ def test_a_session_that_cannot_be_is_refused(changes: dict[str, Any], param: str
     assert client.actions[-1] == Close(1008)
 
 
+def test_case_23_there_is_one_channel() -> None:
+    """Who has two opens two sessions, or mixes."""
+    client = KotobaClient(is_set_up=False)
+    session = {**msgspec.to_builtins(client.update.session), "input_audio_number_of_channels": 2}
+    client.say(json.dumps({"type": "transcription_session.update", "session": session}))
+
+    assert [failure.code for failure in client.told(wire.Failure)] == ["invalid_parameters"]
+
+
+def test_case_10_who_resumes_where_the_server_has_heard_says_nothing_twice() -> None:
+    """What was processed is in the texts that came, and nothing else is."""
+    first = KotobaClient("segment_ms = 1000")
+    first.speak(build_frames(1, 125))
+    resume_ms = first.told(wire.Delta)[-1].audio_processed_ms
+    second = KotobaClient("segment_ms = 1000", session=2)
+    second.speak(build_frames(resume_ms // 20 + 1, 200 - resume_ms // 20))
+
+    assert resume_ms == 2_000
+    assert first.transcripts + second.transcripts == ["1-50", "51-100", "101-150", "151-200"]
+
+
 def test_case_20_audio_is_base64_in_text_and_never_binary() -> None:
     """The vendor's server reads text messages only."""
     client = KotobaClient()
@@ -254,7 +276,7 @@ def test_case_26_without_turns_the_words_of_all_deltas_are_apart() -> None:
 
 
 @given(cuts=st.lists(st.integers(0, 22_400), max_size=10))
-def test_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
+def test_case_22_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
     """Also in the middle of a sample; only the empty deltas follow the messages."""
     pcm = build_frames(1, 35)
     said: list[list[str]] = []

@@ -44,7 +44,7 @@ def test_silence_between_the_numbers_takes_time_and_no_text() -> None:
 
 
 @given(cuts=st.lists(st.integers(0, 22_400), max_size=10))
-def test_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
+def test_case_22_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
     """Also in the middle of a sample."""
     pcm = build_frames(1, 35)
     said: list[list[wire.ServerMessage]] = []
