@@ -11,7 +11,7 @@ import msgspec
 
 from speechbus_simulator.actions import SimulatedStream
 from speechbus_simulator.faults import find_fault
-from speechbus_simulator.http_head import Asked, RefusedError, respond
+from speechbus_simulator.http_head import Asked, RefusedError, name_status, respond
 from speechbus_simulator.palabra import PalabraStream
 from speechbus_simulator.palabra_sessions import SessionStorage
 from speechbus_simulator.script import Script
@@ -121,7 +121,7 @@ class PalabraProvider:
         """Return the vendor's error body."""
         problem = Problem(
             status=error.status,
-            title=HTTPStatus(error.status).phrase,
+            title=name_status(error.status),
             detail=error.detail,
             error_code="simulated",
             instance=path,

@@ -157,8 +157,8 @@ class SimulatorServer:
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
                     head = await reader.readuntil(b"\r\n\r\n")
                 await self._answer(head, reader, writer)
-        except (asyncio.LimitOverrunError, ValueError):
-            await _part(respond(400), reader, writer)
+        except asyncio.LimitOverrunError:
+            await _part(respond(431), reader, writer)
         except asyncio.CancelledError:
             # Whatever its client does not read would keep the server from ending.
             writer.transport.abort()
@@ -169,8 +169,10 @@ class SimulatorServer:
     async def _answer(
         self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        asked = parse_head(head)
+        path = ""
         try:
+            asked = parse_head(head)
+            path = asked.path
             if asked.headers.get("upgrade", "").lower() == "websocket":
                 await self._serve_stream(asked, head, reader, writer)
                 return
@@ -180,7 +182,7 @@ class SimulatorServer:
         except RefusedError as error:
             response = respond(
                 error.status,
-                self._provider.spell_refusal(error, asked.path),
+                self._provider.spell_refusal(error, path),
                 retry_after_s=error.retry_after_s,
             )
         await _part(response, reader, writer)
@@ -214,7 +216,10 @@ class SimulatorServer:
         is_clean = False
         self._provider.note_live(admission.identity, 1)
         try:
-            peer = Peer(head, reader, writer, subprotocol=admission.subprotocol)
+            try:
+                peer = Peer(head, reader, writer, subprotocol=admission.subprotocol)
+            except ValueError:
+                raise RefusedError(400, "The request is no upgrade.") from None
             is_clean = not peer.is_open or await _carry(stream, peer)
         finally:
             self._provider.note_live(admission.identity, -1)

@@ -180,12 +180,14 @@ def test_minting_and_upgrades_are_refused_as_scripted() -> None:
         assert await upgrade(address, session["publisher"]) == 401
         assert await upgrade(address, session["publisher"]) == 101
         assert await upgrade(address, session["publisher"]) == 503
+        assert await upgrade(address, session["publisher"]) == 529
 
     script = """
     faults = [
       {kind = "refuse_minting", session = 1, status = 429, retry_after_s = 1},
       {kind = "refuse_token", session = 1},
       {kind = "refuse", session = 3},
+      {kind = "refuse", session = 4, status = 529},
     ]
     """
     run_with_simulator("palabra", script, client)
