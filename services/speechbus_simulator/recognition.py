@@ -15,6 +15,10 @@ LEAD_MS: Final = 500
 """Audio that may be ahead of real time (providers.md 3.4)."""
 
 
+CHECK_MS: Final = 10
+"""Silence ends a segment at multiples of this, so that it does not matter how audio is cut."""
+
+
 class Said(msgspec.Struct, frozen=True, kw_only=True):
     """A segment as it is understood so far, in ms of the session's audio."""
 
@@ -31,7 +35,7 @@ class Recognition:
     Args:
         script: its mode, texts and lengths.
         sample_rate_hz: of the samples.
-        ends_after_silence_ms: zeros that end a segment; None: only its length does.
+        ends_after_silence_ms: zeros that end a segment of `echo` mode; None: only its length does.
     """
 
     def __init__(
@@ -44,9 +48,10 @@ class Recognition:
         self._start = 0
         self._next_partial = self._samples(script.partial_ms)
         self._index = 0
-        self._silence_max = (
-            None if ends_after_silence_ms is None else self._samples(ends_after_silence_ms)
-        )
+        self._silence_max: int | None = None
+        if ends_after_silence_ms is not None and script.mode == "echo":
+            self._silence_max = max(1, self._samples(ends_after_silence_ms))
+        self._check_samples = self._samples(CHECK_MS)
         self._n_silent = 0
 
     @property
@@ -71,14 +76,16 @@ class Recognition:
     def feed(self, heard: "array[int]") -> Iterator[Said]:
         """Take samples of signed 16 bit; yield what comes of them."""
         samples = memoryview(heard)
-        self._n_silent = 0 if any(samples) else self._n_silent + len(samples)
         done = 0
         while done < len(samples):
             until = min(self._next_partial, self._segment_end())
-            n_taken = min(len(samples) - done, until - self._position)
-            self._frames.read(samples[done : done + n_taken])
-            done += n_taken
-            self._position += n_taken
+            if self._silence_max is not None:
+                until = min(until, self._position + self._until_check())
+            piece = samples[done : done + until - self._position]
+            self._frames.read(piece)
+            self._count_silence(piece)
+            done += len(piece)
+            self._position += len(piece)
             if self._position == self._segment_end():
                 yield from self.end_segment()
             elif self._position == self._next_partial:
@@ -86,8 +93,20 @@ class Recognition:
                 text = self._text(is_final=False)
                 if text:
                     yield self._say(text, is_final=False)
-        if self._silence_max is not None and self._n_silent >= self._silence_max:
-            yield from self.end_segment()
+            if self._position % self._check_samples == 0 and self._is_silent:
+                yield from self.end_segment()
+
+    def _count_silence(self, piece: memoryview) -> None:
+        if self._silence_max is not None:
+            n_loud = (len(piece.tobytes().rstrip(b"\0")) + 1) // 2
+            self._n_silent = len(piece) - n_loud + (0 if n_loud else self._n_silent)
+
+    def _until_check(self) -> int:
+        return self._check_samples - self._position % self._check_samples
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._silence_max is not None and self._n_silent >= self._silence_max
 
     def end_segment(self) -> Iterator[Said]:
         """End the segment here, if anything was said in it."""

@@ -65,6 +65,14 @@ def test_silence_ends_a_turn_and_counts_as_time() -> None:
     assert (second.transcript, second.end_ms) == ("51-100", 2_700)
 
 
+def test_silence_ends_no_turn_of_a_planned_text() -> None:
+    """It takes as long as the script says, whatever the audio."""
+    client = KotobaClient('mode = "text"\ntexts = [{text = "hello", ms = 2000}]')
+    client.speak(bytes(3_200 * 45))
+
+    assert [completed.end_ms for completed in client.told(wire.Completed)] == [2_000, 4_000]
+
+
 def test_without_turn_detection_there_are_deltas_only() -> None:
     """Their ids echo the last append's."""
     client = KotobaClient(turn_detection=False, has_timestamps=False)
@@ -278,16 +286,20 @@ def test_case_26_without_turns_the_words_of_all_deltas_are_apart() -> None:
 @given(cuts=st.lists(st.integers(0, 22_400), max_size=10))
 def test_case_22_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
     """Also in the middle of a sample; only the empty deltas follow the messages."""
-    pcm = build_frames(1, 35)
+    pcm = build_frames(1, 11) + bytes(3_200) + build_frames(12, 19)
     said: list[list[str]] = []
     for borders in ([0, len(pcm)], sorted({0, *cuts, len(pcm)})):
-        client = KotobaClient("segment_ms = 300\npartial_ms = 100")
+        client = KotobaClient(
+            "segment_ms = 300\npartial_ms = 100",
+            turn_detection=wire.ServerVad(silence_duration_ms=70),
+        )
         for low, high in pairwise(borders):
             client.say(wire.Append(audio=wire.encode_audio(pcm[low:high])))
         client.say(wire.Commit())
         said.append([a for a in client.actions if isinstance(a, str) and '"delta":""' not in a])
 
     assert said[0] == said[1]
+    assert any('"transcript":"1-11","start_ms":0,"end_ms":290' in text for text in said[0])
 
 
 @given(
