@@ -9,9 +9,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-__all__ = ["BODY_BYTES_MAX", "Asked", "RefusedError", "parse_head", "respond"]
+__all__ = ["BODY_BYTES_MAX", "Asked", "RefusedError", "name_status", "parse_head", "respond"]
 
 BODY_BYTES_MAX: Final = 64 << 10
+LENGTH_DIGITS_MAX: Final = 9
+"""Of a length: a longer number is not worth reading."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -28,11 +30,14 @@ class Asked(msgspec.Struct, frozen=True):
         """Bytes of its body.
 
         Raises:
-            RefusedError: too many.
-            ValueError: no number.
+            RefusedError: too many, or the request does not say.
         """
-        length = int(self.headers.get("content-length", "0"))
-        if not 0 <= length <= BODY_BYTES_MAX:
+        if "transfer-encoding" in self.headers:
+            raise RefusedError(411, "Send the body with a Content-Length.")
+        text = self.headers.get("content-length", "0")
+        if not (text.isascii() and text.isdigit()):
+            raise RefusedError(400, "Content-Length is no number.")
+        if len(text) > LENGTH_DIGITS_MAX or (length := int(text)) > BODY_BYTES_MAX:
             raise RefusedError(413, f"The body has more than {BODY_BYTES_MAX} bytes.")
         return length
 
@@ -54,12 +59,15 @@ def parse_head(head: bytes) -> Asked:
     """Read a request's head, to its empty line.
 
     Raises:
-        ValueError: it is none.
+        RefusedError: it is none.
     """
     line, _, rest = head.partition(b"\r\n")
-    method, target, _ = line.decode("latin-1").split(" ")
-    parts = urlsplit(target)
-    headers = http.client.parse_headers(io.BytesIO(rest))
+    try:
+        method, target, _ = line.decode("latin-1").split(" ")
+        parts = urlsplit(target)
+        headers = http.client.parse_headers(io.BytesIO(rest))
+    except (ValueError, http.client.HTTPException):
+        raise RefusedError(400, "The request is no HTTP.") from None
     return Asked(
         method=method,
         path=parts.path,
@@ -68,10 +76,15 @@ def parse_head(head: bytes) -> Asked:
     )
 
 
+def name_status(status: int) -> str:
+    """Return what a status is called; scripts may have one without a name."""
+    return http.client.responses.get(status, "Refused")
+
+
 def respond(status: int, content: Any = None, *, retry_after_s: int | None = None) -> bytes:  # noqa: ANN401 (any JSON)
     """Return an answer with a JSON body; None: without one."""
     body = b"" if content is None else msgspec.json.encode(content)
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Connection: close"]
+    lines = [f"HTTP/1.1 {status} {name_status(status)}", "Connection: close"]
     if status != HTTPStatus.NO_CONTENT:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     if retry_after_s is not None:

@@ -1,11 +1,15 @@
 """Kotoba's side of a session, with the faults of a script. Pure: messages and the clock in."""
 
-from collections import deque
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from speechbus_simulator.actions import Action, Close, fault_action
-from speechbus_simulator.recognition import Recognition, Said
-from speechbus_simulator.script import Fault, FaultKind, Script
+import msgspec
+
+from speechbus_simulator.actions import Action, Agenda, Close, fault_action
+from speechbus_simulator.faults import SessionFaults
+from speechbus_simulator.recognition import LEAD_MS, Recognition, Said
+from speechbus_simulator.samples import RATES_HZ, Encoding, SampleReader
+from speechbus_simulator.script import Fault, Script
 from speechbus_wire import kotoba as wire
 
 __all__ = ["KotobaStream"]
@@ -16,9 +20,23 @@ FAREWELL_S: Final = 5.0
 """Between `committed` and the close (providers.md 1.6)."""
 SILENCE_MS: Final = 400
 """Default of `server_vad` in the vendor's samples."""
+KEYWORDS_MAX: Final = 1_000
+KEYWORD_CHARS_MAX: Final = 64
+"""As on fal (providers.md 1.4)."""
 NORMAL: Final = 1000
 POLICY: Final = 1008
 GARBAGE: Final = '{"type":"conversation.item.input_audio_transcription.delta","delta":'
+UNKNOWN: Final = '{"type":"simulated","event_id":""}'
+TAIL: Final = " uh"
+"""What a fault puts behind a turn's deltas, and not into its `completed`."""
+TELEPHONE_HZ: Final = 8_000
+"""G.711 has no other rate (providers.md 1.4)."""
+_ENCODINGS: Final[Mapping[str, Encoding]] = {
+    "pcm16": "pcm_s16le",
+    "float32": "pcm_f32le",
+    "mulaw": "mulaw",
+    "twilio": "mulaw",
+}
 
 
 class KotobaStream:
@@ -34,16 +52,20 @@ class KotobaStream:
         self._script = script
         self._session = session
         self._opened_at_s = now_s
-        self._faults = [fault for fault in script.faults if fault.session in {0, session}]
+        self._faults = SessionFaults(script, session=session)
         self._settings: wire.Session | None = None
+        self._samples = SampleReader("pcm_s16le")
         self._hearing: Recognition | None = None
         self._last_append: str | None = None
         self._said = ""
+        self._said_until_ms = 0
+        self._needs_space = False
         self._has_item = False
+        self._held: list[wire.Completed] = []
         self._is_committed = False
-        self._is_mute = False
+        self._is_mute = self._faults.find("mute", 0) is not None
         self._is_over = False
-        self._due: deque[tuple[float, Action]] = deque()
+        self._agenda = Agenda()
         self._send(now_s, wire.Created(event_id=f"sess-{session}-tc"), delay_ms=0)
         self._trip(now_s)
 
@@ -62,21 +84,19 @@ class KotobaStream:
 
     def next_due_s(self) -> float | None:
         """When `take_due` has something; None: when the client sends something."""
-        setup_at_s = self._opened_at_s + SETUP_S if self._is_setup_due else None
-        due_at_s = min((at_s for at_s, _ in self._due), default=None)
-        return min((at_s for at_s in (setup_at_s, due_at_s) if at_s is not None), default=None)
+        times_s = (self._setup_at_s, self._agenda.next_s())
+        return min((at_s for at_s in times_s if at_s is not None), default=None)
 
     def take_due(self, *, now_s: float) -> list[Action]:
         """Return what is to be done now, in order."""
-        if self._is_setup_due and now_s >= self._opened_at_s + SETUP_S:
+        if self._setup_at_s is not None and now_s >= self._setup_at_s:
             self._fail(now_s, "timeout_error", "The update did not come within 10 s.")
-        actions = [action for at_s, action in self._due if at_s <= now_s]
-        self._due = deque(item for item in self._due if item[0] > now_s)
-        return actions
+        return self._agenda.take(now_s)
 
     @property
-    def _is_setup_due(self) -> bool:
-        return self._settings is None and not self._is_over
+    def _setup_at_s(self) -> float | None:
+        is_due = self._settings is None and not self._is_over and not self._is_mute
+        return self._opened_at_s + SETUP_S if is_due else None
 
     # --- what the client says ------------------------------------------------------------------
 
@@ -90,21 +110,16 @@ class KotobaStream:
             case wire.Commit():
                 self._commit(now_s)
 
-    def _set_up(self, session: wire.Session, now_s: float) -> None:
+    def _set_up(self, asked: wire.Session, now_s: float) -> None:
         if self._settings is not None:
             raise wire.RequestError("invalid_event", "The session has its settings already.")
-        if session.input_audio_format != "pcm16":
-            raise wire.RequestError(
-                "invalid_parameters",
-                "The simulator hears pcm16 only.",
-                param="input_audio_format",
-            )
+        session = _settle(asked)
         self._settings = session
-        detection = session.turn_detection
         silence_ms = None
-        if isinstance(detection, wire.ServerVad):
-            silence_ms = detection.silence_duration_ms
+        if isinstance(session.turn_detection, wire.ServerVad):
+            silence_ms = session.turn_detection.silence_duration_ms
             silence_ms = SILENCE_MS if silence_ms is None else silence_ms
+        self._samples = SampleReader(_ENCODINGS[session.input_audio_format])
         self._hearing = Recognition(
             self._script,
             sample_rate_hz=session.input_audio_sample_rate,
@@ -113,15 +128,19 @@ class KotobaStream:
         event_id = f"sess-{self._session}-tu"
         self._send(now_s, wire.Updated(event_id=event_id, session=session), delay_ms=0)
 
-    def _hear(self, pcm: bytes, now_s: float) -> None:
+    def _hear(self, audio: bytes, now_s: float) -> None:
         hearing = self._need_set_up()
         if self._is_committed:
             return
         if not self._has_item:
             self._has_item = True
             self._send(now_s, wire.ItemCreated(event_id=f"sess-{self._session}-cc"), delay_ms=0)
+        samples = self._samples.read(audio)
+        ahead_ms = hearing.ahead_ms(len(samples), since_s=now_s - self._opened_at_s)
+        if self._script.is_real_time and ahead_ms > LEAD_MS:
+            return
         before_ms = hearing.heard_ms
-        for said in hearing.feed(pcm):
+        for said in hearing.feed(samples):
             self._tell(said, now_s)
         every_ms = self._script.partial_ms
         if hearing.heard_ms // every_ms > before_ms // every_ms:
@@ -134,8 +153,11 @@ class KotobaStream:
         self._is_committed = True
         for said in hearing.end_segment():
             self._tell(said, now_s)
+        self._release(now_s)
         self._send(now_s, wire.Committed(event_id=f"sess-{self._session}-ic"))
-        self._due.append((now_s + FAREWELL_S + self._script.latency_ms / 1000, Close(NORMAL)))
+        if not self._is_mute:
+            latency_s = self._script.latency_ms / 1000
+            self._agenda.add(now_s + latency_s + FAREWELL_S, Close(NORMAL))
 
     def _need_set_up(self) -> Recognition:
         if self._hearing is None:
@@ -144,33 +166,64 @@ class KotobaStream:
 
     # --- what is said --------------------------------------------------------------------------
 
+    @property
+    def _has_turns(self) -> bool:
+        return self._settings is not None and isinstance(
+            self._settings.turn_detection, wire.ServerVad
+        )
+
     def _tell(self, said: Said, now_s: float) -> None:
         # Deltas are appended and cannot be taken back: the numbers of `echo` come at the end.
         if not said.is_final and self._script.mode == "echo":
             return
-        text = said.text[len(self._said) :]
+        text = said.text.removeprefix(self._said)
         if text:
             self._send(now_s, self._delta(said, text))
-        self._said += text
+        self._said = said.text
         if not said.is_final:
             return
+        if self._has_turns:
+            if self._faults.find("tail_rewrite", said.end_ms):
+                self._send(now_s, self._delta(said, TAIL))
+            self._complete(said, now_s)
         self._said = ""
-        assert self._settings is not None
-        if isinstance(self._settings.turn_detection, wire.ServerVad):
-            times = self._times(said)
-            completed = wire.Completed(
-                item_id=self._item_id(said),
-                transcript=said.text,
-                start_ms=times[0],
-                end_ms=times[1],
-                audio_processed_ms=times[2],
-            )
+        self._needs_space = not self._has_turns
+
+    def _complete(self, said: Said, now_s: float) -> None:
+        start_ms, end_ms, processed_ms = self._times(said)
+        item_id = self._item_id(said)
+        if self._faults.find("other_id", said.end_ms):
+            item_id = f"{item_id}_other"
+        completed = wire.Completed(
+            item_id=item_id,
+            transcript=said.text,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            audio_processed_ms=processed_ms,
+        )
+        if self._faults.find("missing_final", said.end_ms):
+            return
+        if self._faults.find("reordered_final", said.end_ms) and not self._held:
+            self._held.append(completed)
+            return
+        self._send(now_s, completed)
+        if self._faults.find("duplicate_final", said.end_ms):
             self._send(now_s, completed)
-            if self._find("duplicate_final", said.end_ms):
-                self._send(now_s, completed)
+        self._release(now_s)
+
+    def _release(self, now_s: float) -> None:
+        for completed in self._held:
+            self._send(now_s, completed)
+        self._held = []
 
     def _delta(self, said: Said | None, text: str) -> wire.Delta:
         start_ms, end_ms, processed_ms = self._times(said)
+        if said is not None and start_ms is not None:
+            start_ms = max(start_ms, self._said_until_ms)
+            self._said_until_ms = said.end_ms
+        if text and self._needs_space:
+            # Without turns all text is one, and its words are apart.
+            text, self._needs_space = f" {text}", False
         return wire.Delta(
             item_id=self._item_id(said),
             delta=text,
@@ -180,8 +233,7 @@ class KotobaStream:
         )
 
     def _item_id(self, said: Said | None) -> str | None:
-        assert self._settings is not None
-        if not isinstance(self._settings.turn_detection, wire.ServerVad):
+        if not self._has_turns:
             return self._last_append
         return None if said is None else f"item_{self._session:x}_{said.index:x}"
 
@@ -198,38 +250,85 @@ class KotobaStream:
     def _send(self, at_s: float, message: wire.Told, *, delay_ms: int | None = None) -> None:
         if not self._is_mute:
             latency_ms = self._script.latency_ms if delay_ms is None else delay_ms
-            self._due.append((at_s + latency_ms / 1000, wire.encode_message(message)))
+            self._agenda.add(at_s + latency_ms / 1000, wire.encode_message(message))
 
     def _fail(self, now_s: float, code: str, message: str, *, param: str | None = None) -> None:
-        self._is_over = True
         body = wire.encode_error_body(code, message, param=param)
-        self._due.append((now_s, wire.encode_error(body["error"])))
-        self._due.append((now_s, Close(POLICY)))
+        self._end(now_s, wire.encode_error(body["error"]))
+
+    def _end(self, now_s: float, error: str) -> None:
+        self._is_over = True
+        if not self._is_mute:
+            self._agenda.add(now_s, error)
+            self._agenda.add(now_s, Close(POLICY))
 
     # --- faults --------------------------------------------------------------------------------
 
-    def _find(self, kind: FaultKind, at_ms: int) -> Fault | None:
-        for fault in self._faults:
-            if fault.kind == kind and at_ms >= fault.after_ms:
-                return fault
-        return None
-
     def _trip(self, now_s: float) -> None:
-        """Do what a script plans for this much audio, each once."""
+        """Do what a script plans for this much audio."""
         heard_ms = 0 if self._hearing is None else self._hearing.heard_ms
-        for fault in list(self._faults):
-            if heard_ms < fault.after_ms:
-                continue
-            action = fault_action(fault, garbage=GARBAGE)
+        for fault in self._faults.take_due(heard_ms):
             self._is_mute |= fault.kind == "mute"
+            action = fault_action(fault, garbage=GARBAGE, unknown=UNKNOWN)
+            error = _spell_error(fault)
             if action is not None:
-                self._faults.remove(fault)
-                self._due.append((now_s, action))
-            elif fault.kind == "rate_limit_error":
-                self._faults.remove(fault)
-                self._fail(now_s, "rate_limit_error", "Too many sessions.")
-            elif fault.kind == "string_error":
-                self._faults.remove(fault)
-                self._is_over = True
-                self._due.append((now_s, wire.encode_error("No available batch slot")))
-                self._due.append((now_s, Close(POLICY)))
+                self._agenda.add(now_s, action)
+            elif error is not None:
+                self._end(now_s, error)
+
+
+def _settle(asked: wire.Session) -> wire.Session:
+    """Return the session as it will be.
+
+    Raises:
+        RequestError: it cannot be.
+    """
+    if asked.input_audio_format not in _ENCODINGS:
+        raise wire.RequestError(
+            "invalid_parameters",
+            f"The simulator hears {', '.join(_ENCODINGS)}.",
+            param="input_audio_format",
+        )
+    if _ENCODINGS[asked.input_audio_format] == "mulaw":
+        asked = msgspec.structs.replace(asked, input_audio_sample_rate=TELEPHONE_HZ)
+    if asked.input_audio_sample_rate not in RATES_HZ:
+        raise wire.RequestError(
+            "invalid_parameters",
+            f"Rates are {RATES_HZ[0]} to {RATES_HZ[-1]}.",
+            param="input_audio_sample_rate",
+        )
+    wanted = asked.input_audio_transcription
+    if not wanted.target_language:
+        raise wire.RequestError(
+            "invalid_parameters", "target_language is required.", param="target_language"
+        )
+    if len(wanted.keywords) > KEYWORDS_MAX or any(
+        len(word) > KEYWORD_CHARS_MAX for word in wanted.keywords
+    ):
+        raise wire.RequestError(
+            "invalid_parameters",
+            f"At most {KEYWORDS_MAX} keywords of {KEYWORD_CHARS_MAX} characters.",
+            param="keywords",
+        )
+    return asked
+
+
+def _spell_error(fault: Fault) -> str | None:
+    """Return an error event in the shape that the fault has; None: it is no error."""
+    text = "The script says so."
+    match fault.kind:
+        case "error":
+            body = wire.encode_error_body(fault.error_code, text)
+            return wire.encode_error(body["error"])
+        case "rate_limit_error":
+            body = wire.encode_error_body("rate_limit_error", "Too many sessions.")
+            return wire.encode_error(body["error"])
+        case "string_error":
+            return wire.encode_error("No available batch slot")
+        case "top_level_error":
+            event: dict[str, Any] = {"type": "error", "code": fault.error_code, "message": text}
+        case "fal_error":
+            event = {"type": "x-fal-error", "code": fault.error_code, "message": text}
+        case _:
+            return None
+    return msgspec.json.encode(event).decode()

@@ -1,13 +1,22 @@
 """What a simulated provider hears in its audio. Pure: audio in, segments out."""
 
+from array import array
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
 from speechbus_simulator.script import Script
 from speechbus_wire.frame_numbers import FrameReader
 
-__all__ = ["Recognition", "Said"]
+__all__ = ["LEAD_MS", "Recognition", "Said"]
+
+LEAD_MS: Final = 500
+"""Audio that may be ahead of real time (providers.md 3.4)."""
+
+
+CHECK_MS: Final = 10
+"""Silence ends a segment at multiples of this, so that it does not matter how audio is cut."""
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +34,8 @@ class Recognition:
 
     Args:
         script: its mode, texts and lengths.
-        sample_rate_hz: of PCM s16le mono.
-        ends_after_silence_ms: zeros that end a segment; None: only its length does.
+        sample_rate_hz: of the samples.
+        ends_after_silence_ms: zeros that end a segment of `echo` mode; None: only its length does.
     """
 
     def __init__(
@@ -35,14 +44,14 @@ class Recognition:
         self._script = script
         self._rate_hz = sample_rate_hz
         self._frames = FrameReader(sample_rate_hz=sample_rate_hz)
-        self._rest = b""
         self._position = 0
         self._start = 0
         self._next_partial = self._samples(script.partial_ms)
         self._index = 0
-        self._silence_max = (
-            None if ends_after_silence_ms is None else self._samples(ends_after_silence_ms)
-        )
+        self._silence_max: int | None = None
+        if ends_after_silence_ms is not None and script.mode == "echo":
+            self._silence_max = max(1, self._samples(ends_after_silence_ms))
+        self._check_samples = self._samples(CHECK_MS)
         self._n_silent = 0
 
     @property
@@ -55,20 +64,28 @@ class Recognition:
         """Audio so far."""
         return self._ms(self._position)
 
-    def feed(self, pcm: bytes) -> Iterator[Said]:
-        """Take audio, also with half a sample at an end; yield what comes of it."""
-        data = self._rest + pcm
-        n_whole = len(data) & ~1
-        self._rest = data[n_whole:]
-        samples = memoryview(data[:n_whole]).cast("h")
-        self._n_silent = 0 if any(samples) else self._n_silent + len(samples)
+    def ahead_ms(self, n_samples: int, *, since_s: float) -> float:
+        """How far audio would be ahead of real time with so many samples more.
+
+        Args:
+            n_samples: that have come.
+            since_s: how long the session is open.
+        """
+        return (self._position + n_samples) * 1000 / self._rate_hz - since_s * 1000
+
+    def feed(self, heard: "array[int]") -> Iterator[Said]:
+        """Take samples of signed 16 bit; yield what comes of them."""
+        samples = memoryview(heard)
         done = 0
         while done < len(samples):
             until = min(self._next_partial, self._segment_end())
-            n_taken = min(len(samples) - done, until - self._position)
-            self._frames.read(samples[done : done + n_taken])
-            done += n_taken
-            self._position += n_taken
+            if self._silence_max is not None:
+                until = min(until, self._position + self._until_check())
+            piece = samples[done : done + until - self._position]
+            self._frames.read(piece)
+            self._count_silence(piece)
+            done += len(piece)
+            self._position += len(piece)
             if self._position == self._segment_end():
                 yield from self.end_segment()
             elif self._position == self._next_partial:
@@ -76,8 +93,20 @@ class Recognition:
                 text = self._text(is_final=False)
                 if text:
                     yield self._say(text, is_final=False)
-        if self._silence_max is not None and self._n_silent >= self._silence_max:
-            yield from self.end_segment()
+            if self._position % self._check_samples == 0 and self._is_silent:
+                yield from self.end_segment()
+
+    def _count_silence(self, piece: memoryview) -> None:
+        if self._silence_max is not None:
+            n_loud = (len(piece.tobytes().rstrip(b"\0")) + 1) // 2
+            self._n_silent = len(piece) - n_loud + (0 if n_loud else self._n_silent)
+
+    def _until_check(self) -> int:
+        return self._check_samples - self._position % self._check_samples
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._silence_max is not None and self._n_silent >= self._silence_max
 
     def end_segment(self) -> Iterator[Said]:
         """End the segment here, if anything was said in it."""

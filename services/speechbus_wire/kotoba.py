@@ -172,7 +172,8 @@ class Delta(
 
     item_id: str | None
     """Of the turn, or the last append's `event_id`, or none: nothing to rely on."""
-    delta: str = ""
+    # A factory's value is always written, unlike a plain default: clients read the field by name.
+    delta: str = msgspec.field(default_factory=str)
     start_ms: int | None = None
     end_ms: int | None = None
     audio_processed_ms: int | None = None

@@ -122,6 +122,17 @@ def test_garbage_is_a_known_error_and_nothing_else(text: str) -> None:
             continue
 
 
+def test_case_19_an_empty_delta_has_its_field() -> None:
+    """Clients read it by its name; times that are not asked for are left out."""
+    text = wire.encode_message(wire.Delta(item_id=None))
+
+    assert json.loads(text) == {
+        "type": "conversation.item.input_audio_transcription.delta",
+        "item_id": None,
+        "delta": "",
+    }
+
+
 def test_an_error_body_has_the_vendors_shape() -> None:
     """SDKs read it."""
     assert wire.encode_error_body("rate_limit_error", "Wait.") == {

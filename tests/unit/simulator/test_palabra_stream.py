@@ -1,79 +1,22 @@
 """The simulated Palabra, message by message: the pure part."""
 
+import struct
+from array import array
 from itertools import pairwise
-from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbus_simulator.actions import Action, Close, HalfOpen, Reset
-from speechbus_simulator.palabra import PalabraStream
-from speechbus_simulator.script import Script, parse_script
+from speechbus_simulator.actions import Close
 from speechbus_wire import palabra as wire
 from tests.support.frame_numbers import build_frames
-
-RATE_HZ: Final = 16_000
-FINALIZE: Final = wire.encode_message(wire.Finalize())
-
-
-class Client:
-    """Sends audio in real time and collects what is done about it."""
-
-    def __init__(self, script: str = "", *targets: str, session: int = 1) -> None:
-        self.now_s = 100.0
-        self.actions: list[Action] = []
-        self.stream = PalabraStream(
-            parse_script(script.encode()),
-            session=session,
-            parameters=wire.StreamParameters(
-                format=wire.PCM_S16LE, sample_rate_hz=RATE_HZ, target_languages=targets
-            ),
-            now_s=self.now_s,
-        )
-        self._take()
-
-    def speak(self, first: int, n_frames: int) -> None:
-        """Send numbered frames, 100 ms at a time."""
-        for frame in range(first, first + n_frames, 5):
-            self.stream.receive(build_frames(frame, 5), now_s=self.now_s)
-            self.now_s += 0.1
-            self._take()
-
-    def finalize(self) -> None:
-        """Ask for a final."""
-        self.stream.receive(FINALIZE, now_s=self.now_s)
-        self._take()
-
-    def wait(self, seconds: float) -> None:
-        """Send nothing."""
-        self.now_s += seconds
-        self._take()
-
-    @property
-    def messages(self) -> list[wire.ServerMessage]:
-        """What the server said."""
-        found: list[wire.ServerMessage] = []
-        for action in self.actions:
-            if isinstance(action, str):
-                message = wire.decode_server_message(action)
-                assert message is not None
-                found.append(message)
-        return found
-
-    @property
-    def finals(self) -> list[str]:
-        """Texts of the finals."""
-        return [
-            m.segment.text for m in self.messages if isinstance(m, wire.Transcription) and m.is_eos
-        ]
-
-    def _take(self) -> None:
-        self.actions += self.stream.take_due(now_s=self.now_s)
+from tests.support.simulated_sessions import RATE_HZ, PalabraClient
 
 
 def test_echo_tells_the_frames_and_when_they_were() -> None:
     """Partials every half second, a final every three, the rest at a finalize."""
-    client = Client()
+    client = PalabraClient()
     client.speak(1, 175)
     client.finalize()
 
@@ -89,7 +32,7 @@ def test_echo_tells_the_frames_and_when_they_were() -> None:
 
 def test_silence_between_the_numbers_takes_time_and_no_text() -> None:
     """Clients send it to keep the session."""
-    client = Client()
+    client = PalabraClient()
     client.speak(1, 50)
     client.stream.receive(bytes(10_240), now_s=client.now_s + 0.32)
     client.now_s += 0.32
@@ -100,23 +43,13 @@ def test_silence_between_the_numbers_takes_time_and_no_text() -> None:
     assert client.messages[-1].segment.end_time == 2.32
 
 
-def test_case_28_audio_that_comes_too_fast_is_not_heard() -> None:
-    """What is more than half a second ahead of real time is lost, unless the script is patient."""
-    for script, finals in (("", ["1-25<fin>"]), ("is_real_time = false", ["1-100<fin>"])):
-        client = Client(script)
-        client.stream.receive(build_frames(1, 25), now_s=client.now_s)
-        client.stream.receive(build_frames(26, 75), now_s=client.now_s)
-        client.finalize()
-        assert client.finals == finals
-
-
-@given(cuts=st.lists(st.integers(0, 112_000), max_size=10))
-def test_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
+@given(cuts=st.lists(st.integers(0, 22_400), max_size=10))
+def test_case_22_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
     """Also in the middle of a sample."""
-    pcm = build_frames(1, 175)
+    pcm = build_frames(1, 35)
     said: list[list[wire.ServerMessage]] = []
     for borders in ([0, len(pcm)], sorted({0, *cuts, len(pcm)})):
-        client = Client("is_real_time = false")
+        client = PalabraClient("is_real_time = false\nsegment_ms = 300\npartial_ms = 100")
         for low, high in pairwise(borders):
             client.stream.receive(pcm[low:high], now_s=client.now_s)
         client.wait(0)
@@ -127,47 +60,15 @@ def test_audio_cut_elsewhere_says_the_same(cuts: list[int]) -> None:
 
 def test_planned_texts_are_said_in_turn() -> None:
     """Word by word, then whole."""
-    client = Client('mode = "text"\ntexts = [{text = "good morning", ms = 1000}]')
+    client = PalabraClient('mode = "text"\ntexts = [{text = "good morning", ms = 1000}]')
     client.speak(1, 100)
 
     assert [m.segment.text for m in client.messages] == ["good", "good morning"] * 2
 
 
-def test_faults_of_the_connection_come_once_and_in_their_session() -> None:
-    """After so much audio; another session has its own."""
-    script = """
-    faults = [
-      {kind = "reset", session = 1, after_ms = 500},
-      {kind = "half_open", session = 2, after_ms = 500},
-      {kind = "close", session = 3, after_ms = 500, code = 1008},
-      {kind = "garbage", session = 4, after_ms = 500},
-    ]
-    """
-    ends: list[list[Action]] = []
-    for session in range(1, 6):
-        client = Client(script, session=session)
-        client.speak(1, 20)
-        assert client.actions == []
-        client.speak(21, 25)
-        ends.append([a for a in client.actions if not isinstance(a, str) or "1-" not in a])
-
-    garbage = ends[3][0]
-    assert ends == [[Reset()], [HalfOpen()], [Close(1008)], [garbage], []]
-    assert isinstance(garbage, str)
-
-
-def test_a_mute_provider_hears_and_says_nothing() -> None:
-    """The half-dead session: pings are answered, words are not."""
-    client = Client('faults = [{kind = "mute", after_ms = 3000}]')
-    client.speak(1, 300)
-    client.finalize()
-
-    assert client.finals == ["1-150"]
-
-
 def test_case_14_a_session_without_audio_is_closed() -> None:
     """After ten seconds, with 1001."""
-    client = Client()
+    client = PalabraClient()
     client.speak(1, 5)
     client.wait(9.8)
     assert client.actions == []
@@ -177,7 +78,7 @@ def test_case_14_a_session_without_audio_is_closed() -> None:
 
 def test_answers_take_as_long_as_the_script_says() -> None:
     """Latency is what most timeouts are about."""
-    client = Client("latency_ms = 700")
+    client = PalabraClient("latency_ms = 700")
     client.speak(1, 25)
     client.wait(0.5)
     assert client.messages == []
@@ -185,28 +86,66 @@ def test_answers_take_as_long_as_the_script_says() -> None:
     assert [m.segment.text for m in client.messages] == ["1-25"]
 
 
-def test_what_is_said_can_go_wrong_too() -> None:
-    """Finals twice, tails rewritten, translations early, late or missing."""
-    script = """
-    segment_ms = 1000
-    faults = [
-      {kind = "duplicate_final"},
-      {kind = "tail_rewrite"},
-      {kind = "early_translation", language = "es"},
-      {kind = "late_translation", language = "de", delay_ms = 900},
-      {kind = "missing_translation", language = "fr"},
-    ]
-    """
-    client = Client(script, "es", "de", "fr")
-    client.speak(1, 50)
-    client.wait(1)
+@pytest.mark.parametrize(
+    ("encoding", "spelling"),
+    [("pcm_f32le", "<f"), ("pcm_f32be", ">f"), ("pcm_s32le", "<i"), ("pcm_s32be", ">i")],
+)
+def test_every_lossless_format_is_heard(encoding: str, spelling: str) -> None:
+    """As exactly as whole numbers of 16 bit."""
+    pcm = array("h", build_frames(1, 100))
+    scaled = [sample / 32_768 if spelling[1] == "f" else sample << 16 for sample in pcm]
+    client = PalabraClient("is_real_time = false", audio_format=encoding)
+    audio = struct.pack(f"{spelling[0]}{len(pcm)}{spelling[1]}", *scaled)
+    client.stream.receive(audio, now_s=client.now_s)
+    client.finalize()
 
-    assert [(m.language, m.segment.text) for m in client.messages] == [
-        ("en", "1-25 uh"),
-        ("en", "1-25"),
-        ("es", "[es] 1-50"),
-        ("en", "1-50"),
-        ("en", "1-50"),
-        ("de", "[de] 1-50"),
-    ]
-    assert Script().faults == ()
+    assert client.finals == ["1-100<fin>"]
+
+
+@pytest.mark.parametrize("encoding", ["mulaw", "alaw"])
+def test_telephone_audio_takes_its_time(encoding: str) -> None:
+    """One byte a sample."""
+    client = PalabraClient(
+        'mode = "text"\ntexts = [{text = "hello", ms = 500}]', audio_format=encoding
+    )
+    client.stream.receive(bytes(RATE_HZ // 2), now_s=client.now_s)
+    client.wait(0)
+
+    assert client.finals == ["hello"]
+
+
+def test_deltas_add_up_to_the_text() -> None:
+    """Word by word, each with its own time; the filler filter changes nothing without a fault."""
+    script = 'mode = "text"\ntexts = [{text = "good morning all", ms = 1500}]'
+    for has_filler_filter in (True, False):
+        client = PalabraClient(script, has_filler_filter=has_filler_filter)
+        client.speak(1, 75)
+        spoken = [m for m in client.messages if isinstance(m, wire.Transcription)]
+        assert [m.delta for m in spoken] == [
+            wire.Span(text="good", start_time=0.0, end_time=0.5),
+            wire.Span(text=" morning", start_time=0.5, end_time=1.0),
+            wire.Span(text=" all", start_time=1.0, end_time=1.5),
+        ]
+        assert spoken[-1].segment.text == "good morning all"
+
+
+def test_numbers_are_not_appended_to() -> None:
+    """Without the filler filter nothing is taken back, so echo mode has finals only."""
+    client = PalabraClient(has_filler_filter=False)
+    client.speak(1, 150)
+
+    (final,) = client.messages
+    assert isinstance(final, wire.Transcription)
+    assert (final.segment.text, final.delta) == ("1-150", final.segment)
+
+
+def test_case_09_times_begin_at_zero_in_every_session() -> None:
+    """And ids of one are unknown in the next."""
+    sessions = [PalabraClient("segment_ms = 1000", session=n) for n in (1, 2)]
+    for client in sessions:
+        client.speak(1, 50)
+
+    first, second = (client.messages[-1] for client in sessions)
+    assert first.segment == second.segment
+    assert first.segment.start_time == 0.0
+    assert first.transcription_id != second.transcription_id
