@@ -32,7 +32,14 @@ def test_bootstrap_creates_everything_once(server: NatsServer) -> None:
     names = [line.split()[1] for line in first.stdout.decode().splitlines()]
     assert names == [
         *[f"AUDIO_{shard}" for shard in range(4)],
-        *["JOBS", "TRANSCRIPT", "CAPTION", "JOBS/pool", "TRANSCRIPT/correlator-segments"],
+        *[
+            "JOBS",
+            "TRANSCRIPT",
+            "CAPTION",
+            "SESSION",
+            "JOBS/pool",
+            "TRANSCRIPT/correlator-segments",
+        ],
     ]
     assert {line.split()[0] for line in first.stdout.decode().splitlines()} == {"created"}
     assert {line.split()[0] for line in second.stdout.decode().splitlines()} == {"unchanged"}

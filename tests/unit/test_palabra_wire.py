@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from speechbus_wire import palabra as wire
 from speechbus_wire import palabra_sessions as sessions
+from speechbus_wire.palabra_tokens import SessionClaims, sign_token, verify_token
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "transcripts" / "palabra").glob("*.jsonl"))
 KNOWN_TYPES = {"transcription", "translated_transcription", "finalize"}
 SECRET = b"a secret of thirty-two characters"
-CLAIMS = sessions.SessionClaims(tenant="acme", session_id="s1", expires_at_s=1_000)
+CLAIMS = SessionClaims(tenant="acme", session_id="s1", expires_at_s=1_000)
 
 
 def read_transcript(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -220,27 +221,27 @@ def test_what_the_url_leaves_out_has_the_documented_default() -> None:
 
 def test_a_session_token_is_taken_until_it_expires_and_with_its_secret_only() -> None:
     """It stands for the key, in URLs that end up in places."""
-    token = sessions.sign_token(CLAIMS, SECRET)
+    token = sign_token(CLAIMS, SECRET)
 
-    assert sessions.verify_token(token, SECRET, now_s=999.9) == CLAIMS
-    assert sessions.verify_token(token, SECRET, now_s=1_000.0) is None
-    assert sessions.verify_token(token, SECRET + b".", now_s=0.0) is None
+    assert verify_token(token, SECRET, now_s=999.9) == CLAIMS
+    assert verify_token(token, SECRET, now_s=1_000.0) is None
+    assert verify_token(token, SECRET + b".", now_s=0.0) is None
 
 
 @given(at=st.integers(0, 400), replacement=st.characters())
 def test_a_session_token_with_another_character_is_refused(at: int, replacement: str) -> None:
     """Nobody makes a publisher's token out of a subscriber's, or of another tenant's."""
-    token = sessions.sign_token(CLAIMS, SECRET)
+    token = sign_token(CLAIMS, SECRET)
     at %= len(token)
     changed = token[:at] + replacement + token[at + 1 :]
 
-    assert changed == token or sessions.verify_token(changed, SECRET, now_s=0.0) is None
+    assert changed == token or verify_token(changed, SECRET, now_s=0.0) is None
 
 
 @given(token=st.text(max_size=200))
 def test_no_other_text_is_a_session_token(token: str) -> None:
     """It is the first thing a stranger's request meets."""
-    assert sessions.verify_token(token, SECRET, now_s=0.0) is None
+    assert verify_token(token, SECRET, now_s=0.0) is None
 
 
 def test_a_token_for_another_use_of_the_secret_is_refused() -> None:
@@ -248,16 +249,16 @@ def test_a_token_for_another_use_of_the_secret_is_refused() -> None:
     payload = msgspec.json.encode(
         {"aud": "elsewhere", "sub": "acme", "sid": "s", "role": "publisher", "exp": 9}
     )
-    header = sessions.sign_token(CLAIMS, SECRET).partition(".")[0]
+    header = sign_token(CLAIMS, SECRET).partition(".")[0]
     signed = f"{header}.{encode_part(payload)}"
     token = f"{signed}.{encode_part(hmac.digest(SECRET, signed.encode(), 'sha256'))}"
 
-    assert sessions.verify_token(token, SECRET, now_s=0.0) is None
+    assert verify_token(token, SECRET, now_s=0.0) is None
 
 
 def test_a_session_token_is_a_json_web_token() -> None:
     """Clients' libraries read who it is for and when it expires."""
-    header, payload, _ = sessions.sign_token(CLAIMS, SECRET).split(".")
+    header, payload, _ = sign_token(CLAIMS, SECRET).split(".")
 
     assert header == encode_part(b'{"alg":"HS256","typ":"JWT"}')
     assert payload == encode_part(
