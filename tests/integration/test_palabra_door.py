@@ -1,14 +1,13 @@
 """Palabra's clients on the real system: real processes, real sockets, the echo provider."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import nats
 import pytest
 import websockets
-from nats.aio.msg import Msg
 
 from speechbus_contracts import (
     StreamClosed,
@@ -20,7 +19,7 @@ from speechbus_contracts import (
     parse_transcription_id,
 )
 from tests.support.frame_numbers import build_frames
-from tests.support.palabra import KEYS, PATIENCE_S, Client, Door
+from tests.support.palabra import KEYS, PATIENCE_S, Client, Door, another_door, events_of
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -46,34 +45,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.fixture(scope="module")
 def door(system: System) -> Door:
     return Door(system.ingest)
-
-
-@contextmanager
-def another_door(system: System, **settings: str) -> Generator[Door, None, None]:
-    """One more ingest, for a test of its own."""
-    ingest = system.add_service("ingest", **settings)
-    try:
-        yield Door(ingest)
-    finally:
-        if ingest.is_running:
-            ingest.stop()
-
-
-@asynccontextmanager
-async def events_of(system: System, kind: str) -> AsyncGenerator[asyncio.Queue[bytes], None]:
-    """Payloads of all events of one kind, from now on."""
-    received: asyncio.Queue[bytes] = asyncio.Queue()
-    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
-
-    async def keep(message: Msg) -> None:
-        await received.put(message.data)
-
-    try:
-        await bus.subscribe(f"speech.v1.transcript.*.*.{kind}", cb=keep)  # pyright: ignore[reportUnknownMemberType]
-        await bus.flush()
-        yield received
-    finally:
-        await bus.close()
 
 
 async def speak(client: Client, n_frames: int) -> list[dict[str, Any]]:

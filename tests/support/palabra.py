@@ -1,20 +1,22 @@
 """A Palabra client, as the documentation's example program and the vendor's SDKs behave."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import httpx
 import msgspec
+import nats
 import pytest
 import websockets
+from nats.aio.msg import Msg
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.support.system import Service
+from tests.support.system import Service, System
 
-__all__ = ["KEYS", "PATIENCE_S", "Client", "Door"]
+__all__ = ["KEYS", "PATIENCE_S", "Client", "Door", "another_door", "events_of"]
 
 PATIENCE_S: Final = 30.0
 """Only a hang reaches it."""
@@ -79,6 +81,31 @@ class Door:
             headers={"ClientId": tenant, "ClientSecret": key},
         )
 
+    def manage(
+        self,
+        method: str,
+        session_id: str | None = None,
+        *,
+        tenant: str = "acme",
+        key: str | None = None,
+        **query: str,
+    ) -> httpx.Response:
+        """Send one of the other requests of the session storage; the key is `key-of-<tenant>`."""
+        place = "" if session_id is None else f"/{session_id}"
+        return httpx.request(
+            method,
+            f"{self.ingest.url}/session-storage/sessions{place}",
+            params=query,
+            headers={"ClientID": tenant, "ClientSecret": key or f"key-of-{tenant}"},
+        )
+
+    def get_session(self, *, tenant: str = "acme") -> tuple[str, str]:
+        """Return id and token of a new session."""
+        response = self.post_session(tenant=tenant, key=f"key-of-{tenant}")
+        response.raise_for_status()
+        data = response.json()["data"]
+        return str(data["id"]), str(data["publisher"])
+
     def get_token(self) -> str:
         """Do what the seed's `get_token` does."""
         response = self.post_session()
@@ -119,3 +146,31 @@ class Door:
                 with suppress(websockets.InvalidStatus):
                     async with self.connect(token):
                         return
+
+
+@contextmanager
+def another_door(system: System, **settings: str) -> Generator[Door, None, None]:
+    """One more ingest, for a test of its own."""
+    ingest = system.add_service("ingest", **settings)
+    try:
+        yield Door(ingest)
+    finally:
+        if ingest.is_running:
+            ingest.stop()
+
+
+@asynccontextmanager
+async def events_of(system: System, kind: str) -> AsyncGenerator[asyncio.Queue[bytes], None]:
+    """Payloads of all events of one kind, from now on."""
+    received: asyncio.Queue[bytes] = asyncio.Queue()
+    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
+
+    async def keep(message: Msg) -> None:
+        await received.put(message.data)
+
+    try:
+        await bus.subscribe(f"speech.v1.transcript.*.*.{kind}", cb=keep)  # pyright: ignore[reportUnknownMemberType]
+        await bus.flush()
+        yield received
+    finally:
+        await bus.close()
