@@ -194,6 +194,31 @@ def test_without_the_filler_filter_deltas_are_appended(door: Door) -> None:
         assert message["segment"]["text"] == appended
 
 
+def test_by_hand_segments_end_when_the_client_says_so(door: Door) -> None:
+    """The recognizer ends one after 3 s; a client in manual mode sees one that goes on."""
+
+    async def run() -> list[dict[str, Any]]:
+        async with door.connect(door.get_token(), finalization_mode="manual") as client:
+            await client.send(build_frames(1, 175))
+            await client.hear_until("1-150 151-175")
+            await client.say(FINALIZE)
+            return await client.hear_until("1-150 151-175<fin>")
+
+    assert [message["is_eos"] for message in asyncio.run(run())] == [True]
+
+
+def test_a_pause_as_long_as_the_client_says_ends_a_segment(door: Door) -> None:
+    """`finalization_timeout` needs no word of the client, and nothing of the recognizer."""
+
+    async def run() -> list[dict[str, Any]]:
+        async with door.connect(door.get_token(), finalization_timeout="0.5") as client:
+            await client.send(build_frames(1, 30))
+            heard = await client.hear_until("1-25")
+            return heard + await client.hear_until("1-30")
+
+    assert [message["is_eos"] for message in asyncio.run(run())] == [False, True]
+
+
 def test_translations_on_the_bus_reach_the_client_with_the_id_of_their_source(
     system: System, door: Door
 ) -> None:
@@ -332,6 +357,8 @@ def test_the_key_itself_is_a_token_in_either_place(door: Door, place: str) -> No
         ({"language": "en US"}, 'invalid parameter "language"'),
         ({"translate_languages": "es,*"}, 'invalid parameter "translate_languages"'),
         ({"enable_filler_filter": "yes"}, "true or false"),
+        ({"finalization_mode": "never"}, "auto or manual"),
+        ({"finalization_timeout": "0"}, "seconds, more than 0"),
     ],
 )
 def test_a_wrong_parameter_is_told_at_the_upgrade(

@@ -6,7 +6,7 @@ where it goes its own way, is in docs/palabra-door.md.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, cast
 
@@ -14,7 +14,7 @@ import msgspec
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from speechbus_contracts import ContractError, StreamClosed, decode_event
+from speechbus_contracts import AnyEvent, ContractError, StreamClosed, decode_event
 from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
 from speechbus_ingest.doors.palabra_answers import Answers
@@ -36,6 +36,7 @@ from speechbus_wire.palabra import (
     SESSION_PATH,
     STREAM_PATH,
     ParameterError,
+    ServerMessage,
     StreamParameters,
     decode_client_message,
     encode_message,
@@ -204,11 +205,7 @@ class PalabraDoor:
             async with asyncio.timeout(OPEN_TIMEOUT_S) as opening:
                 async with self._registry.open_stream(request, outbox) as stream:
                     opening.reschedule(None)
-                    answers = Answers(
-                        stream.stream_id,
-                        language=parameters.language,
-                        has_filler_filter=parameters.has_filler_filter,
-                    )
+                    answers = Answers(stream.stream_id, parameters)
                     return await self._converse(socket, stream, outbox, answers, held)
         except OverLimitError:
             raise _ClosingError(_INTERNAL) from None  # others took the room during the upgrade
@@ -334,8 +331,9 @@ async def _send_answers(
             async with asyncio.timeout_at(answers.next_deadline_s()):
                 events = await outbox.next_events()
         except TimeoutError:
-            for answer in answers.handle_deadline(now_s=loop.time()):
-                await _send(socket, encode_message(answer))
+            if answers.is_flush_due(now_s=loop.time()):
+                stream.flush()
+            await _send(socket, answers.handle_deadline(now_s=loop.time()))
             continue
         except OutboxFullError:
             stream.end("client_gone")
@@ -344,16 +342,21 @@ async def _send_answers(
             if kind == _FINALIZE:
                 answers.expect_flush(int(payload), now_s=loop.time())
                 continue
-            try:
-                event = decode_event(payload)
-            except ContractError:
-                logger.warning("an event broke the contract", extra={"stream_id": stream.stream_id})
-                continue
-            for answer in answers.take_event(event, now_s=loop.time()):
-                await _send(socket, encode_message(answer))
+            event = _decode(payload, stream)
+            if event is not None:
+                await _send(socket, answers.take_event(event, now_s=loop.time()))
             if isinstance(event, StreamClosed):
                 return event.reason
 
 
-async def _send(socket: WebSocket, text: str) -> None:
-    await socket.send({"type": "websocket.send", "text": text})
+def _decode(payload: bytes, stream: IngestStream) -> AnyEvent | None:
+    try:
+        return decode_event(payload)
+    except ContractError:
+        logger.warning("an event broke the contract", extra={"stream_id": stream.stream_id})
+        return None
+
+
+async def _send(socket: WebSocket, messages: Sequence[ServerMessage]) -> None:
+    for message in messages:
+        await socket.send({"type": "websocket.send", "text": encode_message(message)})
