@@ -5,21 +5,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-import nats
 import pytest
 import websockets
 
 from speechbus_contracts import (
     StreamClosed,
     StreamOpened,
-    TranslationFinal,
-    WriteSubject,
     decode_event,
-    encode_event,
-    parse_transcription_id,
 )
 from tests.support.frame_numbers import build_frames
-from tests.support.palabra import KEYS, PATIENCE_S, Client, Door, another_door, events_of
+from tests.support.palabra import (
+    KEYS,
+    PATIENCE_S,
+    Client,
+    Door,
+    another_door,
+    events_of,
+    publish_translation,
+)
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -231,24 +234,9 @@ def test_translations_on_the_bus_reach_the_client_with_the_id_of_their_source(
         ):
             event = decode_event(await opened.get())
             source = (await speak(client, 150))[-1]
-            stream_id, _ = parse_transcription_id(source["transcription_id"])
-            translation = TranslationFinal(
-                stream_id=stream_id,
-                tenant="acme",
-                transcription_id=source["transcription_id"],
-                language="es",
-                text="uno a ciento cincuenta",
-                start_ms=0,
-                end_ms=3_000,
-                provider="test",
-                revision=0,
+            await publish_translation(
+                system, source["transcription_id"], "es", "uno a ciento cincuenta"
             )
-            bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
-            await bus.jetstream().publish(  # pyright: ignore[reportUnknownMemberType]
-                str(WriteSubject("acme", stream_id, "translation", "es")),
-                encode_event(translation),
-            )
-            await bus.close()
             assert isinstance(event, StreamOpened)
             return event, source, await client.hear()
 

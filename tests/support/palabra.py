@@ -14,9 +14,23 @@ import websockets
 from nats.aio.msg import Msg
 from websockets.asyncio.client import ClientConnection, connect
 
+from speechbus_contracts import (
+    TranslationFinal,
+    WriteSubject,
+    encode_event,
+    parse_transcription_id,
+)
 from tests.support.system import Service, System
 
-__all__ = ["KEYS", "PATIENCE_S", "Client", "Door", "another_door", "events_of"]
+__all__ = [
+    "KEYS",
+    "PATIENCE_S",
+    "Client",
+    "Door",
+    "another_door",
+    "events_of",
+    "publish_translation",
+]
 
 PATIENCE_S: Final = 30.0
 """Only a hang reaches it."""
@@ -70,6 +84,11 @@ class Door:
     def __init__(self, ingest: Service) -> None:
         self.ingest = ingest
 
+    @property
+    def stream_url(self) -> str:
+        """Where its streams are."""
+        return f"ws://127.0.0.1:{self.ingest.port}/asr/v1/speech-to-text/stream"
+
     def post_session(
         self, *, tenant: str = "acme", key: str = "key-of-acme", body: object = None
     ) -> httpx.Response:
@@ -120,7 +139,7 @@ class Door:
         parameters = {"token": token} if token is not None else {}
         parameters |= {"format": "pcm_s16le"} | query
         async with connect(
-            f"ws://127.0.0.1:{self.ingest.port}/asr/v1/speech-to-text/stream?{urlencode(parameters)}",
+            f"{self.stream_url}?{urlencode(parameters)}",
             additional_headers={} if bearer is None else {"Authorization": f"Bearer {bearer}"},
             compression=None,
         ) as connection:
@@ -174,3 +193,26 @@ async def events_of(system: System, kind: str) -> AsyncGenerator[asyncio.Queue[b
         yield received
     finally:
         await bus.close()
+
+
+async def publish_translation(
+    system: System, transcription_id: str, language: str, text: str
+) -> None:
+    """Translate the first three seconds of one of acme's streams, as any translator may."""
+    stream_id, _ = parse_transcription_id(transcription_id)
+    translation = TranslationFinal(
+        stream_id=stream_id,
+        tenant="acme",
+        transcription_id=transcription_id,
+        language=language,
+        text=text,
+        start_ms=0,
+        end_ms=3_000,
+        provider="test",
+        revision=0,
+    )
+    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
+    await bus.jetstream().publish(  # pyright: ignore[reportUnknownMemberType]
+        str(WriteSubject("acme", stream_id, "translation", language)), encode_event(translation)
+    )
+    await bus.close()

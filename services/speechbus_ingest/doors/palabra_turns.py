@@ -4,7 +4,7 @@ Events in, events out: segments between two flushes become one, under the id of 
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -47,7 +47,7 @@ class _Turn:
             last.index: last.text
         }
         first = next(iter(self.finals.values()), last)
-        fields = msgspec.structs.asdict(last) | {
+        fields: dict[str, Any] = msgspec.structs.asdict(last) | {
             "transcription_id": first.transcription_id,
             "index": first.index,
             "start_ms": first.start_ms,
