@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import pytest
 
 from speechbus_contracts import SESSION_STORE, StreamClosed, decode_event
 from speechbus_ingest.doors.palabra_store import SESSIONS_PER_TENANT_MAX
+from speechbus_wire.palabra_tokens import SessionClaims, sign_token
 from tests.support.frame_numbers import build_frames
 from tests.support.palabra import KEYS, PATIENCE_S, Door, another_door, events_of
 from tests.support.system import System
@@ -24,7 +26,11 @@ UNKNOWN: Final = "01a1f813-a740-7bf3-a1c9-d27e40816cfe"
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    settings = {"API_KEYS": f"{KEYS},full:key-of-full", "TOKEN_SECRET": TOKEN_SECRET}
+    settings = {
+        "API_KEYS": f"{KEYS},full:key-of-full",
+        "TOKEN_SECRET": TOKEN_SECRET,
+        "LOG_LEVEL": "DEBUG",
+    }
     with System(
         tmp_path_factory.mktemp("sessions"), ingests=2, ingest_settings=settings
     ) as running:
@@ -176,6 +182,49 @@ def test_a_deleted_session_ends_its_stream_and_its_token(
     assert heard[-1]["is_eos"]
     assert code == 1008
     assert (event.reason, event.finals, event.gap_ms) == ("revoked", 1, 0)
+
+
+def sign(tenant: str, session_id: str, *, secret: str = TOKEN_SECRET, ttl_s: int = 60) -> str:
+    """A token such as the door makes."""
+    claims = SessionClaims(
+        tenant=tenant, session_id=session_id, expires_at_s=time.time_ns() // 10**9 + ttl_s
+    )
+    return sign_token(claims, secret.encode())
+
+
+def test_a_token_that_is_worth_nothing_is_refused_and_repeated_nowhere(
+    system: System, door: Door
+) -> None:
+    """Expired, tampered with, deleted, of another tenant or server: one answer, and no hint."""
+    session_id, token = door.get_session()
+    deleted_id, deleted = door.get_session()
+    door.manage("DELETE", deleted_id)
+    header, payload, signature = token.split(".")
+    other_payload = sign("beta", session_id).split(".")[1]
+    refused = {
+        "expired": sign("acme", session_id, ttl_s=-1),
+        "of another server": sign("acme", session_id, secret=TOKEN_SECRET[::-1]),
+        "made out for another tenant": f"{header}.{other_payload}.{signature}",
+        "without its signature": f"{header}.{payload}.",
+        "changed": f"{header}.{payload}.{signature[:-2]}{signature[-2:].swapcase()}x",
+        "deleted": deleted,
+        "of a session of another tenant": sign("beta", session_id),
+        "of a session that never was": sign("acme", UNKNOWN),
+        "of a session that cannot be": sign("acme", "a.b"),
+        "key of nobody": "key-of-nobody",
+    }
+
+    async def run() -> dict[str, tuple[int, str]]:
+        return {why: await door.refusal(token) for why, token in refused.items()}
+
+    answers = asyncio.run(run())
+    logs = "".join(service.log_path.read_text() for service in system.services)
+
+    assert {why: status for why, (status, _) in answers.items()} == dict.fromkeys(refused, 401)
+    assert len({detail for _, detail in answers.values()}) == 1
+    for secret in (token, *refused.values()):
+        assert secret not in logs
+        assert all(secret not in detail for _, detail in answers.values())
 
 
 def test_an_expired_session_ends_its_stream_and_its_token(door: Door) -> None:

@@ -1,7 +1,6 @@
 """Palabra's session storage over HTTP: make, list, read, prolong and delete sessions."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -9,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from speechbus_contracts import ContractError, parse_token
 from speechbus_ingest.doors.palabra_refusals import RefusedError, build_unavailable
 from speechbus_ingest.doors.palabra_store import (
     Session,
@@ -157,10 +155,7 @@ class PalabraStorage:
         return tenant
 
     async def _find(self, tenant: str, request: Request) -> StoredSession:
-        session_id = str(request.path_params["session_id"])
-        stored: StoredSession | None = None
-        with suppress(ContractError):  # no id of ours
-            stored = await self._store.read(tenant, parse_token(session_id))
+        stored = await self._store.read(tenant, str(request.path_params["session_id"]))
         if stored is None:
             raise RefusedError(404, "not_found", "Not Found", "You have no session of this id.")
         return stored

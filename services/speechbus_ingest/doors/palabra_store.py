@@ -13,6 +13,7 @@ import msgspec
 from speechbus_contracts import (
     ROOT,
     SESSION_STORE,
+    ContractError,
     Integer,
     SessionSubject,
     build_session_headers,
@@ -111,7 +112,11 @@ class SessionStore:
 
     async def read(self, tenant: str, session_id: str) -> StoredSession | None:
         """Return a session that lives; None: there is none, or no more. The leader is asked."""
-        message = await read_last(self._bus, SESSION_STORE, str(SessionSubject(tenant, session_id)))
+        try:
+            subject = str(SessionSubject(tenant, session_id))
+        except ContractError:
+            return None  # no id of ours
+        message = await read_last(self._bus, SESSION_STORE, subject)
         return None if message is None else self._decode(message)
 
     async def read_all(self, tenant: str) -> list[Session]:
