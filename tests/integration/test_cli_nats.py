@@ -102,7 +102,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
 
     text = done.stdout.decode()
     assert done.returncode == 1
-    assert text.count("Create it: `speechbus bootstrap`.") == 9
+    assert text.count("Create it: `speechbus bootstrap`.") == 10
     assert "speechbus transcriber" in text
     assert "speechbus ingest" in text
 
@@ -125,7 +125,7 @@ def test_doctor_hears_a_transcriber(server: NatsServer) -> None:
 
     text = asyncio.run(beat_while_doctor_looks())
     assert "1 alive, 1 of 10 streams" in text
-    assert text.count("present") == 9
+    assert text.count("present") == 10
 
 
 def test_watch_shows_one_streams_events_as_json(server: NatsServer) -> None:

@@ -331,10 +331,8 @@ def test_a_tenant_has_so_many_sessions_and_no_more(system: System, door: Door) -
     assert door.post_session().status_code == 201
 
 
-def test_without_the_store_nobody_is_let_in_and_ingest_is_not_ready(
-    system: System, door: Door
-) -> None:
-    """503 says try again; a 401 would tell clients that their token is worth nothing."""
+def test_without_the_store_clients_are_told_to_try_again(system: System, door: Door) -> None:
+    """503 says so; a 401 would tell clients that their token is worth nothing."""
     session_id, token = door.get_session()
 
     async def drop() -> None:
