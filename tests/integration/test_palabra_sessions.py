@@ -314,6 +314,35 @@ def test_a_client_whose_socket_broke_is_not_refused_by_its_own_ghost(
         asyncio.run(run(passing))
 
 
+def test_a_client_that_gives_up_while_it_waits_for_a_session_costs_nothing(door: Door) -> None:
+    """It was refused anyway; nothing of it is left, and no log calls it a failure."""
+    _, token = door.get_session()
+    request = (
+        f"GET /asr/v1/speech-to-text/stream?format=pcm_s16le&token={token} HTTP/1.1\r\n"
+        "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+
+    async def come_and_go() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", door.ingest.port)
+        writer.write(request.encode())
+        await writer.drain()
+        writer.transport.abort()
+
+    async def run() -> None:
+        async with door.connect(token):
+            await come_and_go()
+            assert (await door.refusal(token))[0] == 409  # a second later
+            await come_and_go()
+        async with door.connect(token):  # while the session is being given to who has gone
+            pass
+
+    asyncio.run(run())
+    lines = door.ingest.log_path.read_text().splitlines()
+
+    assert [line for line in lines if json.loads(line)["level"] == "ERROR"] == []
+
+
 def test_a_tenant_has_so_many_sessions_and_no_more(system: System, door: Door) -> None:
     """One tenant's forgotten sessions must not fill the store for all."""
 

@@ -247,13 +247,13 @@ class PalabraDoor:
             except TimeoutError:
                 await _part(stream, "idle")
                 return
-            if _obey(message.get("bytes"), message.get("text"), stream, outbox):
-                await asyncio.sleep(FLUSH_INTERVAL_S)
-            await stream.wait_for_room()
             if message["type"] == "websocket.disconnect":
                 is_farewell = message.get("code") in {_NORMAL, _GOING_AWAY}
                 stream.end("end" if is_farewell else "client_gone")
                 raise _GoneError
+            if _obey(message.get("bytes"), message.get("text"), stream, outbox):
+                await asyncio.sleep(FLUSH_INTERVAL_S)
+            await stream.wait_for_room()
             if loop.time() > ends_at_s:
                 await _part(stream, "limit")
                 return

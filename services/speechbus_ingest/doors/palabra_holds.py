@@ -7,7 +7,7 @@ asked of it, so that neither a broken socket nor a dead process leaves a lock be
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import nats.errors
@@ -49,6 +49,8 @@ class HeldSession:
         self.session_id = session_id
         self.changed = asyncio.Event()
         """Set when somebody may have written about it."""
+        self.stored: StoredSession | None = None
+        """As it was read or written last; None: not yet."""
 
     @property
     def name(self) -> str:
@@ -128,29 +130,39 @@ class SessionHolds:
         await asyncio.sleep(POLL_S)
 
     async def watch(self, held: HeldSession) -> None:
-        """Keep a held session alive; return when it was deleted or has expired."""
-        loop = self._loop
-        prolong_at_s = loop.time() + PROLONG_S
+        """Keep a held session alive; return when its client may stay no longer.
+
+        It was deleted, has expired, or another ingest took it while this one was cut off from NATS.
+        """
+        prolong_at_s = self._loop.time() + PROLONG_S
         while True:
             held.changed.clear()
             try:
-                stored = await self._store.read(held.tenant, held.session_id)
-                if stored is None:
+                stored = await self._read(held)
+                session = stored.session
+                if not session.lives(now_ms=self._now_ms()) or session.holder != self._ingest_id:
                     return
-                if loop.time() >= prolong_at_s:
+                if self._loop.time() >= prolong_at_s:
                     stored = await self._claim(stored)
-                    prolong_at_s = loop.time() + PROLONG_S
+                    prolong_at_s = self._loop.time() + PROLONG_S
             except StaleGuardError:
                 continue
             except JetStreamUnavailableError:
                 await asyncio.sleep(RETRY_S)
                 continue
+            held.stored = stored
             left_s = (stored.session.expires_at - self._now_ms()) / 1000
-            try:
-                async with asyncio.timeout_at(min(prolong_at_s, loop.time() + max(0.0, left_s))):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(prolong_at_s, self._loop.time() + left_s)):
                     await held.changed.wait()
-            except TimeoutError:
-                continue
+
+    async def _read(self, held: HeldSession) -> StoredSession:
+        assert held.stored is not None, "it was claimed"
+        stored = await self._store.read(held.tenant, held.session_id)
+        if stored is None and held.stored.session.lives(now_ms=self._now_ms()):
+            # Deleting leaves a word, so the store itself was lost. That is not the client's fault.
+            return await self._claim(StoredSession(held.stored.session, 0))
+        return stored or held.stored
 
     async def _take(self, held: HeldSession) -> bool:
         """Try once; False: another client has it."""
@@ -161,12 +173,12 @@ class SessionHolds:
         try:
             while not is_taken:
                 stored = await self._store.read(held.tenant, held.session_id)
-                if stored is None:
+                if stored is None or not stored.session.lives(now_ms=self._now_ms()):
                     raise SessionGoneError
                 if await self._is_held_elsewhere(stored.session.holder, held.name):
                     return False
                 try:
-                    await self._claim(stored)
+                    held.stored = await self._claim(stored)
                     is_taken = True
                 except StaleGuardError:
                     continue

@@ -156,7 +156,7 @@ class PalabraStorage:
 
     async def _find(self, tenant: str, request: Request) -> StoredSession:
         stored = await self._store.read(tenant, str(request.path_params["session_id"]))
-        if stored is None:
+        if stored is None or not stored.session.lives(now_ms=self._now_ms()):
             raise RefusedError(404, "not_found", "Not Found", "You have no session of this id.")
         return stored
 

@@ -40,8 +40,9 @@ SESSIONS_PER_TENANT_MAX: Final = 1_000
 """Sessions of one tenant that have not expired: more than its streams."""
 WRITE_TIMEOUT_S: Final = 3.0
 """A write takes milliseconds; a store that is full, or without a leader, does not answer."""
-DELETED_TTL_S: Final = 10
-"""The word that a session is deleted stays this long: the processes hear it at once."""
+DELETED_TTL_S: Final = 120
+"""The word that a session is deleted stays this long. The processes hear it at once; one whose
+connection to NATS was away has it read when it is back."""
 
 
 class TooManySessionsError(Exception):
@@ -61,6 +62,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Ingest that had its client last, and may have it still."""
     is_deleted: bool = False
 
+    def lives(self, *, now_ms: int) -> bool:
+        """Whether its tokens are worth something."""
+        return not self.is_deleted and now_ms < self.expires_at
+
 
 class StoredSession(msgspec.Struct, frozen=True):
     """A session, and the sequence that its next word has to name."""
@@ -69,6 +74,10 @@ class StoredSession(msgspec.Struct, frozen=True):
     sequence: int
 
 
+_UNREADABLE: Final = Session(
+    tenant="", session_id="", created_at=0, updated_at=0, expires_at=0, is_deleted=True
+)
+"""Of a version that this one does not understand: it lets nobody in."""
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Session)
 
@@ -111,7 +120,7 @@ class SessionStore:
         return session
 
     async def read(self, tenant: str, session_id: str) -> StoredSession | None:
-        """Return a session that lives; None: there is none, or no more. The leader is asked."""
+        """Return the last word about a session; None: there is none. The leader is asked."""
         try:
             subject = str(SessionSubject(tenant, session_id))
         except ContractError:
@@ -134,9 +143,9 @@ class SessionStore:
                 return [sessions[name] for name in sorted(sessions)]
             sequence = messages[-1].sequence
             for message in messages:
-                stored = self._decode(message)
-                if stored is not None:
-                    sessions[stored.session.session_id] = stored.session
+                session = self._decode(message).session
+                if session.lives(now_ms=self._now_ms()):
+                    sessions[session.session_id] = session
 
     async def update(
         self, stored: StoredSession, *, expires_at: int, holder: str | None
@@ -199,11 +208,9 @@ class SessionStore:
             raise JetStreamUnavailableError(str(error.err_code)) from None
         return StoredSession(session, ack.seq)
 
-    def _decode(self, message: StoredMessage) -> StoredSession | None:
+    def _decode(self, message: StoredMessage) -> StoredSession:
         try:
             session = _decoder.decode(message.payload)
         except msgspec.DecodeError:
-            return None  # of a version that this one does not understand: nobody gets in by it
-        if session.is_deleted or session.expires_at <= self._now_ms():
-            return None
+            session = _UNREADABLE
         return StoredSession(session, message.sequence)
