@@ -1,48 +1,42 @@
-"""Palabra's session storage over HTTP: its requests and answers. Pure, and for both sides."""
+"""Palabra's session storage: the request for a session, its answer, and signed session tokens.
+
+Pure: the caller brings the secret and the clock. A token is a JSON Web Token (RFC 7519, HS256),
+so nothing needs to be stored about a session and any process with the secret can check it.
+"""
 
 import base64
-import binascii
+import hmac
 import re
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from speechbus_wire.palabra import PalabraError, ParameterError
+from speechbus_wire.palabra import PalabraError
 
 __all__ = [
-    "PAGE_SESSIONS",
-    "PAGE_SESSIONS_MAX",
-    "SESSIONS_PATH",
-    "TTL_S_MAX",
-    "Page",
     "Problem",
-    "SessionInfo",
+    "SessionClaims",
     "SessionRequest",
     "SessionToken",
     "decode_session",
     "decode_session_request",
     "encode_problem",
     "encode_session",
-    "encode_session_info",
-    "encode_session_list",
     "encode_session_request",
-    "parse_page",
-    "parse_ttl",
+    "sign_token",
+    "verify_token",
 ]
-
-SESSIONS_PATH: Final = "/session-storage/sessions"
-"""Of the list; a session is one step below. (A new one is asked for at `SESSION_PATH`.)"""
 
 SUBSCRIBERS_MAX: Final = 10
 """Palabra's limit (providers.md 3.2)."""
-PAGE_SESSIONS: Final = 50
-PAGE_SESSIONS_MAX: Final = 1_000
-TTL_S_MAX: Final = 30 * 86_400
-"""What Palabra's documentation shows as the life of a session."""
+TOKEN_CHARS_MAX: Final = 1_024
+"""A token has some 300 characters; what is far longer is not looked at."""
 
-_NUMBER: Final = re.compile(r"[0-9]{1,9}\Z")
+_AUDIENCE: Final = "palabra"
+"""Keeps the token from being taken where other tokens of the same secret are."""
+# Compared as text and never decoded, so that nobody can choose another algorithm.
+_HEADER: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"  # {"alg":"HS256","typ":"JWT"}
+_PART: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class SessionRequest(msgspec.Struct, frozen=True):
@@ -55,29 +49,23 @@ class _SessionBody(msgspec.Struct, frozen=True):
     data: SessionRequest
 
 
+class SessionClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session token says."""
+
+    tenant: str
+    session_id: str
+    expires_at_s: int
+    """Seconds since 1970."""
+    role: Literal["publisher", "subscriber"] = "publisher"
+    """Only publishers send audio."""
+
+
 class SessionToken(msgspec.Struct, frozen=True, kw_only=True):
     """A session as its owner gets it."""
 
     session_id: str
     publisher: str
     subscribers: tuple[str, ...] = ()
-
-
-class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as it is listed. Times are ms since 1970; the wire has whole seconds."""
-
-    session_id: str
-    created_at: int
-    updated_at: int
-    expires_at: int
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """What part of a list is asked for."""
-
-    size: int = PAGE_SESSIONS
-    after: str = ""
-    """Id of the last session before it; empty: from the beginning."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +78,14 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str
     instance: str
     """Path of the request, without its query."""
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    aud: str
+    sub: str
+    sid: str
+    role: Literal["publisher", "subscriber"]
+    exp: int
 
 
 class _SessionData(msgspec.Struct, frozen=True):
@@ -105,6 +101,7 @@ class _SessionAnswer(msgspec.Struct, frozen=True):
 
 _answer_decoder: Final = msgspec.json.Decoder(_SessionAnswer)
 _body_decoder: Final = msgspec.json.Decoder(_SessionBody)
+_payload_decoder: Final = msgspec.json.Decoder(_Payload)
 
 
 def decode_session_request(body: bytes) -> SessionRequest:
@@ -167,73 +164,6 @@ def decode_session(body: bytes) -> SessionToken:
     )
 
 
-def encode_session_info(session: SessionInfo) -> bytes:
-    """Return the answer to a request for one session."""
-    return msgspec.json.encode({"ok": True, "data": _spell_info(session)})
-
-
-def encode_session_list(sessions: Sequence[SessionInfo], page: Page) -> bytes:
-    """Return the answer to a request for a list.
-
-    Args:
-        sessions: all of them, in the order of their ids; the page is cut here.
-        page: what was asked for.
-    """
-    left = [session for session in sessions if session.session_id > page.after]
-    shown = left[: page.size]
-    token = None
-    if len(left) > len(shown):
-        token = base64.urlsafe_b64encode(shown[-1].session_id.encode()).decode()
-    answer = {"ok": True, "data": [*map(_spell_info, shown)], "next_page_token": token}
-    return msgspec.json.encode(answer)
-
-
-def _spell_info(session: SessionInfo) -> dict[str, str]:
-    return {
-        "id": session.session_id,
-        "created_at": _spell_time(session.created_at),
-        "updated_at": _spell_time(session.updated_at),
-        "expires_at": _spell_time(session.expires_at),
-    }
-
-
-def _spell_time(ms: int) -> str:
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_page(query: Mapping[str, str]) -> Page:
-    """Read the query of a request for a list.
-
-    Raises:
-        ParameterError: `page_size` or `page_token` is none.
-    """
-    size = _parse_number(query, "page_size", PAGE_SESSIONS_MAX) if "page_size" in query else None
-    try:
-        after = base64.b64decode(query.get("page_token", ""), altchars=b"-_", validate=True)
-        return Page(size=size or PAGE_SESSIONS, after=after.decode())
-    except (binascii.Error, ValueError):
-        raise ParameterError(
-            'invalid parameter "page_token": take next_page_token of the page before'
-        ) from None
-
-
-def parse_ttl(query: Mapping[str, str]) -> int:
-    """Read after how many seconds from now a session shall expire.
-
-    Raises:
-        ParameterError: `ttl_seconds` is missing or wrong.
-    """
-    return _parse_number(query, "ttl_seconds", TTL_S_MAX)
-
-
-def _parse_number(query: Mapping[str, str], name: str, number_max: int) -> int:
-    text = query.get(name, "")
-    number = int(text) if _NUMBER.match(text) else 0
-    if not 1 <= number <= number_max:
-        raise ParameterError(f'invalid parameter "{name}": a whole number from 1 to {number_max}')
-    return number
-
-
 def encode_problem(problem: Problem) -> bytes:
     """Return the body of an HTTP error."""
     error: dict[str, Any] = {
@@ -245,3 +175,54 @@ def encode_problem(problem: Problem) -> bytes:
         "error_code": problem.error_code,
     }
     return msgspec.json.encode({"ok": False, "errors": [error]})
+
+
+def sign_token(claims: SessionClaims, secret: bytes) -> str:
+    """Return a token that `verify_token` takes with the same secret."""
+    payload = _Payload(
+        _AUDIENCE, claims.tenant, claims.session_id, claims.role, claims.expires_at_s
+    )
+    signed = f"{_HEADER}.{_encode_part(msgspec.json.encode(payload))}"
+    return f"{signed}.{_sign(signed, secret)}"
+
+
+def verify_token(token: str, secret: bytes, *, now_s: float) -> SessionClaims | None:
+    """Return what a token says; None: not signed with this secret for this use, or expired.
+
+    Args:
+        token: whatever a client sent.
+        secret: what `sign_token` was given.
+        now_s: seconds since 1970.
+    """
+    signed, _, signature = token.rpartition(".")
+    header, _, body = signed.partition(".")
+    if len(token) > TOKEN_CHARS_MAX or header != _HEADER or _PART.match(body) is None:
+        return None
+    if not hmac.compare_digest(
+        _sign(signed, secret).encode(), signature.encode(errors="surrogatepass")
+    ):
+        return None
+    try:
+        payload = _payload_decoder.decode(_decode_part(body))
+    except (msgspec.DecodeError, ValueError):
+        return None
+    if payload.aud != _AUDIENCE or payload.exp <= now_s:
+        return None
+    return SessionClaims(
+        tenant=payload.sub,
+        session_id=payload.sid,
+        expires_at_s=payload.exp,
+        role=payload.role,
+    )
+
+
+def _sign(signed: str, secret: bytes) -> str:
+    return _encode_part(hmac.digest(secret, signed.encode(), "sha256"))
+
+
+def _encode_part(octets: bytes) -> str:
+    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+
+def _decode_part(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -12,7 +12,7 @@ import pytest
 
 from speechbus_contracts import SESSION_STORE, StreamClosed, decode_event
 from speechbus_ingest.doors.palabra_store import SESSIONS_PER_TENANT_MAX
-from speechbus_wire.palabra_tokens import SessionClaims, sign_token
+from speechbus_wire.palabra_sessions import SessionClaims, sign_token
 from tests.support.frame_numbers import build_frames
 from tests.support.palabra import KEYS, PATIENCE_S, Door, another_door, events_of
 from tests.support.system import System
@@ -87,7 +87,7 @@ def test_sessions_are_listed_in_pages_the_oldest_first(door: Door, other_door: D
         made[:2],
         made[2:],
     ]
-    assert (first["ok"], second["next_page_token"]) == (True, None)
+    assert (first["ok"], second["next_page_token"]) == (True, "")
 
 
 def test_sessions_of_another_tenant_do_not_exist(door: Door) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from speechbus_wire import palabra as wire
 from speechbus_wire import palabra_sessions as sessions
-from speechbus_wire.palabra_tokens import SessionClaims, sign_token, verify_token
+from speechbus_wire import palabra_storage as storage
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "transcripts" / "palabra").glob("*.jsonl"))
 KNOWN_TYPES = {"transcription", "translated_transcription", "finalize"}
 SECRET = b"a secret of thirty-two characters"
-CLAIMS = SessionClaims(tenant="acme", session_id="s1", expires_at_s=1_000)
+CLAIMS = sessions.SessionClaims(tenant="acme", session_id="s1", expires_at_s=1_000)
 
 
 def read_transcript(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -246,27 +246,27 @@ def test_who_ends_a_segment_is_said_in_the_url() -> None:
 
 def test_a_session_token_is_taken_until_it_expires_and_with_its_secret_only() -> None:
     """It stands for the key, in URLs that end up in places."""
-    token = sign_token(CLAIMS, SECRET)
+    token = sessions.sign_token(CLAIMS, SECRET)
 
-    assert verify_token(token, SECRET, now_s=999.9) == CLAIMS
-    assert verify_token(token, SECRET, now_s=1_000.0) is None
-    assert verify_token(token, SECRET + b".", now_s=0.0) is None
+    assert sessions.verify_token(token, SECRET, now_s=999.9) == CLAIMS
+    assert sessions.verify_token(token, SECRET, now_s=1_000.0) is None
+    assert sessions.verify_token(token, SECRET + b".", now_s=0.0) is None
 
 
 @given(at=st.integers(0, 400), replacement=st.characters())
 def test_a_session_token_with_another_character_is_refused(at: int, replacement: str) -> None:
     """Nobody makes a publisher's token out of a subscriber's, or of another tenant's."""
-    token = sign_token(CLAIMS, SECRET)
+    token = sessions.sign_token(CLAIMS, SECRET)
     at %= len(token)
     changed = token[:at] + replacement + token[at + 1 :]
 
-    assert changed == token or verify_token(changed, SECRET, now_s=0.0) is None
+    assert changed == token or sessions.verify_token(changed, SECRET, now_s=0.0) is None
 
 
 @given(token=st.text(max_size=200))
 def test_no_other_text_is_a_session_token(token: str) -> None:
     """It is the first thing a stranger's request meets."""
-    assert verify_token(token, SECRET, now_s=0.0) is None
+    assert sessions.verify_token(token, SECRET, now_s=0.0) is None
 
 
 def test_a_token_for_another_use_of_the_secret_is_refused() -> None:
@@ -274,16 +274,16 @@ def test_a_token_for_another_use_of_the_secret_is_refused() -> None:
     payload = msgspec.json.encode(
         {"aud": "elsewhere", "sub": "acme", "sid": "s", "role": "publisher", "exp": 9}
     )
-    header = sign_token(CLAIMS, SECRET).partition(".")[0]
+    header = sessions.sign_token(CLAIMS, SECRET).partition(".")[0]
     signed = f"{header}.{encode_part(payload)}"
     token = f"{signed}.{encode_part(hmac.digest(SECRET, signed.encode(), 'sha256'))}"
 
-    assert verify_token(token, SECRET, now_s=0.0) is None
+    assert sessions.verify_token(token, SECRET, now_s=0.0) is None
 
 
 def test_a_session_token_is_a_json_web_token() -> None:
     """Clients' libraries read who it is for and when it expires."""
-    header, payload, _ = sign_token(CLAIMS, SECRET).split(".")
+    header, payload, _ = sessions.sign_token(CLAIMS, SECRET).split(".")
 
     assert header == encode_part(b'{"alg":"HS256","typ":"JWT"}')
     assert payload == encode_part(
@@ -310,7 +310,7 @@ def test_the_requests_of_the_seed_are_understood() -> None:
 
 
 SESSIONS = [
-    sessions.SessionInfo(
+    storage.SessionInfo(
         session_id=f"s{number}", created_at=1_750_000_000_999, updated_at=0, expires_at=60_000
     )
     for number in range(5)
@@ -319,7 +319,7 @@ SESSIONS = [
 
 def test_a_session_is_told_with_its_times() -> None:
     """The vendor's documentation shows whole seconds, in UTC."""
-    assert json.loads(sessions.encode_session_info(SESSIONS[0])) == {
+    assert json.loads(storage.encode_session_info(SESSIONS[0])) == {
         "ok": True,
         "data": {
             "id": "s0",
@@ -337,11 +337,11 @@ def test_pages_hold_every_session_once_and_in_order(size: int, n_sessions: int) 
     query = {"page_size": str(size)}
     while True:
         page = json.loads(
-            sessions.encode_session_list(SESSIONS[:n_sessions], sessions.parse_page(query))
+            storage.encode_session_list(SESSIONS[:n_sessions], storage.parse_page(query))
         )
         listed += [session["id"] for session in page["data"]]
         assert len(page["data"]) <= size
-        if page["next_page_token"] is None:
+        if not page["next_page_token"]:
             break
         query["page_token"] = page["next_page_token"]
 
@@ -351,7 +351,7 @@ def test_pages_hold_every_session_once_and_in_order(size: int, n_sessions: int) 
 @given(text=st.text(max_size=20), name=st.sampled_from(["page_size", "page_token", "ttl_seconds"]))
 def test_any_query_of_the_session_storage_is_understood_or_refused(text: str, name: str) -> None:
     """Strangers' mistakes are answered, in words that repeat nothing of them."""
-    read = sessions.parse_ttl if name == "ttl_seconds" else sessions.parse_page
+    read = storage.parse_ttl if name == "ttl_seconds" else storage.parse_page
     told = ""
     try:
         read({name: text})

@@ -42,7 +42,7 @@ from speechbus_wire.palabra import (
     encode_message,
     parse_stream_parameters,
 )
-from speechbus_wire.palabra_tokens import verify_token
+from speechbus_wire.palabra_sessions import verify_token
 
 __all__ = ["PalabraDoor"]
 
@@ -61,10 +61,10 @@ _POLICY: Final = 1008
 _INTERNAL: Final = 1011
 _CLOSE_CODES: Final = {
     "end": _NORMAL,
+    "revoked": _POLICY,
     "idle": _GOING_AWAY,
     "limit": _GOING_AWAY,
     "shutdown": _GOING_AWAY,
-    "revoked": _POLICY,
 }
 """By reason of `stream.closed`; all others are this side's failure. Clients connect again after
 1001 and 1011, and not after 1008 (providers.md 3.7)."""

@@ -66,6 +66,11 @@ class _Finalize(msgspec.Struct, frozen=True):
     deadline_s: float
 
 
+def _primary(language: str) -> str:
+    """Return what two tags of one language have in common."""
+    return language.partition("-")[0].lower()
+
+
 class Answers:
     """One client's view of its stream.
 
@@ -111,7 +116,8 @@ class Answers:
     def _take(self, event: AnyEvent, now_s: float) -> list[ServerMessage]:
         match event:
             case SegmentPartial():
-                return self._show(event, now_s)
+                self._note_change(event, now_s)
+                return self._show(event)
             case SegmentFinal() if event.index > self._last_index:
                 return self._finish(event, now_s)
             case SegmentRetracted() if event.index > self._last_index:
@@ -151,17 +157,21 @@ class Answers:
             messages += self._say_fin(at_ms=self._end_ms)
         return messages
 
+    def _note_change(self, partial: SegmentPartial, now_s: float) -> None:
+        known = (self._shown.index, self._shown.heard_text)
+        is_new = partial.index > self._last_index and known != (partial.index, partial.text)
+        if self._still_s is not None and is_new:
+            self._still_until_s = now_s + self._still_s
+
     # --- segments ------------------------------------------------------------------------------
 
-    def _show(self, partial: SegmentPartial, now_s: float) -> list[ServerMessage]:
+    def _show(self, partial: SegmentPartial) -> list[ServerMessage]:
         index = partial.index
         # Partials and finals come by different ways. A partial after its final is old; one before
         # the final of the segment in front of it would make that segment look abandoned.
         if index <= self._last_index or (self._shown.text and self._shown.index < index):
             return []
         shown = self._shown if self._shown.index == index else _Shown()
-        if self._still_s is not None and partial.text != shown.heard_text:
-            self._still_until_s = now_s + self._still_s
         text = partial.text if self._has_filler_filter else _agreed_text(shown, partial.text)
         if not text or (text == shown.text and not self._has_filler_filter):
             self._shown = msgspec.structs.replace(shown, index=index, heard_text=partial.text)
@@ -297,11 +307,6 @@ class Answers:
                 delta=span,
             ),
         ]
-
-
-def _primary(language: str) -> str:
-    """Return what two tags of one language have in common."""
-    return language.partition("-")[0].lower()
 
 
 def _agreed_text(shown: _Shown, heard_text: str) -> str:

@@ -20,19 +20,22 @@ from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.publisher import StaleGuardError
 from speechbus_wire.palabra import SESSION_PATH, PalabraError
 from speechbus_wire.palabra_sessions import (
-    SESSIONS_PATH,
-    TTL_S_MAX,
-    SessionInfo,
+    SessionClaims,
     SessionRequest,
     SessionToken,
     decode_session_request,
     encode_session,
+    sign_token,
+)
+from speechbus_wire.palabra_storage import (
+    SESSIONS_PATH,
+    TTL_S_MAX,
+    SessionInfo,
     encode_session_info,
     encode_session_list,
     parse_page,
     parse_ttl,
 )
-from speechbus_wire.palabra_tokens import SessionClaims, sign_token
 
 __all__ = ["PalabraStorage"]
 

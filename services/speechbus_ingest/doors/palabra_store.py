@@ -29,7 +29,7 @@ from speechbus_runtime.jetstream import (
     request_api,
 )
 from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
-from speechbus_wire.palabra_sessions import TTL_S_MAX
+from speechbus_wire.palabra_storage import TTL_S_MAX
 
 __all__ = ["Session", "SessionStore", "StoredSession", "TooManySessionsError"]
 
