@@ -152,6 +152,8 @@ class PalabraDoor:
         token = find_credential(socket) or ""
         claims = verify_token(token, self._token_secret, now_s=self._now_s())
         if claims is not None and claims.role == "publisher":
+            if not self._keys.has_tenant(claims.tenant):
+                raise _build_unauthorized()  # its last key was taken away
             return _Identity(claims.tenant, claims.session_id)
         tenant = self._keys.find_tenant(token)
         if tenant is None:
