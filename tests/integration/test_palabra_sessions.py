@@ -11,7 +11,12 @@ import nats
 import pytest
 
 from speechbus_contracts import SESSION_STORE, StreamClosed, decode_event
-from speechbus_ingest.doors.palabra_store import SESSIONS_PER_TENANT_MAX
+from speechbus_ingest.doors.palabra_store import (
+    DELETED_TTL_S,
+    EXPIRED_TTL_S,
+    SESSION_TTL_S,
+    SESSIONS_PER_TENANT_MAX,
+)
 from speechbus_wire.palabra_sessions import SessionClaims, sign_token
 from tests.support.frame_numbers import build_frames
 from tests.support.palabra import KEYS, PATIENCE_S, Door, another_door, events_of
@@ -151,6 +156,32 @@ def test_each_call_wants_credentials_that_belong_together(door: Door) -> None:
 
     assert [answer.status_code for answer in answers] == [401] * 4
     assert door.manage("GET", session_id).status_code == 200
+
+
+def test_the_store_forgets_sessions_by_itself_and_keeps_no_token(
+    system: System, door: Door
+) -> None:
+    """Nobody sweeps it; and who reads the bus cannot come in by what is there."""
+    session_id, token = door.get_session()
+
+    async def read() -> tuple[str, bytes]:
+        bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
+        stored = await bus.jetstream().get_last_msg(  # pyright: ignore[reportUnknownMemberType]
+            SESSION_STORE, f"speech.v1.session.acme.{session_id}"
+        )
+        await bus.close()
+        assert stored.headers is not None
+        assert stored.data is not None
+        return stored.headers["Nats-TTL"], stored.data
+
+    living = asyncio.run(read())
+    door.manage("DELETE", session_id)
+    deleted = asyncio.run(read())
+
+    assert SESSION_TTL_S <= int(living[0].removesuffix("s")) <= SESSION_TTL_S + EXPIRED_TTL_S
+    assert deleted[0] == f"{DELETED_TTL_S}s"
+    for part in token.split("."):
+        assert part.encode() not in living[1] + deleted[1]
 
 
 # --- what a token is worth ------------------------------------------------------------------------

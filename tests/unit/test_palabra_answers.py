@@ -461,6 +461,18 @@ def test_by_hand_only_the_client_ends_a_segment() -> None:
     )
 
 
+def test_by_hand_a_pause_ends_a_turn_without_a_marker_if_the_client_wants_that() -> None:
+    """Both parameters together: the client ends its turns, or silence does."""
+    answers = begin(finalization_mode="manual", finalization_timeout_s=2.0)
+    told = say(answers, [partial(0, "Good"), final(0, "Good morning.")], now_s=1.0)
+    due = [answers.is_flush_due(now_s=now_s) for now_s in (2.9, 3.0)]
+    told += say(answers, [flushed(7), flushed(9)])
+
+    assert due == [False, True]
+    assert texts(told)[1:] == [("Good morning.", False), ("Good morning.", True)]
+    assert answers.next_deadline_s() is None
+
+
 def test_by_hand_a_turn_is_translated_whole_under_its_own_id() -> None:
     """One translation per turn and language, when every part of it has one."""
     answers = begin(finalization_mode="manual")

@@ -333,7 +333,7 @@ async def _send_answers(
             async with asyncio.timeout_at(answers.next_deadline_s()):
                 events = await outbox.next_events()
         except TimeoutError:
-            if answers.is_flush_due(now_s=loop.time()):
+            if answers.is_flush_due(now_s=loop.time()) and stream.end_reason is None:
                 stream.flush()
             await _send(socket, answers.handle_deadline(now_s=loop.time()))
             continue

@@ -219,5 +219,6 @@ class SessionHolds:
             held.changed.set()
 
     def _answer(self, _subject: bytes, reply: bytes, payload: bytes, _h: bytes) -> None:
-        is_held = payload.decode(errors="replace") in self._held
-        self._bus.publish_nowait(reply, _HELD if is_held else _FREE)
+        if reply:  # else nobody asks
+            is_held = payload.decode(errors="replace") in self._held
+            self._bus.publish_nowait(reply, _HELD if is_held else _FREE)

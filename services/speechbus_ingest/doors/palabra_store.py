@@ -40,6 +40,9 @@ SESSIONS_PER_TENANT_MAX: Final = 1_000
 """Sessions of one tenant that have not expired: more than its streams."""
 WRITE_TIMEOUT_S: Final = 3.0
 """A write takes milliseconds; a store that is full, or without a leader, does not answer."""
+EXPIRED_TTL_S: Final = 60
+"""The store forgets a session this long after it has expired. Whether it has is told by its time,
+on clocks that differ a little; a message that is missing means something else."""
 DELETED_TTL_S: Final = 120
 """The word that a session is deleted stays this long. The processes hear it at once; one whose
 connection to NATS was away has it read when it is back."""
@@ -171,7 +174,7 @@ class SessionStore:
             StaleGuardError: somebody wrote in between: read it again.
         """
         session = msgspec.structs.replace(
-            stored.session, is_deleted=True, expires_at=self._now_ms() + DELETED_TTL_S * 1000
+            stored.session, is_deleted=True, updated_at=self._now_ms()
         )
         await self._write(session, last_sequence=stored.sequence)
 
@@ -187,11 +190,11 @@ class SessionStore:
         return len(answer["state"].get("subjects") or ())
 
     async def _write(self, session: Session, *, last_sequence: int) -> StoredSession:
-        now_ms = self._now_ms()
+        left_s = max(0, session.expires_at - self._now_ms()) // 1000
         headers = build_session_headers(
             f"{session.session_id}:{os.urandom(8).hex()}",
             last_sequence=last_sequence,
-            ttl_s=max(1, -((now_ms - session.expires_at) // 1000)),
+            ttl_s=DELETED_TTL_S if session.is_deleted else left_s + EXPIRED_TTL_S,
         )
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):

@@ -118,6 +118,17 @@ def run(test: Callable[[Place], Awaitable[None]]) -> None:
     run_virtual(main())
 
 
+def test_a_question_without_an_address_is_not_answered() -> None:
+    """An empty subject would end the connection to NATS, of all streams of this process."""
+
+    async def test(place: Place) -> None:
+        place.bus.deliver(b"speech.v1.ingest.here.holds", b"\xff")
+
+        assert place.bus.sent == []
+
+    run(test)
+
+
 def test_a_session_is_held_by_one_client_until_it_goes() -> None:
     """And others are told so for exactly that long."""
 
