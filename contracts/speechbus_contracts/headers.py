@@ -8,10 +8,12 @@ __all__ = [
     "EXPECTED_LAST_SUBJECT_SEQUENCE",
     "EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT",
     "MSG_ID",
+    "MSG_TTL",
     "TRACEPARENT",
     "build_claim_headers",
     "build_dedup_headers",
     "build_guard_headers",
+    "build_session_headers",
     "caption_dedup_id",
     "claim_dedup_id",
     "event_dedup_id",
@@ -21,6 +23,7 @@ __all__ = [
 ]
 
 MSG_ID: Final = "Nats-Msg-Id"
+MSG_TTL: Final = "Nats-TTL"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 TRACEPARENT: Final = "traceparent"
@@ -45,6 +48,20 @@ def build_guard_headers(dedup_id: str, *, token: int, claim_subject: str) -> dic
     return build_dedup_headers(dedup_id) | {
         EXPECTED_LAST_SUBJECT_SEQUENCE: str(token),
         EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: claim_subject,
+    }
+
+
+def build_session_headers(dedup_id: str, *, last_sequence: int, ttl_s: int) -> dict[str, str]:
+    """Headers of the next word about a session.
+
+    Args:
+        dedup_id: unique to this write.
+        last_sequence: the word before it, 0: none; refused unless that is still the last.
+        ttl_s: the store forgets it after so many seconds, at least 1.
+    """
+    return build_dedup_headers(dedup_id) | {
+        EXPECTED_LAST_SUBJECT_SEQUENCE: str(last_sequence),
+        MSG_TTL: f"{ttl_s}s",
     }
 
 

@@ -17,18 +17,22 @@ __all__ = [
     "JOBS_CONSUMER",
     "JOBS_PRIORITY_GROUP",
     "JOBS_STORE",
+    "SESSIONS_MAX",
+    "SESSION_STORE",
     "TRANSCRIPT_STORE",
     "build_audio_store",
     "build_caption_store",
     "build_correlator_consumer",
     "build_jobs_consumer",
     "build_jobs_store",
+    "build_session_store",
     "build_transcript_store",
 ]
 
 TRANSCRIPT_STORE: Final = "TRANSCRIPT"
 JOBS_STORE: Final = "JOBS"
 CAPTION_STORE: Final = "CAPTION"
+SESSION_STORE: Final = "SESSION"
 JOBS_CONSUMER: Final = "pool"
 JOBS_PRIORITY_GROUP: Final = "pool"
 CORRELATOR_CONSUMER: Final = "correlator-segments"
@@ -39,6 +43,8 @@ AUDIO_MAX_AGE_S: Final = 90
 AUDIO_BYTES_MAX: Final = 512 << 20
 """Default of one shard: 180 streams at 16 kHz for 90 s. JetStream reserves it when it creates the
 store, so a server needs memory for all shards together."""
+SESSIONS_MAX: Final = 100_000
+"""Sessions of all tenants; each takes some 300 bytes."""
 
 
 def build_audio_store(
@@ -103,6 +109,22 @@ def build_caption_store(
         "max_age": retention_s * _S,
         "duplicate_window": 120 * _S,
         "allow_direct": True,
+        "num_replicas": replicas,
+    }
+
+
+def build_session_store(*, replicas: int = 1) -> tuple[str, Mapping[str, Any]]:
+    """Sessions that clients were given tokens for: one message each, which expires with it."""
+    return SESSION_STORE, {
+        "subjects": [f"{ROOT}.session.*.*"],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "max_msgs": SESSIONS_MAX,
+        "max_msgs_per_subject": 1,
+        "duplicate_window": 120 * _S,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
         "num_replicas": replicas,
     }
 

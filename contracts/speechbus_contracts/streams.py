@@ -105,8 +105,9 @@ class StreamClosed(StreamEvent, frozen=True, kw_only=True, tag="stream.closed"):
 
     epoch: Integer
     reason: str
-    """`end`: the client said so; `client_gone`, `source_lost`, `idle`, `limit`, `shutdown`: ingest
-    went away; `no_provider`."""
+    """`end`: the client said so; `client_gone`, `source_lost`, `idle`, `limit`, `revoked`: the
+    session that the client came with was deleted, has expired or is another client's by now;
+    `shutdown`: ingest went away; `no_provider`."""
     audio_ms: Integer
     """Length of the audio accepted."""
     finals: Integer

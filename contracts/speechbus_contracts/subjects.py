@@ -20,9 +20,12 @@ __all__ = [
     "WRITE_ROOT",
     "AudioSubject",
     "CaptionSubject",
+    "IngestKind",
+    "IngestSubject",
     "JobSubject",
     "LiveKind",
     "LiveSubject",
+    "SessionSubject",
     "Subject",
     "TranscriptSubject",
     "WorkerKind",
@@ -44,6 +47,7 @@ SHARDS_MAX: Final = 256
 WriteKind = Literal["opened", "claim", "final", "retracted", "gap", "covered", "flushed", "closed"]
 LiveKind = Literal["partial", "turn"]
 WorkerKind = Literal["heartbeat", "ping"]
+IngestKind = Literal["holds"]
 
 _WRITE_KINDS: Final = frozenset(get_args(WriteKind))
 _LIVE_KINDS: Final = frozenset(get_args(LiveKind))
@@ -159,6 +163,30 @@ class WorkerSubject(msgspec.Struct, frozen=True):
         return f"{ROOT}.worker.{parse_token(self.worker_id)}.{self.kind}"
 
 
+class SessionSubject(msgspec.Struct, frozen=True):
+    """A session that a client was given a token for: the last word about it."""
+
+    tenant: str
+    session_id: str
+
+    def __str__(self) -> str:
+        """The subject."""
+        return f"{ROOT}.session.{parse_token(self.tenant)}.{parse_token(self.session_id)}"
+
+
+class IngestSubject(msgspec.Struct, frozen=True):
+    """Questions to one ingest: core NATS only."""
+
+    ingest_id: str
+    kind: IngestKind
+
+    def __str__(self) -> str:
+        """The subject."""
+        if self.kind != "holds":
+            raise ContractError("no such kind of ingest subject")
+        return f"{ROOT}.ingest.{parse_token(self.ingest_id)}.{self.kind}"
+
+
 Subject = (
     AudioSubject
     | JobSubject
@@ -167,6 +195,8 @@ Subject = (
     | LiveSubject
     | CaptionSubject
     | WorkerSubject
+    | SessionSubject
+    | IngestSubject
 )
 
 
@@ -191,12 +221,24 @@ def parse_subject(text: str) -> Subject:
             subject = LiveSubject(tenant, stream_id, live)
         case ["speech", "v1", "caption", tenant, stream_id]:
             subject = CaptionSubject(tenant, stream_id)
-        case ["speech", "v1", "worker", worker_id, ("heartbeat" | "ping") as kind]:
-            subject = WorkerSubject(worker_id, kind)
+        case ["speech", "v1", *rest]:
+            subject = _parse_between_services(rest)
         case _:
             raise ContractError("no subject of speech.v1")
     str(subject)  # checks every token
     return subject
+
+
+def _parse_between_services(rest: list[str]) -> Subject:
+    match rest:
+        case ["worker", worker_id, ("heartbeat" | "ping") as kind]:
+            return WorkerSubject(worker_id, kind)
+        case ["session", tenant, session_id]:
+            return SessionSubject(tenant, session_id)
+        case ["ingest", ingest_id, "holds"]:
+            return IngestSubject(ingest_id, "holds")
+        case _:
+            raise ContractError("no subject of speech.v1")
 
 
 def _stream_event_parts(

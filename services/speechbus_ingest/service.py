@@ -12,9 +12,12 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
-from speechbus_contracts import JOBS_STORE, TRANSCRIPT_STORE, audio_stream_name
+from speechbus_contracts import JOBS_STORE, SESSION_STORE, TRANSCRIPT_STORE, audio_stream_name
 from speechbus_ingest.doors.native import NativeDoor
 from speechbus_ingest.doors.palabra import PalabraDoor
+from speechbus_ingest.doors.palabra_holds import SessionHolds
+from speechbus_ingest.doors.palabra_storage import PalabraStorage
+from speechbus_ingest.doors.palabra_store import SessionStore
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
@@ -109,11 +112,20 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         )
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
         native = NativeDoor(keys, registry, idle_s=settings.idle_s, duration_s=settings.duration_s)
+        sessions = SessionStore(control_bus, context.publisher, now_ms=_now_ms)
+        token_secret = _token_secret(settings)
+        storage = PalabraStorage(keys, sessions, token_secret=token_secret, now_ms=_now_ms)
         palabra = PalabraDoor(
             keys,
             registry,
-            token_secret=_token_secret(settings),
-            sessions_per_key_max=settings.palabra_sessions_per_key_max,
+            SessionHolds(
+                control_bus,
+                sessions,
+                ingest_id=name,
+                per_key_max=settings.palabra_sessions_per_key_max,
+                now_ms=_now_ms,
+            ),
+            token_secret=token_secret,
             idle_s=settings.idle_s,
             duration_s=settings.duration_s,
             now_s=lambda: time.time_ns() / 1e9,
@@ -138,6 +150,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         app = Starlette(
             routes=[
                 WebSocketRoute("/v1/streams", native.serve),
+                *storage.routes(),
                 *palabra.routes(),
                 *viewer.routes(),
                 *health_routes(health),
@@ -151,7 +164,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 watch_objects(
                     control_bus,
                     health,
-                    streams=(JOBS_STORE, TRANSCRIPT_STORE),
+                    streams=(JOBS_STORE, TRANSCRIPT_STORE, SESSION_STORE),
                     consumers=(),
                     volatile=stores,
                     on_restored=context.audio.distrust_store,
@@ -182,3 +195,7 @@ def _token_secret(settings: Settings) -> bytes:
     if settings.token_secret is None:
         return secrets.token_bytes(32)
     return settings.token_secret.reveal().encode(errors="surrogatepass")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -22,6 +22,7 @@ __all__ = [
     "STREAM_PATH",
     "TARGETS_MAX",
     "ClientMessage",
+    "FinalizationMode",
     "Finalize",
     "PalabraError",
     "ParameterError",
@@ -64,10 +65,13 @@ SAMPLE_RATE_HZ_DEFAULT: Final = 16_000
 SAMPLE_RATE_HZ_MIN: Final = 8_000
 SAMPLE_RATE_HZ_MAX: Final = 48_000
 """Rates in use (providers.md 3.3)."""
+FINALIZATION_TIMEOUT_S_MAX: Final = 60.0
+"""Longer pauses end nothing: the client can."""
 TARGETS_MAX: Final = 16
 """More than the languages Palabra has besides the source (13, providers.md 3.3)."""
 
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8}){0,4}\Z")
+_SECONDS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?\Z")
 _SAMPLE_RATE: Final = re.compile(r"[0-9]{1,6}\Z")
 
 
@@ -222,6 +226,10 @@ def to_ms(seconds: float) -> int:
 # --- the stream's query parameters ----------------------------------------------------------
 
 
+FinalizationMode = Literal["auto", "manual"]
+"""`auto`: the recognizer ends segments, and the client may. `manual`: only the client does."""
+
+
 class StreamParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What a client asks for in the stream's URL, besides its token."""
 
@@ -234,6 +242,9 @@ class StreamParameters(msgspec.Struct, frozen=True, kw_only=True):
     target_languages: tuple[str, ...] = ()
     has_filler_filter: bool = True
     """False: `delta` is append-only."""
+    finalization_mode: FinalizationMode = "auto"
+    finalization_timeout_s: float | None = None
+    """A segment that has not changed for so long is made final; None: the recognizer decides."""
 
 
 def parse_stream_parameters(query: Mapping[str, str]) -> StreamParameters:
@@ -250,6 +261,8 @@ def parse_stream_parameters(query: Mapping[str, str]) -> StreamParameters:
         language=language,
         target_languages=_parse_targets(query.get("translate_languages", "")),
         has_filler_filter=_parse_filler_filter(query.get("enable_filler_filter", ""), language),
+        finalization_mode=_parse_finalization_mode(query.get("finalization_mode", "")),
+        finalization_timeout_s=_parse_finalization_timeout(query.get("finalization_timeout", "")),
     )
 
 
@@ -307,6 +320,28 @@ def _parse_filler_filter(text: str, language: str | None) -> bool:
             raise ParameterError('invalid parameter "enable_filler_filter": true or false')
 
 
+def _parse_finalization_mode(text: str) -> FinalizationMode:
+    match text.lower():
+        case "" | "auto":
+            return "auto"
+        case "manual":
+            return "manual"
+        case _:
+            raise ParameterError('invalid parameter "finalization_mode": auto or manual')
+
+
+def _parse_finalization_timeout(text: str) -> float | None:
+    if not text:
+        return None
+    seconds = float(text) if _SECONDS.match(text) else 0.0
+    if not 0 < seconds <= FINALIZATION_TIMEOUT_S_MAX:
+        raise ParameterError(
+            'invalid parameter "finalization_timeout": seconds, more than 0, at most'
+            f" {FINALIZATION_TIMEOUT_S_MAX:.0f}"
+        )
+    return seconds
+
+
 def build_stream_query(parameters: StreamParameters) -> dict[str, str]:
     """Return the query that `parse_stream_parameters` reads as these parameters.
 
@@ -321,6 +356,10 @@ def build_stream_query(parameters: StreamParameters) -> dict[str, str]:
         query["translate_languages"] = ",".join(parameters.target_languages)
     if parameters.has_filler_filter != _parse_filler_filter("", parameters.language):
         query["enable_filler_filter"] = "true" if parameters.has_filler_filter else "false"
+    if parameters.finalization_mode != "auto":
+        query["finalization_mode"] = parameters.finalization_mode
+    if parameters.finalization_timeout_s is not None:
+        query["finalization_timeout"] = f"{parameters.finalization_timeout_s:g}"
     return query
 
 

@@ -36,7 +36,7 @@ faults = [
 """
 
 
-def test_streams_stay_exact_through_every_fault_of_their_providers(tmp_path: Path) -> None:
+def test_case_09_streams_stay_exact_through_every_fault_of_their_providers(tmp_path: Path) -> None:
     """Each session ends in another way; the next one goes on where finals end (cases 09, 10, 13).
 
     Times begin at zero in every session, and audio that is sent again is not said twice. Kotoba's

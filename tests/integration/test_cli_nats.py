@@ -32,7 +32,14 @@ def test_bootstrap_creates_everything_once(server: NatsServer) -> None:
     names = [line.split()[1] for line in first.stdout.decode().splitlines()]
     assert names == [
         *[f"AUDIO_{shard}" for shard in range(4)],
-        *["JOBS", "TRANSCRIPT", "CAPTION", "JOBS/pool", "TRANSCRIPT/correlator-segments"],
+        *[
+            "JOBS",
+            "TRANSCRIPT",
+            "CAPTION",
+            "SESSION",
+            "JOBS/pool",
+            "TRANSCRIPT/correlator-segments",
+        ],
     ]
     assert {line.split()[0] for line in first.stdout.decode().splitlines()} == {"created"}
     assert {line.split()[0] for line in second.stdout.decode().splitlines()} == {"unchanged"}
@@ -101,7 +108,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
     assert done.returncode == 1
     assert "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together" in text
     assert "the-key" not in text
-    assert text.count("Create it: `speechbus bootstrap`.") == 9
+    assert text.count("Create it: `speechbus bootstrap`.") == 10
     assert "speechbus transcriber" in text
     assert "speechbus ingest" in text
 
@@ -125,7 +132,7 @@ def test_doctor_hears_a_transcriber(server: NatsServer) -> None:
     text = asyncio.run(beat_while_doctor_looks())
     assert "route from here: local (no account in this environment: palabra, kotoba)" in text
     assert "1 alive, 1 of 10 streams" in text
-    assert text.count("present") == 9
+    assert text.count("present") == 10
 
 
 def test_watch_shows_one_streams_events_as_json(server: NatsServer) -> None:

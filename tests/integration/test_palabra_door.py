@@ -1,26 +1,28 @@
 """Palabra's clients on the real system: real processes, real sockets, the echo provider."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
-import nats
 import pytest
 import websockets
-from nats.aio.msg import Msg
 
 from speechbus_contracts import (
     StreamClosed,
     StreamOpened,
-    TranslationFinal,
-    WriteSubject,
     decode_event,
-    encode_event,
-    parse_transcription_id,
 )
 from tests.support.frame_numbers import build_frames
-from tests.support.palabra import KEYS, PATIENCE_S, Client, Door
+from tests.support.palabra import (
+    KEYS,
+    PATIENCE_S,
+    Client,
+    Door,
+    another_door,
+    events_of,
+    publish_translation,
+)
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -46,34 +48,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.fixture(scope="module")
 def door(system: System) -> Door:
     return Door(system.ingest)
-
-
-@contextmanager
-def another_door(system: System, **settings: str) -> Generator[Door, None, None]:
-    """One more ingest, for a test of its own."""
-    ingest = system.add_service("ingest", **settings)
-    try:
-        yield Door(ingest)
-    finally:
-        if ingest.is_running:
-            ingest.stop()
-
-
-@asynccontextmanager
-async def events_of(system: System, kind: str) -> AsyncGenerator[asyncio.Queue[bytes], None]:
-    """Payloads of all events of one kind, from now on."""
-    received: asyncio.Queue[bytes] = asyncio.Queue()
-    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
-
-    async def keep(message: Msg) -> None:
-        await received.put(message.data)
-
-    try:
-        await bus.subscribe(f"speech.v1.transcript.*.*.{kind}", cb=keep)  # pyright: ignore[reportUnknownMemberType]
-        await bus.flush()
-        yield received
-    finally:
-        await bus.close()
 
 
 async def speak(client: Client, n_frames: int) -> list[dict[str, Any]]:
@@ -223,6 +197,31 @@ def test_without_the_filler_filter_deltas_are_appended(door: Door) -> None:
         assert message["segment"]["text"] == appended
 
 
+def test_by_hand_segments_end_when_the_client_says_so(door: Door) -> None:
+    """The recognizer ends one after 3 s; a client in manual mode sees one that goes on."""
+
+    async def run() -> list[dict[str, Any]]:
+        async with door.connect(door.get_token(), finalization_mode="manual") as client:
+            await client.send(build_frames(1, 175))
+            await client.hear_until("1-150 151-175")
+            await client.say(FINALIZE)
+            return await client.hear_until("1-150 151-175<fin>")
+
+    assert [message["is_eos"] for message in asyncio.run(run())] == [True]
+
+
+def test_a_pause_as_long_as_the_client_says_ends_a_segment(door: Door) -> None:
+    """`finalization_timeout` needs no word of the client, and nothing of the recognizer."""
+
+    async def run() -> list[dict[str, Any]]:
+        async with door.connect(door.get_token(), finalization_timeout="0.5") as client:
+            await client.send(build_frames(1, 30))
+            heard = await client.hear_until("1-25")
+            return heard + await client.hear_until("1-30")
+
+    assert [message["is_eos"] for message in asyncio.run(run())] == [False, True]
+
+
 def test_translations_on_the_bus_reach_the_client_with_the_id_of_their_source(
     system: System, door: Door
 ) -> None:
@@ -235,24 +234,9 @@ def test_translations_on_the_bus_reach_the_client_with_the_id_of_their_source(
         ):
             event = decode_event(await opened.get())
             source = (await speak(client, 150))[-1]
-            stream_id, _ = parse_transcription_id(source["transcription_id"])
-            translation = TranslationFinal(
-                stream_id=stream_id,
-                tenant="acme",
-                transcription_id=source["transcription_id"],
-                language="es",
-                text="uno a ciento cincuenta",
-                start_ms=0,
-                end_ms=3_000,
-                provider="test",
-                revision=0,
+            await publish_translation(
+                system, source["transcription_id"], "es", "uno a ciento cincuenta"
             )
-            bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
-            await bus.jetstream().publish(  # pyright: ignore[reportUnknownMemberType]
-                str(WriteSubject("acme", stream_id, "translation", "es")),
-                encode_event(translation),
-            )
-            await bus.close()
             assert isinstance(event, StreamOpened)
             return event, source, await client.hear()
 
@@ -361,6 +345,8 @@ def test_the_key_itself_is_a_token_in_either_place(door: Door, place: str) -> No
         ({"language": "en US"}, 'invalid parameter "language"'),
         ({"translate_languages": "es,*"}, 'invalid parameter "translate_languages"'),
         ({"enable_filler_filter": "yes"}, "true or false"),
+        ({"finalization_mode": "never"}, "auto or manual"),
+        ({"finalization_timeout": "0"}, "seconds, more than 0"),
     ],
 )
 def test_a_wrong_parameter_is_told_at_the_upgrade(

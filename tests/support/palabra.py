@@ -1,20 +1,36 @@
 """A Palabra client, as the documentation's example program and the vendor's SDKs behave."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import httpx
 import msgspec
+import nats
 import pytest
 import websockets
+from nats.aio.msg import Msg
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.support.system import Service
+from speechbus_contracts import (
+    TranslationFinal,
+    WriteSubject,
+    encode_event,
+    parse_transcription_id,
+)
+from tests.support.system import Service, System
 
-__all__ = ["KEYS", "PATIENCE_S", "Client", "Door"]
+__all__ = [
+    "KEYS",
+    "PATIENCE_S",
+    "Client",
+    "Door",
+    "another_door",
+    "events_of",
+    "publish_translation",
+]
 
 PATIENCE_S: Final = 30.0
 """Only a hang reaches it."""
@@ -68,6 +84,11 @@ class Door:
     def __init__(self, ingest: Service) -> None:
         self.ingest = ingest
 
+    @property
+    def stream_url(self) -> str:
+        """Where its streams are."""
+        return f"ws://127.0.0.1:{self.ingest.port}/asr/v1/speech-to-text/stream"
+
     def post_session(
         self, *, tenant: str = "acme", key: str = "key-of-acme", body: object = None
     ) -> httpx.Response:
@@ -78,6 +99,31 @@ class Door:
             content=content,
             headers={"ClientId": tenant, "ClientSecret": key},
         )
+
+    def manage(
+        self,
+        method: str,
+        session_id: str | None = None,
+        *,
+        tenant: str = "acme",
+        key: str | None = None,
+        **query: str,
+    ) -> httpx.Response:
+        """Send one of the other requests of the session storage; the key is `key-of-<tenant>`."""
+        place = "" if session_id is None else f"/{session_id}"
+        return httpx.request(
+            method,
+            f"{self.ingest.url}/session-storage/sessions{place}",
+            params=query,
+            headers={"ClientID": tenant, "ClientSecret": key or f"key-of-{tenant}"},
+        )
+
+    def get_session(self, *, tenant: str = "acme") -> tuple[str, str]:
+        """Return id and token of a new session."""
+        response = self.post_session(tenant=tenant, key=f"key-of-{tenant}")
+        response.raise_for_status()
+        data = response.json()["data"]
+        return str(data["id"]), str(data["publisher"])
 
     def get_token(self) -> str:
         """Do what the seed's `get_token` does."""
@@ -93,7 +139,7 @@ class Door:
         parameters = {"token": token} if token is not None else {}
         parameters |= {"format": "pcm_s16le"} | query
         async with connect(
-            f"ws://127.0.0.1:{self.ingest.port}/asr/v1/speech-to-text/stream?{urlencode(parameters)}",
+            f"{self.stream_url}?{urlencode(parameters)}",
             additional_headers={} if bearer is None else {"Authorization": f"Bearer {bearer}"},
             compression=None,
         ) as connection:
@@ -119,3 +165,54 @@ class Door:
                 with suppress(websockets.InvalidStatus):
                     async with self.connect(token):
                         return
+
+
+@contextmanager
+def another_door(system: System, **settings: str) -> Generator[Door, None, None]:
+    """One more ingest, for a test of its own."""
+    ingest = system.add_service("ingest", **settings)
+    try:
+        yield Door(ingest)
+    finally:
+        if ingest.is_running:
+            ingest.stop()
+
+
+@asynccontextmanager
+async def events_of(system: System, kind: str) -> AsyncGenerator[asyncio.Queue[bytes], None]:
+    """Payloads of all events of one kind, from now on."""
+    received: asyncio.Queue[bytes] = asyncio.Queue()
+    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
+
+    async def keep(message: Msg) -> None:
+        await received.put(message.data)
+
+    try:
+        await bus.subscribe(f"speech.v1.transcript.*.*.{kind}", cb=keep)  # pyright: ignore[reportUnknownMemberType]
+        await bus.flush()
+        yield received
+    finally:
+        await bus.close()
+
+
+async def publish_translation(
+    system: System, transcription_id: str, language: str, text: str
+) -> None:
+    """Translate the first three seconds of one of acme's streams, as any translator may."""
+    stream_id, _ = parse_transcription_id(transcription_id)
+    translation = TranslationFinal(
+        stream_id=stream_id,
+        tenant="acme",
+        transcription_id=transcription_id,
+        language=language,
+        text=text,
+        start_ms=0,
+        end_ms=3_000,
+        provider="test",
+        revision=0,
+    )
+    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
+    await bus.jetstream().publish(  # pyright: ignore[reportUnknownMemberType]
+        str(WriteSubject("acme", stream_id, "translation", language)), encode_event(translation)
+    )
+    await bus.close()

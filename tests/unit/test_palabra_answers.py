@@ -1,6 +1,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,10 +23,13 @@ from speechbus_ingest.doors.palabra_answers import (
     HOLD_S,
     Answers,
 )
+from speechbus_ingest.doors.palabra_turns import TURN_CHARS_MAX
 from speechbus_wire.palabra import (
     FIN,
+    FinalizationMode,
     ServerMessage,
     Span,
+    StreamParameters,
     Transcription,
     TranslatedTranscription,
 )
@@ -101,9 +105,25 @@ CLOSED = StreamClosed(
 )
 
 
-def begin(*, has_filler_filter: bool = True, language: str | None = "en") -> Answers:
+def begin(
+    *,
+    has_filler_filter: bool = True,
+    language: str | None = "en",
+    target_languages: tuple[str, ...] = ("es", "de"),
+    finalization_mode: FinalizationMode = "auto",
+    finalization_timeout_s: float | None = None,
+) -> Answers:
     """A client that has just connected."""
-    return Answers(STREAM, language=language, has_filler_filter=has_filler_filter)
+    parameters = StreamParameters(
+        format="pcm_s16le",
+        sample_rate_hz=16_000,
+        language=language,
+        target_languages=target_languages,
+        has_filler_filter=has_filler_filter,
+        finalization_mode=finalization_mode,
+        finalization_timeout_s=finalization_timeout_s,
+    )
+    return Answers(STREAM, parameters)
 
 
 def say(answers: Answers, events: Iterable[AnyEvent], *, now_s: float = 0.0) -> list[ServerMessage]:
@@ -225,6 +245,49 @@ def test_a_translation_is_sent_once_per_language_with_the_id_of_its_source() -> 
     ]
 
 
+def test_case_02_a_translation_before_its_final_waits_for_it() -> None:
+    """The bus reorders by milliseconds; a client that joins by id has nothing to join it to."""
+    told = say(
+        begin(),
+        [final(0, "one"), translation(1, "dos"), partial(1, "tw"), final(1, "two")],
+    )
+
+    assert [message.segment.text for message in told] == ["one", "tw", "two", "dos"]
+
+
+def test_case_03_a_translation_long_after_its_final_is_still_sent() -> None:
+    """Until the stream closes; by then the client may be many segments on."""
+    finals: list[AnyEvent] = [final(index, f"segment {index}") for index in range(2_000)]
+    told = say(begin(), [*finals, translation(0, "tarde"), translation(1_999, "pronto")])
+
+    assert [message.segment.text for message in told[2_000:]] == ["tarde", "pronto"]
+
+
+def test_case_04_a_translation_of_a_segment_without_a_final_is_not_sent() -> None:
+    """And however many come, they take no room."""
+    made_up = msgspec.structs.replace(translation(0, "¿?"), transcription_id="elsewhere")
+    answers = begin()
+    told = say(answers, [made_up, *(translation(index, "¿?") for index in range(1, 1_000))])
+
+    assert told == []
+    assert texts(say(answers, [final(0, "hello"), translation(0, "hola")])) == [
+        ("hello", True),
+        ("hola", True),
+    ]
+
+
+def test_case_05_each_target_is_sent_when_it_comes_and_no_other_language() -> None:
+    """Translations are sent only for the targets of the stream's URL, whatever is on the bus."""
+    events: list[AnyEvent] = [
+        final(0, "hello"),
+        translation(0, "bonjour", "fr"),
+        translation(0, "hola", "es-MX"),
+    ]
+
+    assert texts(say(begin(), events))[1:] == [("hola", True)]
+    assert texts(say(begin(target_languages=()), events))[1:] == []
+
+
 def test_what_this_protocol_has_no_word_for_is_left_out() -> None:
     """Strictly the documented messages: clients fail on others."""
     turn = TurnStarted(stream_id=STREAM, tenant="acme", epoch=1, at_ms=0)
@@ -338,6 +401,149 @@ def test_finalizes_beyond_the_limit_share_an_answer() -> None:
 
     assert texts(say(answers, [flushed(998)])) == [(FIN, True)] * (FINALIZES_MAX - 1)
     assert texts(say(answers, [flushed(999)])) == [(FIN, True)]
+
+
+# --- who ends a segment ------------------------------------------------------------------------
+
+
+def test_a_segment_that_does_not_change_is_ended_after_the_time_the_client_named() -> None:
+    """`finalization_timeout`: the door asks for its final, and says no marker for it."""
+    answers = begin(finalization_timeout_s=1.5)
+    say(answers, [partial(0, "see")], now_s=0.0)
+    say(answers, [partial(0, "see you")], now_s=1.0)
+    say(answers, [partial(0, "see you")], now_s=2.0)
+    deadline_s = answers.next_deadline_s()
+    due = [answers.is_flush_due(now_s=now_s) for now_s in (2.4, 2.5, 2.6)]
+    told = say(answers, [final(0, "see you."), flushed(7)])
+
+    assert deadline_s == 2.5
+    assert due == [False, True, False]
+    assert texts(told) == [("see you.", True)]
+
+
+def test_a_segment_that_has_its_final_is_not_ended_again() -> None:
+    """No flush without need."""
+    answers = begin(finalization_timeout_s=1.5)
+    say(answers, [partial(0, "see"), final(0, "see you.")])
+
+    assert answers.next_deadline_s() is None
+    assert not answers.is_flush_due(now_s=9.0)
+
+
+def test_by_hand_only_the_client_ends_a_segment() -> None:
+    """`finalization_mode=manual`: the recognizer's finals are partials until then."""
+    answers = begin(finalization_mode="manual")
+    told = say(
+        answers,
+        [
+            partial(0, "Good", 500),
+            final(0, "Good morning.", 900),
+            partial(1, "How", 1_500, start_ms=1_000),
+        ],
+    )
+    answers.expect_flush(7, now_s=0.0)
+    told += say(answers, [final(1, "How are you?", 2_000, start_ms=1_000), flushed(7)])
+    told += say(answers, [partial(2, "Fine", 3_000, start_ms=2_500)])
+
+    assert texts(told) == [
+        ("Good", False),
+        ("Good morning.", False),
+        ("Good morning. How", False),
+        ("Good morning. How are you?", False),
+        (f"Good morning. How are you?{FIN}", True),
+        ("Fine", False),
+    ]
+    assert [message.transcription_id for message in told if isinstance(message, Transcription)] == [
+        f"{STREAM}-0"
+    ] * 5 + [f"{STREAM}-2"]
+    assert told[-2].segment == Span(
+        text=f"Good morning. How are you?{FIN}", start_time=0.0, end_time=2.0
+    )
+
+
+def test_by_hand_a_pause_ends_a_turn_without_a_marker_if_the_client_wants_that() -> None:
+    """Both parameters together: the client ends its turns, or silence does."""
+    answers = begin(finalization_mode="manual", finalization_timeout_s=2.0)
+    told = say(answers, [partial(0, "Good"), final(0, "Good morning.")], now_s=1.0)
+    due = [answers.is_flush_due(now_s=now_s) for now_s in (2.9, 3.0)]
+    told += say(answers, [flushed(7), flushed(9)])
+
+    assert due == [False, True]
+    assert texts(told)[1:] == [("Good morning.", False), ("Good morning.", True)]
+    assert answers.next_deadline_s() is None
+
+
+def test_by_hand_a_turn_is_translated_whole_under_its_own_id() -> None:
+    """One translation per turn and language, when every part of it has one."""
+    answers = begin(finalization_mode="manual")
+    told = say(
+        answers, [final(0, "Good morning."), translation(0, "Buenos días."), final(1, "Hm.")]
+    )
+    answers.expect_flush(7, now_s=0.0)
+    told += say(answers, [flushed(7), translation(1, "Guten", "de"), translation(1, "Mm.")])
+    told += say(answers, [translation(0, "Tag", "de"), final(2, "Later"), CLOSED])
+    translated = [message for message in told if isinstance(message, TranslatedTranscription)]
+
+    assert [(message.transcription_id, message.language) for message in translated] == [
+        (f"{STREAM}-0", "es"),
+        (f"{STREAM}-0", "de"),
+    ]
+    assert [message.segment.text for message in translated] == ["Buenos días. Mm.", "Tag Guten"]
+    assert texts(told)[-1] == ("Later", True)
+
+
+def test_by_hand_a_turn_that_nobody_ends_is_ended() -> None:
+    """Each partial repeats the turn: an hour of it would be sent ten times a second."""
+    answers = begin(finalization_mode="manual")
+    n_max = TURN_CHARS_MAX // 100
+    told = say(answers, [final(index, "x" * 100) for index in range(2 * n_max + 2)])
+
+    assert [message.is_eos for message in told].count(True) == 2
+    assert max(len(message.segment.text) for message in told) <= TURN_CHARS_MAX + n_max + 100
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        (["Good morning.", "How are you?"], "Good morning. How are you?"),
+        (["おはよう。", "元気?"], "おはよう。元気?"),
+        (["", "a", "", "b"], "a b"),
+        (["안녕", "하세요"], "안녕 하세요"),
+    ],
+)
+def test_by_hand_parts_are_joined_as_they_are_written(parts: list[str], whole: str) -> None:
+    """A blank between Japanese sentences would be a mistake."""
+    answers = begin(finalization_mode="manual")
+    say(answers, [final(index, text) for index, text in enumerate(parts)])
+
+    assert texts(say(answers, [CLOSED])) == [(whole, True)]
+
+
+@given(
+    segments=st.lists(
+        st.tuples(st.lists(st.sampled_from(WORDS), max_size=3), st.sampled_from(WORDS)), max_size=8
+    ),
+    ends=st.sets(st.integers(0, 7)),
+    has_filler_filter=st.booleans(),
+)
+def test_by_hand_nothing_is_lost_or_doubled(
+    segments: list[tuple[list[str], str]], ends: set[int], *, has_filler_filter: bool
+) -> None:
+    """Whatever is said and whenever the client ends its turns: all words, once, in order."""
+    answers = begin(finalization_mode="manual", has_filler_filter=has_filler_filter)
+    told: list[ServerMessage] = []
+    for index, (partials, last) in enumerate(segments):
+        told += say(answers, [partial(index, text) for text in partials])
+        if index in ends:
+            answers.expect_flush(index, now_s=0.0)
+        told += say(answers, [final(index, last)])
+        if index in ends:
+            told += say(answers, [flushed(index)])
+    told += say(answers, [CLOSED])
+    finals = [text.replace(FIN, "") for text, is_eos in texts(told) if is_eos]
+
+    assert "".join(finals).replace(" ", "") == "".join(last for _, last in segments)
+    assert sum(FIN in text for text, _ in texts(told)) == len(ends & set(range(len(segments))))
 
 
 # --- without the filler filter -----------------------------------------------------------------

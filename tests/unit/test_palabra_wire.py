@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from speechbus_wire import palabra as wire
 from speechbus_wire import palabra_sessions as sessions
+from speechbus_wire import palabra_storage as storage
 
 TRANSCRIPTS = sorted((Path(__file__).parents[1] / "transcripts" / "palabra").glob("*.jsonl"))
 KNOWN_TYPES = {"transcription", "translated_transcription", "finalize"}
@@ -182,6 +183,17 @@ def test_garbage_raises_one_error_that_does_not_repeat_it(text: str) -> None:
             {"format": "pcm_s16le", "enable_filler_filter": "1"},
             'invalid parameter "enable_filler_filter"',
         ),
+        (
+            {"format": "pcm_s16le", "finalization_mode": "both"},
+            'invalid parameter "finalization_mode": auto or manual',
+        ),
+        *(
+            (
+                {"format": "pcm_s16le", "finalization_timeout": timeout},
+                'invalid parameter "finalization_timeout": seconds, more than 0, at most 60',
+            )
+            for timeout in ("0", "60.1", "-1", "1e1", "nan", "inf", "1s", "٣")
+        ),
     ],
 )
 def test_a_wrong_parameter_is_named(query: dict[str, str], told: str) -> None:
@@ -216,6 +228,20 @@ def test_what_the_url_leaves_out_has_the_documented_default() -> None:
     assert wire.parse_stream_parameters(
         japanese | {"enable_filler_filter": "true"}
     ).has_filler_filter
+
+
+def test_who_ends_a_segment_is_said_in_the_url() -> None:
+    """Voice agents end their turns themselves; captions leave it to the recognizer."""
+    parameters = wire.parse_stream_parameters(
+        {"format": "flac", "finalization_mode": "Manual", "finalization_timeout": "1.5"}
+    )
+
+    assert (parameters.finalization_mode, parameters.finalization_timeout_s) == ("manual", 1.5)
+    assert wire.build_stream_query(parameters) == {
+        "format": "flac",
+        "finalization_mode": "manual",
+        "finalization_timeout": "1.5",
+    }
 
 
 def test_a_session_token_is_taken_until_it_expires_and_with_its_secret_only() -> None:
@@ -281,6 +307,59 @@ def test_the_requests_of_the_seed_are_understood() -> None:
 
     assert sessions.decode_session_request(b'{"data":{}}') == sessions.SessionRequest()
     assert sessions.decode_session_request(long) == sessions.SessionRequest()
+
+
+SESSIONS = [
+    storage.SessionInfo(
+        session_id=f"s{number}", created_at=1_750_000_000_999, updated_at=0, expires_at=60_000
+    )
+    for number in range(5)
+]
+
+
+def test_a_session_is_told_with_its_times() -> None:
+    """The vendor's documentation shows whole seconds, in UTC."""
+    assert json.loads(storage.encode_session_info(SESSIONS[0])) == {
+        "ok": True,
+        "data": {
+            "id": "s0",
+            "created_at": "2025-06-15T15:06:40Z",
+            "updated_at": "1970-01-01T00:00:00Z",
+            "expires_at": "1970-01-01T00:01:00Z",
+        },
+    }
+
+
+@given(size=st.integers(1, 6), n_sessions=st.integers(0, 5))
+def test_pages_hold_every_session_once_and_in_order(size: int, n_sessions: int) -> None:
+    """Clients follow `next_page_token` until there is none."""
+    listed: list[str] = []
+    query = {"page_size": str(size)}
+    while True:
+        page = json.loads(
+            storage.encode_session_list(SESSIONS[:n_sessions], storage.parse_page(query))
+        )
+        listed += [session["id"] for session in page["data"]]
+        assert len(page["data"]) <= size
+        if not page["next_page_token"]:
+            break
+        query["page_token"] = page["next_page_token"]
+
+    assert listed == [session.session_id for session in SESSIONS[:n_sessions]]
+
+
+@given(text=st.text(max_size=20), name=st.sampled_from(["page_size", "page_token", "ttl_seconds"]))
+def test_any_query_of_the_session_storage_is_understood_or_refused(text: str, name: str) -> None:
+    """Strangers' mistakes are answered, in words that repeat nothing of them."""
+    read = storage.parse_ttl if name == "ttl_seconds" else storage.parse_page
+    told = ""
+    try:
+        read({name: text})
+    except wire.ParameterError as error:
+        told = str(error)
+
+    assert told == "" or f'"{name}"' in told
+    assert len(text) < 8 or text not in told
 
 
 def test_session_and_error_have_the_documented_fields() -> None:

@@ -10,17 +10,21 @@ import msgspec
 
 from speechbus_contracts import (
     AnyEvent,
+    ContractError,
     SegmentFinal,
     SegmentPartial,
     SegmentRetracted,
     StreamClosed,
     StreamFlushed,
     TranslationFinal,
+    parse_transcription_id,
 )
+from speechbus_ingest.doors.palabra_turns import ManualTurns
 from speechbus_wire.palabra import (
     FIN,
     ServerMessage,
     Span,
+    StreamParameters,
     Transcription,
     TranslatedTranscription,
     append_fin,
@@ -38,6 +42,8 @@ FINALIZES_MAX: Final = 16
 """Unanswered ones: a client asks once per turn and waits; more share the last one's answer."""
 TRANSLATIONS_MAX: Final = 256
 """Remembered, so that a translation made again is not sent again: those of the last minutes."""
+EARLY_MAX: Final = 64
+"""Translations that wait for their final: the bus may reorder, by milliseconds."""
 UNKNOWN_LANGUAGE: Final = "auto"
 """Palabra's word for a language nobody named, where the seed knows only codes: any code would be
 a claim about the speech."""
@@ -60,6 +66,11 @@ class _Finalize(msgspec.Struct, frozen=True):
     deadline_s: float
 
 
+def _primary(language: str) -> str:
+    """Return what two tags of one language have in common."""
+    return language.partition("-")[0].lower()
+
+
 class Answers:
     """One client's view of its stream.
 
@@ -69,14 +80,17 @@ class Answers:
 
     Args:
         stream_id: of the stream.
-        language: tag the client named; None: none.
-        has_filler_filter: see above.
+        parameters: what the client asked for.
     """
 
-    def __init__(self, stream_id: str, *, language: str | None, has_filler_filter: bool) -> None:
+    def __init__(self, stream_id: str, parameters: StreamParameters) -> None:
         self._stream_id = stream_id
-        self._language = language or UNKNOWN_LANGUAGE
-        self._has_filler_filter = has_filler_filter
+        self._language = parameters.language or UNKNOWN_LANGUAGE
+        self._has_filler_filter = parameters.has_filler_filter
+        self._targets = frozenset(map(_primary, parameters.target_languages))
+        self._turns = ManualTurns() if parameters.finalization_mode == "manual" else None
+        self._still_s = parameters.finalization_timeout_s
+        self._still_until_s: float | None = None
         self._shown = _Shown()
         self._last_index = -1  # of the segments that have had their last word
         self._end_ms = 0  # of everything sent
@@ -85,6 +99,7 @@ class Answers:
         self._held_until_s = 0.0
         self._n_bare = 0
         self._translated: deque[tuple[str, str]] = deque(maxlen=TRANSLATIONS_MAX)
+        self._early: deque[TranslationFinal] = deque(maxlen=EARLY_MAX)
 
     def expect_flush(self, chunk: int, *, now_s: float) -> None:
         """Note that the client sent `finalize`, and which flush chunk went out for it."""
@@ -95,14 +110,19 @@ class Answers:
 
     def take_event(self, event: AnyEvent, *, now_s: float) -> list[ServerMessage]:
         """Return what the client is told, in order."""
+        events = [event] if self._turns is None else self._turns.take_event(event)
+        return [message for each in events for message in self._take(each, now_s)]
+
+    def _take(self, event: AnyEvent, now_s: float) -> list[ServerMessage]:
         match event:
             case SegmentPartial():
+                self._note_change(event, now_s)
                 return self._show(event)
             case SegmentFinal() if event.index > self._last_index:
                 return self._finish(event, now_s)
             case SegmentRetracted() if event.index > self._last_index:
                 return self._retract(event, now_s)
-            case TranslationFinal():
+            case TranslationFinal() if _primary(event.language) in self._targets:
                 return self._translate(event)
             case StreamFlushed():
                 return self._answer_flush(event)
@@ -116,7 +136,16 @@ class Answers:
         deadlines_s = [asked.deadline_s for asked in list(self._finalizes)[:1]]
         if self._held is not None:
             deadlines_s.append(self._held_until_s)
+        if self._still_until_s is not None:
+            deadlines_s.append(self._still_until_s)
         return min(deadlines_s, default=None)
+
+    def is_flush_due(self, *, now_s: float) -> bool:
+        """Whether the open segment has not changed for as long as the client allows; once."""
+        if self._still_until_s is None or now_s < self._still_until_s:
+            return False
+        self._still_until_s = None
+        return True
 
     def handle_deadline(self, *, now_s: float) -> list[ServerMessage]:
         """Return what is due: a final that waited long enough, markers nobody answered."""
@@ -127,6 +156,12 @@ class Answers:
             self._finalizes.popleft()
             messages += self._say_fin(at_ms=self._end_ms)
         return messages
+
+    def _note_change(self, partial: SegmentPartial, now_s: float) -> None:
+        known = (self._shown.index, self._shown.heard_text)
+        is_new = partial.index > self._last_index and known != (partial.index, partial.text)
+        if self._still_s is not None and is_new:
+            self._still_until_s = now_s + self._still_s
 
     # --- segments ------------------------------------------------------------------------------
 
@@ -148,7 +183,12 @@ class Answers:
         shown = self._close_segment(final.index)
         if not final.text and not shown.text:
             return []
-        return self._send_last(self._build(final, final.text, shown, is_eos=True), now_s)
+        messages = self._send_last(self._build(final, final.text, shown, is_eos=True), now_s)
+        early = [each for each in self._early if each.transcription_id == final.transcription_id]
+        for translation in early:
+            self._early.remove(translation)
+            messages += self._translate(translation)
+        return messages
 
     def _retract(self, retracted: SegmentRetracted, now_s: float) -> list[ServerMessage]:
         shown = self._close_segment(retracted.index)
@@ -169,6 +209,7 @@ class Answers:
         shown = self._shown
         if shown.index <= index:
             self._shown = _Shown()
+            self._still_until_s = None
         return shown if shown.index == index else _Shown()
 
     def _build(
@@ -201,6 +242,9 @@ class Answers:
         name = (translation.transcription_id, translation.language)
         if name in self._translated:
             return []
+        if not self._has_final(translation.transcription_id):
+            self._early.append(translation)
+            return []
         self._translated.append(name)
         translated = TranslatedTranscription(
             transcription_id=translation.transcription_id,
@@ -214,6 +258,13 @@ class Answers:
         )
         # Never before its source.
         return [*self._release(), translated]
+
+    def _has_final(self, transcription_id: str) -> bool:
+        try:
+            _, index = parse_transcription_id(transcription_id)
+        except ContractError:
+            return False  # a translator of others made it up
+        return index <= self._last_index
 
     # --- finalize ------------------------------------------------------------------------------
 

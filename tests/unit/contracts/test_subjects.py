@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 from speechbus_contracts import (
     CAPTION_STORE,
     JOBS_STORE,
+    SESSION_STORE,
     SHARDS_MAX,
     TRANSCRIPT_STORE,
     AudioSubject,
     CaptionSubject,
     ContractError,
+    IngestSubject,
     JobSubject,
     LiveSubject,
+    SessionSubject,
     Subject,
     TranscriptSubject,
     WorkerSubject,
@@ -23,6 +26,7 @@ from speechbus_contracts import (
     build_caption_store,
     build_correlator_consumer,
     build_jobs_store,
+    build_session_store,
     build_shard,
     build_transcript_store,
     parse_subject,
@@ -72,6 +76,9 @@ def subjects_with(token: str) -> list[Subject]:
         CaptionSubject(token, "s"),
         CaptionSubject("t", token),
         WorkerSubject(token, "ping"),
+        SessionSubject(token, "s"),
+        SessionSubject("t", token),
+        IngestSubject(token, "holds"),
     ]
 
 
@@ -236,6 +243,7 @@ def test_every_subject_is_kept_by_its_store_and_by_no_other(subject: Subject) ->
         build_jobs_store(),
         build_transcript_store(),
         build_caption_store(),
+        build_session_store(),
     ]
     keepers = [
         name
@@ -252,6 +260,8 @@ def test_every_subject_is_kept_by_its_store_and_by_no_other(subject: Subject) ->
             expected = [TRANSCRIPT_STORE]
         case CaptionSubject():
             expected = [CAPTION_STORE]
+        case SessionSubject():
+            expected = [SESSION_STORE]
         case _:
             expected = []
 

@@ -99,7 +99,7 @@ class Play:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def test_a_final_is_in_stream_time() -> None:
+def test_case_09_a_final_is_in_stream_time() -> None:
     """A session's clock begins with its first sample, the stream's with the client's first."""
     word = HeardWord(text="hello", start_ms=120, end_ms=480, confidence=0.5)
     heard = Heard(
