@@ -80,6 +80,8 @@ class KotobaSession:
         self.now_s = 0.0
         self.results: list[Result] = []
         """All of them."""
+        self.given_ms = 0
+        """Audio of the stream so far."""
         self.protocol.connect_request()
         self.protocol.messages_to_open()
         detection = wire.ServerVad() if turn_detection is None else turn_detection
@@ -93,6 +95,7 @@ class KotobaSession:
             pcm = memoryview(bytes(step_ms * 32))
             messages = self.protocol.audio_to_send(pcm, now_s=self.now_s)
             sent += [json.loads(message) for message in messages]
+            self.given_ms += step_ms
             self._take()
             self.wait(step_ms / 1000)
         return sent

@@ -12,6 +12,7 @@ from speechbus_transcriber.providers.interface import (
     Flushed,
     Heard,
     HttpResponse,
+    ProviderError,
     ProviderProtocolError,
     ProviderUnavailableError,
     Result,
@@ -21,6 +22,7 @@ from speechbus_transcriber.providers.interface import (
 from speechbus_transcriber.providers.kotoba import (
     COMMIT_TIMEOUT_S,
     SETUP_TIMEOUT_S,
+    SILENCE_MS,
     KotobaAccount,
     KotobaProtocol,
 )
@@ -60,18 +62,29 @@ def partial(text: str, start_ms: int, end_ms: int) -> Heard:
 def test_every_required_case_has_a_transcript() -> None:
     """A case without one is a case that nobody has looked at."""
     assert NAMES == [
+        "completed_again",
+        "completed_lost",
+        "completed_other_id",
         "drop_inside_utterance",
         "error_as_string",
         "error_at_top",
+        "error_before_updated",
         "error_then_close",
         "flush_at_end",
+        "flush_open_at_end",
         "held_until_updated",
         "idle_timeout",
+        "limit_without_code",
+        "long_chunks",
+        "mute",
         "no_turns",
+        "no_turns_flush",
+        "no_turns_pause",
         "normal",
         "rate_limit",
         "rate_limit_event",
         "rejected_key",
+        "sentences_at_one_place",
         "silence_with_keepalive",
         "two_utterances",
         "unknown_message",
@@ -147,6 +160,100 @@ def test_case_26_where_the_server_ends_no_turns_we_do() -> None:
     assert results[-1] == Finished()
 
 
+def test_a_completed_with_an_id_of_its_own_ends_the_turn_that_has_its_words() -> None:
+    """Ids of deltas and `completed` differ between the documents (providers.md 1.1)."""
+    assert play("completed_other_id") == (
+        [partial("おは", 300, 400), heard("おはよう。", 300, 400, 400), Finished()],
+        None,
+    )
+
+
+def test_case_06_a_completed_that_comes_again_is_dropped() -> None:
+    """At once, in the next turn, and behind it."""
+    assert play("completed_again") == (
+        [
+            partial("一", 40, 100),
+            heard("一", 40, 100, 120),
+            partial("二", 200, 300),
+            heard("二", 200, 300, 400),
+            Finished(),
+        ],
+        None,
+    )
+
+
+def test_case_07_a_turn_whose_completed_is_lost_ends_as_it_was_heard() -> None:
+    """A second behind the next one; when it comes after all, it says nothing new."""
+    assert play("completed_lost") == (
+        [
+            partial("一", 40, 100),
+            heard("一", 40, 100, 100),
+            heard("二", 200, 300, 400),
+            Covered(1_300),
+            Finished(),
+        ],
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"), [("no_turns_pause", []), ("no_turns_flush", [Flushed()])]
+)
+def test_case_26_where_the_server_ends_no_turns_silence_and_flushes_do(
+    name: str, answers: list[Result]
+) -> None:
+    """Our silence is a pause like any other."""
+    assert play(name) == (
+        [
+            partial("はい", 100, 200),
+            heard("はい", 100, 200, 200),
+            *answers,
+            Covered(400),
+            Finished(),
+        ],
+        None,
+    )
+
+
+def test_sentences_at_one_place_have_each_a_time_of_their_own() -> None:
+    """A final that ends where all is covered would be taken for something said before."""
+    assert play("sentences_at_one_place") == (
+        [
+            partial("はい。", 200, 300),
+            heard("はい。", 200, 300, 300),
+            partial("どうぞ。", 300, 300),
+            heard("どうぞ。", 300, 301, 300),
+            partial("では", 300, 400),
+            partial("ではまた。", 300, 400),
+            heard("ではまた。", 300, 400, 400),
+            Finished(),
+        ],
+        None,
+    )
+
+
+def test_case_22_text_is_placed_by_its_append_in_chunks_of_any_length() -> None:
+    """Two chunks of 320 ms are six appends and two rests; the fourth is 20 ms long."""
+    assert play("long_chunks") == (
+        [partial("一", 300, 320), heard("一", 300, 320, 320), Covered(640), Finished()],
+        None,
+    )
+
+
+def test_flushes_that_are_open_at_the_end_are_answered_behind_the_last_final() -> None:
+    """`committed` says that all audio is transcribed."""
+    assert play("flush_open_at_end") == (
+        [
+            partial("はい", 40, 200),
+            heard("はい。", 40, 220, 400),
+            Flushed(),
+            Flushed(),
+            Finished(),
+        ],
+        None,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "ending"),
     [
@@ -154,6 +261,9 @@ def test_case_26_where_the_server_ends_no_turns_we_do() -> None:
         ("rate_limit", "ProviderRateLimitedError:http_429"),
         ("rate_limit_event", "ProviderRateLimitedError:rate_limit_error"),
         ("error_as_string", "ProviderRateLimitedError:rate_limit_error"),
+        ("limit_without_code", "ProviderRateLimitedError:rate_limit_error"),
+        ("error_before_updated", "ProviderRejectedError:invalid_parameters"),
+        ("mute", "ProviderUnavailableError:unanswered"),
         ("error_at_top", "ProviderUnavailableError:session_expired"),
         ("error_then_close", "ProviderUnavailableError:internal_error"),
         ("idle_timeout", "ProviderUnavailableError:closed_1001"),
@@ -262,6 +372,44 @@ def test_a_server_that_owes_an_answer_is_left() -> None:
     ended.protocol.finish(now_s=ended.now_s)
     with pytest.raises(ProviderUnavailableError, match="not_committed"):
         ended.wait(COMMIT_TIMEOUT_S + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (None, "ProviderUnavailableError:connection_lost"),
+        (1000, "ProviderUnavailableError:closed_1000"),
+        (1001, "ProviderUnavailableError:closed_1001"),
+        (1008, "ProviderRejectedError:closed_1008"),
+        (1011, "ProviderUnavailableError:closed_1011"),
+    ],
+)
+def test_case_13_a_close_without_a_word_is_told_by_its_code(code: int | None, error: str) -> None:
+    """Kotoba documents none; behind the end it is the server's farewell."""
+    session = KotobaSession()
+    with pytest.raises(ProviderError) as raised:
+        session.protocol.receive_close(code, now_s=0.0)
+    assert f"{type(raised.value).__name__}:{raised.value.code}" == error
+    session.end()
+    session.protocol.receive_close(code, now_s=0.0)
+
+
+def test_case_24_the_settings_are_sent_once_complete_and_before_all_audio() -> None:
+    """None can be changed later; who ends turns is always said, as servers differ in that."""
+    protocol = build(language="en-US")
+    (message,) = protocol.messages_to_open()
+
+    assert isinstance(message, str)
+    assert wire.decode_client_message(message) == wire.SessionUpdate(
+        wire.Session(
+            input_audio_format="pcm16",
+            input_audio_sample_rate=16_000,
+            input_audio_transcription=wire.TranscriptionSettings(
+                language="en", target_language="en", keywords=("会議",), timestamps=True
+            ),
+            turn_detection=wire.ServerVad(silence_duration_ms=SILENCE_MS),
+        )
+    )
 
 
 @pytest.mark.parametrize(

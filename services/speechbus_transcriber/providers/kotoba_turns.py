@@ -18,8 +18,8 @@ __all__ = ["Completion", "KotobaTurns", "Piece"]
 
 OPEN_MAX: Final = 16
 """Turns open at once: one, and those whose `completed` comes out of order."""
-SAID_MAX: Final = 64
-"""Finals without their `completed`, of which it may still come: some minutes."""
+SAID_MAX: Final = 256
+"""Deltas in finals without a `completed`, which may still come: a minute of speech."""
 ENDED_MAX: Final = 64
 """Turns that are complete, of which a message may come again."""
 COVER_EVERY_MS: Final = 1_000
@@ -70,7 +70,7 @@ class KotobaTurns:
     def __init__(self, *, language: str | None) -> None:
         self._language = language
         self._turns: list[_Turn] = []
-        # One piece each. Before the open turns, in the order of the stream.
+        # One for each delta: before the open turns, in the order of the stream.
         self._said: deque[_Turn] = deque(maxlen=SAID_MAX)
         # By id: letters of the `completed` that no delta has had.
         self._ended: dict[str, str] = {}
@@ -311,9 +311,8 @@ class KotobaTurns:
     def _end_as_heard(self) -> list[Result]:
         """Make the oldest open turn final without its `completed`."""
         turn = self._turns.pop(0)
-        said = Piece(turn.text, turn.pieces[0].start_ms, turn.pieces[-1].end_ms)
-        if turn.completion is None and keep_letters(said.text):
-            self._said.append(_Turn(key=turn.key, pieces=[said]))
+        if turn.completion is None:
+            self._said += [_Turn(key=turn.key, pieces=[piece]) for piece in turn.pieces]
         return [self._make_final(turn)]
 
     def _make_final(self, turn: _Turn) -> Result:
