@@ -48,15 +48,15 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     has_full_stops: bool
     delta_ms: int
     """Audio before each delta."""
-    arrives: Literal["lost", "at once", "in the next turn", "behind the next turn"]
-    """When its `completed` does."""
+    arrives: Literal["lost", "early", "at once", "in the next turn", "behind the next turn"]
+    """When its `completed` does; early: before its last delta, if ids tell whose that is."""
     n_again: int
     """How often it comes again at once."""
     is_again_later: bool
     """And behind the next turn."""
     completed_id: Literal["right", "other", "none"]
     is_spelled_otherwise: bool
-    afterwards: Literal["on", "pause", "flush", "flush and pause"]
+    afterwards: Literal["on", "silence", "pause", "flush", "flush and pause"]
 
 
 MANNERS = st.builds(
@@ -71,12 +71,14 @@ TURNS = st.lists(
         n_words=st.integers(1, 3),
         has_full_stops=st.booleans(),
         delta_ms=st.sampled_from([0, 100, 500]),
-        arrives=st.sampled_from(["at once", "lost", "in the next turn", "behind the next turn"]),
+        arrives=st.sampled_from(
+            ["at once", "lost", "early", "in the next turn", "behind the next turn"]
+        ),
         n_again=st.integers(0, 2),
         is_again_later=st.booleans(),
         completed_id=st.sampled_from(["right", "other", "none"]),
         is_spelled_otherwise=st.booleans(),
-        afterwards=st.sampled_from(["on", "pause", "flush", "flush and pause"]),
+        afterwards=st.sampled_from(["on", "silence", "pause", "flush", "flush and pause"]),
     ),
     min_size=1,
     max_size=6,
@@ -98,25 +100,39 @@ class Server:
 
     def say(self, number: int, turn: Turn) -> None:
         """Say one turn."""
-        start_ms, texts, item_id = self._sent_ms, [], None
-        for n in range(turn.n_words):
-            word = f" w{len(self.words):03d}{'.' if turn.has_full_stops else ''}"
-            self.words.append(word)
-            texts.append(word)
+        is_early = (
+            turn.arrives == "early"
+            and turn.n_words > 1
+            and self._manner.naming == "turn"
+            and turn.completed_id == "right"
+        )
+        start_ms = self._sent_ms
+        words = [
+            f" w{len(self.words) + n:03d}{'.' * turn.has_full_stops}" for n in range(turn.n_words)
+        ]
+        self.words += words
+        for n, word in enumerate(words):
             delta_ms = self._sent_ms
-            for append in self.session.speak(turn.delta_ms):
-                self._last_append = append["event_id"]
+            self._speak(turn.delta_ms)
             item_id = self._name(number)
+            if is_early and n == turn.n_words - 1:
+                self._complete(number, turn, "".join(words), start_ms, item_id)
+                self._bring(4 * number + 2)
             self.session.receive(
                 wire.Delta(item_id=item_id, delta=word, **self._times(delta_ms, is_whole=False))
             )
             self._bring(4 * number + (1 if n == 0 else 2))
-        self._complete(number, turn, "".join(texts), start_ms, item_id)
+        if not is_early:
+            self._complete(number, turn, "".join(words), start_ms, item_id)
         self._bring(4 * number + 3)
         if "flush" in turn.afterwards:
             self.session.flush()
         if "pause" in turn.afterwards:
             self.session.wait(3.0)
+        if turn.afterwards == "silence":
+            self._speak(6_000)
+            processed_ms = self._sent_ms if self._manner.has_times else None
+            self.session.receive(wire.Delta(item_id=None, audio_processed_ms=processed_ms))
 
     def end(self) -> None:
         """Bring what is late, and the end."""
@@ -133,11 +149,15 @@ class Server:
         message = wire.Completed(
             item_id=ids[turn.completed_id], transcript=text, **self._times(start_ms, is_whole=True)
         )
-        delays = {"at once": 2, "in the next turn": 5, "behind the next turn": 7}
+        delays = {"early": 2, "at once": 2, "in the next turn": 5, "behind the next turn": 7}
         if turn.arrives != "lost":
             at = 4 * number + delays[turn.arrives]
             self._later += [(at, message)] * (1 + turn.n_again)
             self._later += [(4 * number + 8, message)] * turn.is_again_later
+
+    def _speak(self, ms: int) -> None:
+        for append in self.session.speak(ms):
+            self._last_append = append["event_id"]
 
     def _bring(self, until: int) -> None:
         due = [message for at, message in self._later if at <= until]

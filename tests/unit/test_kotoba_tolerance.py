@@ -67,6 +67,64 @@ def test_two_turns_with_the_same_words_are_two() -> None:
         assert session.texts == ["yes", "yes"]
 
 
+def test_a_completed_that_comes_again_in_another_spelling_is_not_said_again() -> None:
+    """Without an id, its words tell."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one"), completed("one"), completed("One."))
+    session.end()
+
+    assert session.texts == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("told", "texts"),
+    [
+        (completed("", "t0"), ["one two"]),
+        (completed("", "t0", 0, 100), ["one two"]),
+        (completed("eins", "t0"), ["eins", "two"]),
+        (completed("eins", "t0", 100, 900), ["eins", "two"]),
+        (completed("zero", "t0", 0, 50), ["zero", "one two"]),
+    ],
+)
+def test_a_completed_that_was_put_to_the_wrong_turn_doubles_nothing(
+    told: wire.Completed, texts: list[str]
+) -> None:
+    """The turn goes on, and its own `completed` says the rest."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 500), told)
+    session.speak(1_000)
+    session.receive(delta(" two", "t1", 1_200, 1_500), completed("one two", "t1", 100, 1_500))
+    session.wait(1.0)
+    session.end()
+
+    assert session.texts == texts
+
+
+def test_where_ids_have_agreed_an_unknown_one_is_of_another_turn() -> None:
+    """Its deltas were lost, or come later; the open turn goes on."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1"), completed("one", "t1"))
+    session.receive(delta("two", "t2"), completed("three", "t3"), delta("three", "t3"))
+    session.receive(completed("two", "t2"))
+    session.end()
+
+    assert session.texts == ["one", "two", "three"]
+
+
+def test_deltas_that_come_behind_their_completed_are_not_said_again() -> None:
+    """All of them."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(completed("One two.", "t1"), delta("one", "t1"), delta(" two", "t1"))
+    session.receive(delta(".", "t1"))
+    session.end()
+
+    assert session.texts == ["One two."]
+
+
 def test_a_late_delta_of_a_turn_that_is_complete_is_not_said_again() -> None:
     """The whole turn was in `completed`."""
     session = KotobaSession()
@@ -341,7 +399,11 @@ def test_a_server_that_never_speaks_of_silence_may_be_silent() -> None:
     """Nothing says that it has to: it would be left again and again."""
     session = KotobaSession()
     session.speak(1_000)
-    session.receive(delta("one", "t1"), completed("one", "t1"))
+    session.receive(
+        delta("one", "t1", 100, 500, 500),
+        delta("", "t1", 500, 900, 900),
+        completed("one", "t1", 100, 500, 900),
+    )
     session.speak(30_000)
     session.wait(120.0)
     session.end()

@@ -36,7 +36,7 @@ class KotobaHearing:
         self.ends_turns = True
         """Whether the server ends turns."""
         self.tells_silence = False
-        """Whether the server has spoken of audio without words: then it does so all the time."""
+        """Whether the server has spoken of silence outside of turns: then it does so always."""
         self._places = places
         self._processed_ms = 0
         self._words_sent_ms = 0  # audio sent when words last came
@@ -49,7 +49,7 @@ class KotobaHearing:
         """
         self._note_processed(delta.audio_processed_ms)
         if not delta.delta:
-            self.tells_silence = True
+            self.tells_silence |= not self.turns.is_any_open
             return [*self._end_pause(), *self._cover_silence(delta.audio_processed_ms)]
         piece = Piece(delta.delta, *self._span(delta))
         results = self.turns.add(self._key(delta.item_id), piece)

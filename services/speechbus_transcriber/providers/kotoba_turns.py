@@ -75,6 +75,7 @@ class KotobaTurns:
         # By id: letters of the `completed` that no delta has had.
         self._ended: dict[str, str] = {}
         self._completions: deque[Completion] = deque(maxlen=ENDED_MAX)
+        self._shares_ids = False  # deltas and `completed` have been seen with the same id
         self._last_end_ms = 0
         self._covered_ms = 0
 
@@ -200,6 +201,7 @@ class KotobaTurns:
         letters = [keep_letters(turn.pieces[n].text) for turn, n in candidates]
         named = [at for at, (turn, _) in enumerate(candidates) if turn.key == key is not None]
         if named:
+            self._shares_ids = True
             return find_run(letters, wanted, must_touch=range(named[0], named[-1] + 1))
         if self._is_over(key):
             return None
@@ -242,33 +244,40 @@ class KotobaTurns:
 
     def _complete_nearly(self, completion: Completion, wanted: str) -> None:
         """End the turn that is meant most likely; its deltas were other words, or were lost."""
-        turn = self._guess(completion, wanted)
+        turn, is_sure = self._guess(completion, wanted)
         text = self._skip_said(completion, wanted)
-        heard = "" if turn is None else keep_letters(turn.text)
-        owed = wanted.removeprefix(heard) if wanted.startswith(heard) else ""
+        heard, new = "" if turn is None else keep_letters(turn.text), keep_letters(text)
+        owed = new.removeprefix(heard) if new.startswith(heard) else ""
         self._note_ended(completion.key, owed)
-        if turn is not None:
+        if turn is not None and is_sure:
             self._note_ended(turn.key, owed)
-        elif keep_letters(text):
+        elif turn is not None:
+            self._keep_said(turn)  # if another one was meant, its own `completed` still comes
+        elif new:
             piece = Piece(text, completion.start_ms, completion.end_ms)
             turn = _Turn(key=completion.key, pieces=[piece])
             self._insert(turn, piece.start_ms)
         if turn is not None:
             turn.completion = msgspec.structs.replace(completion, text=text)
 
-    def _guess(self, completion: Completion, wanted: str) -> _Turn | None:
+    def _guess(self, completion: Completion, wanted: str) -> tuple[_Turn | None, bool]:
+        """The turn, and whether its id or its words say so."""
         turns = self._unended()
         key = completion.key
         if any(turn.key == key is not None for turn in (*self._said, *turns)):
-            return next((turn for turn in turns if turn.key == key), None)
+            self._shares_ids = True
+            return next((turn for turn in turns if turn.key == key), None), True
+        if not wanted or (key is not None and self._shares_ids):
+            return None, False  # of a turn that was never heard of
         for turn in turns:
             letters = keep_letters(turn.text)
             if letters and wanted.startswith(letters):
-                return turn
+                return turn, True
         if not completion.has_times:
-            return turns[0] if turns else None
+            return (turns[0] if turns else None), False
         nearest = max(turns, key=lambda turn: _overlap_ms(turn, completion), default=None)
-        return nearest if nearest is not None and _overlap_ms(nearest, completion) >= 0 else None
+        is_near = nearest is not None and _overlap_ms(nearest, completion) >= 0
+        return (nearest if is_near else None), False
 
     def _skip_said(self, completion: Completion, wanted: str) -> str:
         """What of a `completed` is not in finals yet; empty: the deltas have to tell."""
@@ -282,6 +291,9 @@ class KotobaTurns:
             return completion.text
         self._forget(said)
         return ""
+
+    def _keep_said(self, turn: _Turn) -> None:
+        self._said += [_Turn(key=turn.key, pieces=[piece]) for piece in turn.pieces]
 
     def _forget(self, said: list[_Turn]) -> None:
         for turn in said:
@@ -312,7 +324,7 @@ class KotobaTurns:
         """Make the oldest open turn final without its `completed`."""
         turn = self._turns.pop(0)
         if turn.completion is None:
-            self._said += [_Turn(key=turn.key, pieces=[piece]) for piece in turn.pieces]
+            self._keep_said(turn)
         return [self._make_final(turn)]
 
     def _make_final(self, turn: _Turn) -> Result:
@@ -352,7 +364,8 @@ def _is_same(completion: Completion, known: Completion) -> bool:
     """Whether one `completed` is the other again."""
     if completion.has_times and known.has_times and completion.start_ms != known.start_ms:
         return False
-    return (completion.item_id, completion.text) == (known.item_id, known.text)
+    is_same_item = completion.item_id == known.item_id
+    return is_same_item and keep_letters(completion.text) == keep_letters(known.text)
 
 
 def _overlap_ms(turn: _Turn, completion: Completion) -> int:
