@@ -82,6 +82,8 @@ class KotobaSession:
         """All of them."""
         self.given_ms = 0
         """Audio of the stream so far."""
+        self.sent_ms = 0
+        """Audio that the server got: of the stream, and silence."""
         self.protocol.connect_request()
         self.protocol.messages_to_open()
         detection = wire.ServerVad() if turn_detection is None else turn_detection
@@ -93,8 +95,7 @@ class KotobaSession:
         sent: list[dict[str, Any]] = []
         for _ in range(ms // step_ms):
             pcm = memoryview(bytes(step_ms * 32))
-            messages = self.protocol.audio_to_send(pcm, now_s=self.now_s)
-            sent += [json.loads(message) for message in messages]
+            sent += self._send(self.protocol.audio_to_send(pcm, now_s=self.now_s))
             self.given_ms += step_ms
             self._take()
             self.wait(step_ms / 1000)
@@ -103,7 +104,8 @@ class KotobaSession:
     def receive(self, *messages: wire.Told) -> list[Result]:
         """Hand messages in; return what was heard."""
         for message in messages:
-            self.protocol.receive_message(wire.encode_message(message), now_s=self.now_s)
+            text = wire.encode_message(message)
+            self._send(self.protocol.receive_message(text, now_s=self.now_s))
         return self._take()
 
     def fail(self, error: Any) -> ProviderError:  # noqa: ANN401 (any JSON)
@@ -116,12 +118,12 @@ class KotobaSession:
 
     def flush(self) -> list[Result]:
         """Ask for finals."""
-        self.protocol.flush(now_s=self.now_s)
+        self._send(self.protocol.flush(now_s=self.now_s))
         return self._take()
 
     def finish(self) -> None:
         """Ask for the end."""
-        self.protocol.finish(now_s=self.now_s)
+        self._send(self.protocol.finish(now_s=self.now_s))
         self._take()
 
     def end(self) -> list[Result]:
@@ -137,7 +139,7 @@ class KotobaSession:
             if deadline_s > until_s:
                 break
             self.now_s = max(self.now_s, deadline_s)
-            self.protocol.handle_deadline(now_s=self.now_s)
+            self._send(self.protocol.handle_deadline(now_s=self.now_s))
             self._take()
         self.now_s = until_s
         return self.results[n_before:]
@@ -151,6 +153,12 @@ class KotobaSession:
     def n_flushed(self) -> int:
         """Flushes answered so far."""
         return self.results.count(Flushed())
+
+    def _send(self, messages: Sequence[str | bytes]) -> list[dict[str, Any]]:
+        sent = [json.loads(message) for message in messages]
+        n_bytes = sum(len(wire.decode_audio(message.get("audio", ""))) for message in sent)
+        self.sent_ms += n_bytes // 32
+        return sent
 
     def _take(self) -> list[Result]:
         results = self.protocol.results_received()

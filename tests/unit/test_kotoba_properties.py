@@ -106,13 +106,13 @@ class Server:
             and self._manner.naming == "turn"
             and turn.completed_id == "right"
         )
-        start_ms = self._sent_ms
+        start_ms, item_id = self.session.sent_ms, None
         words = [
             f" w{len(self.words) + n:03d}{'.' * turn.has_full_stops}" for n in range(turn.n_words)
         ]
         self.words += words
         for n, word in enumerate(words):
-            delta_ms = self._sent_ms
+            delta_ms = self.session.sent_ms
             self._speak(turn.delta_ms)
             item_id = self._name(number)
             if is_early and n == turn.n_words - 1:
@@ -131,7 +131,7 @@ class Server:
             self.session.wait(3.0)
         if turn.afterwards == "silence":
             self._speak(6_000)
-            processed_ms = self._sent_ms if self._manner.has_times else None
+            processed_ms = self.session.sent_ms if self._manner.has_times else None
             self.session.receive(wire.Delta(item_id=None, audio_processed_ms=processed_ms))
 
     def end(self) -> None:
@@ -167,8 +167,8 @@ class Server:
     def _times(self, start_ms: int, *, is_whole: bool) -> dict[str, int]:
         if not self._manner.has_times:
             return {}
-        times = {"start_ms": start_ms, "end_ms": self._sent_ms}
-        return times | {"audio_processed_ms": self._sent_ms} if is_whole else times
+        times = {"start_ms": start_ms, "end_ms": self.session.sent_ms}
+        return times | {"audio_processed_ms": self.session.sent_ms} if is_whole else times
 
     def _name(self, number: int) -> str | None:
         self._n_deltas += 1
@@ -181,10 +181,6 @@ class Server:
                 return f"delta{self._n_deltas}"
             case "none":
                 return None
-
-    @property
-    def _sent_ms(self) -> int:
-        return self.session.protocol._places.sent_ms
 
 
 def segment(results: list[Result]) -> Iterator[SegmentFinal]:
