@@ -29,6 +29,30 @@ def test_a_completed_with_another_id_than_its_deltas_does_not_double_the_text(
     assert session.texts == [transcript]
 
 
+@pytest.mark.parametrize(
+    ("deltas", "transcript"),
+    [
+        (("「", "はい", "」"), "「はい」"),
+        (("\uff12", "\uff10", "人"), "20人"),
+        (("cafe\u0301", " au lait"), "Café au lait."),
+        (("Hello", ",", " ", "you"), "hello you"),
+        (("?", "!"), "?!"),
+    ],
+)
+@pytest.mark.parametrize("item_id", ["t1", None])
+def test_a_turn_in_another_spelling_is_the_same(
+    deltas: tuple[str, ...], transcript: str, item_id: str | None
+) -> None:
+    """Brackets, width, accents, case and blanks are no other words."""
+    session = KotobaSession()
+    session.speak(1_000)
+    for text in deltas:
+        session.receive(delta(text, item_id))
+    session.receive(completed(transcript, item_id))
+
+    assert session.texts == [transcript]
+
+
 def test_a_completed_with_the_id_of_its_last_delta_only_ends_the_whole_turn() -> None:
     """Servers that name every text by an append of their own counting (providers.md 1.1)."""
     session = KotobaSession()

@@ -1,9 +1,10 @@
 """Finds a turn's text again in the deltas that came before. Pure.
 
 Ids are nothing to rely on (providers.md 1.1), so words decide: a `completed` repeats its deltas,
-and a delta belongs to one turn only. Case, blanks and punctuation may differ.
+and a delta belongs to one turn only. Case, width, blanks and punctuation may differ.
 """
 
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -13,7 +14,7 @@ __all__ = ["find_run", "keep_letters", "skip_letters"]
 
 def keep_letters(text: str) -> str:
     """Return what of a text counts when it is compared."""
-    return "".join(filter(str.isalnum, text.casefold()))
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
 
 
 def skip_letters(text: str, n: int) -> str:

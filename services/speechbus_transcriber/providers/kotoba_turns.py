@@ -234,8 +234,11 @@ class KotobaTurns:
         (first, n_first), (last, n_last) = run[0], run[-1]
         at, until = self._turns.index(first), self._turns.index(last) + 1
         pieces = [turn.pieces[n] for turn, n in run]
+        former = _Turn(key=None, pieces=first.pieces[:n_first])  # its `completed` was lost
+        if not keep_letters(former.text):
+            former.pieces, pieces = [], [*former.pieces, *pieces]
         parts = [
-            _Turn(key=None, pieces=first.pieces[:n_first]),  # its `completed` was lost
+            former,
             _Turn(key=completion.key, pieces=pieces, completion=completion),
             *(turn for turn in self._turns[at:until] if turn.completion is not None),
             _Turn(key=last.key, pieces=last.pieces[n_last + 1 :]),
@@ -249,7 +252,7 @@ class KotobaTurns:
         heard, new = "" if turn is None else keep_letters(turn.text), keep_letters(text)
         owed = new.removeprefix(heard) if new.startswith(heard) else ""
         self._note_ended(completion.key, owed)
-        if turn is not None and is_sure:
+        if turn is not None and (is_sure or turn.key is None):
             self._note_ended(turn.key, owed)
         elif turn is not None:
             self._keep_said(turn)  # if another one was meant, its own `completed` still comes
@@ -267,8 +270,10 @@ class KotobaTurns:
         if any(turn.key == key is not None for turn in (*self._said, *turns)):
             self._shares_ids = True
             return next((turn for turn in turns if turn.key == key), None), True
-        if not wanted or (key is not None and self._shares_ids):
+        if key is not None and self._shares_ids:
             return None, False  # of a turn that was never heard of
+        if not wanted:  # takes back no words
+            return next((turn for turn in turns if not keep_letters(turn.text)), None), True
         for turn in turns:
             letters = keep_letters(turn.text)
             if letters and wanted.startswith(letters):
