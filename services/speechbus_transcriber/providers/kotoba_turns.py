@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from speechbus_transcriber.providers.interface import Covered, Heard, Result
+from speechbus_transcriber.providers.interface import Result
+from speechbus_transcriber.providers.kotoba_finals import KotobaFinals
 from speechbus_transcriber.providers.kotoba_matching import find_run, keep_letters, skip_letters
 
 __all__ = ["Completion", "KotobaTurns", "Piece"]
@@ -68,7 +69,7 @@ class KotobaTurns:
     """
 
     def __init__(self, *, language: str | None) -> None:
-        self._language = language
+        self._finals = KotobaFinals(language=language)
         self._turns: list[_Turn] = []
         # One for each delta: before the open turns, in the order of the stream.
         self._said: deque[_Turn] = deque(maxlen=SAID_MAX)
@@ -76,8 +77,6 @@ class KotobaTurns:
         self._ended: dict[str, str] = {}
         self._completions: deque[Completion] = deque(maxlen=ENDED_MAX)
         self._shares_ids = False  # deltas and `completed` have been seen with the same id
-        self._last_end_ms = 0
-        self._covered_ms = 0
 
     @property
     def is_any_open(self) -> bool:
@@ -122,7 +121,8 @@ class KotobaTurns:
         if len(self._turns) > OPEN_MAX:
             results += [*self._end_as_heard(), *self._release()]
         if self._turns[0] is turn:
-            results.append(self._show(turn))
+            start_ms, end_ms = turn.pieces[0].start_ms, piece.end_ms
+            results.append(self._finals.show(turn.text, start_ms, end_ms))
         return results
 
     def complete(self, completion: Completion) -> list[Result]:
@@ -157,15 +157,13 @@ class KotobaTurns:
         return results
 
     def cover(self, until_ms: int) -> list[Result]:
-        """All audio before this was heard, and nothing is open."""
-        if self._turns or until_ms <= self._covered_ms:
-            return []
-        self._covered_ms = until_ms
-        return [Covered(until_ms)]
+        """All audio before this was heard: it is covered, unless a turn is open."""
+        return [] if self._turns else [*self._finals.cover(until_ms)]
 
     def cover_silence(self, until_ms: int) -> list[Result]:
         """The same, now and then."""
-        return self.cover(until_ms) if until_ms >= self._covered_ms + COVER_EVERY_MS else []
+        is_much = until_ms >= self._finals.covered_ms + COVER_EVERY_MS
+        return self.cover(until_ms) if is_much else []
 
     # --- which turn ----------------------------------------------------------------------------
 
@@ -334,34 +332,15 @@ class KotobaTurns:
 
     def _make_final(self, turn: _Turn) -> Result:
         told = turn.completion
-        end_ms = told.end_ms if told is not None and told.has_times else turn.pieces[-1].end_ms
-        # Turns follow each other, whatever their times say.
-        start_ms = max(turn.pieces[0].start_ms, self._last_end_ms)
-        self._last_end_ms = max(end_ms, start_ms)
-        covered_ms = max(self._covered_ms, self._last_end_ms)
-        if told is not None and told.processed_ms is not None and not self._turns:
-            covered_ms = max(covered_ms, told.processed_ms)
-        # Behind all that was covered, even without a time of its own: else it would be taken for
-        # something said before. But it covers no more for that.
-        end_ms = max(self._last_end_ms, self._covered_ms + 1)
-        self._covered_ms = covered_ms
-        text = turn.text if told is None or not told.text.strip() else told.text
-        return self._hear(text, start_ms, end_ms, covered_ms=covered_ms)
-
-    def _show(self, turn: _Turn) -> Result:
-        start_ms = max(turn.pieces[0].start_ms, self._last_end_ms)
-        return self._hear(turn.text, start_ms, max(turn.pieces[-1].end_ms, start_ms))
-
-    def _hear(
-        self, text: str, start_ms: int, end_ms: int, *, covered_ms: int | None = None
-    ) -> Heard:
-        return Heard(
-            text=text.strip(),
-            is_final=covered_ms is not None,
-            start_ms=start_ms,
-            end_ms=end_ms,
-            covered_ms=covered_ms,
-            language=self._language,
+        start_ms, end_ms = turn.pieces[0].start_ms, turn.pieces[-1].end_ms
+        if told is None:
+            return self._finals.end(turn.text, start_ms, end_ms, processed_ms=None)
+        return self._finals.end(
+            told.text if told.text.strip() else turn.text,
+            start_ms,
+            told.end_ms if told.has_times else end_ms,
+            # Of what is open behind it, the beginning may have been processed, too.
+            processed_ms=None if self._turns else told.processed_ms,
         )
 
 
