@@ -8,9 +8,11 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+
+from speechbus_wire.kotoba_errors import Failure, read_failure
 
 __all__ = [
     "REALTIME_PATH",
@@ -170,7 +172,8 @@ class Delta(
 ):
     """Text to append; empty in silence."""
 
-    item_id: str | None
+    # By factory: written even where it is null, as the vendor does, and read where it is missing.
+    item_id: str | None = msgspec.field(default_factory=type(None))
     """Of the turn, or the last append's `event_id`, or none: nothing to rely on."""
     # A factory's value is always written, unlike a plain default: clients read the field by name.
     delta: str = msgspec.field(default_factory=str)
@@ -190,7 +193,7 @@ class Completed(
 ):
     """A turn's whole text, again."""
 
-    item_id: str | None
+    item_id: str | None = msgspec.field(default_factory=type(None))
     transcript: str
     start_ms: int | None = None
     end_ms: int | None = None
@@ -203,19 +206,6 @@ class Committed(
     """All audio is transcribed; nothing follows."""
 
     event_id: str = ""
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """An `error` event in any of its shapes; the session is over.
-
-    Its message is left out: it may quote speech.
-    """
-
-    kind: str = ""
-    """`type` of the error."""
-    code: str = ""
-    is_capacity: bool = False
-    """Its message speaks of room that there is not."""
 
 
 ServerMessage = Created | Updated | ItemCreated | Delta | Completed | Committed | Failure
@@ -239,14 +229,8 @@ _TOLD_TYPES: Final = frozenset(
 _CLIENT_TYPES: Final = frozenset(
     str(kind.__struct_config__.tag) for kind in (SessionUpdate, Append, Commit)
 )
+_UPDATED_TYPE: Final = str(Updated.__struct_config__.tag)
 _FAILURE_TYPES: Final = frozenset({"error", "x-fal-error"})
-_CAPACITY: Final = (
-    "no available batch slot",
-    "init_success not received",
-    "worker_unavailable",
-    "try again later",
-)
-"""Texts seen when there is no room (providers.md 1.8)."""
 
 
 def encode_message(message: ClientMessage | Told) -> str:
@@ -263,25 +247,20 @@ def decode_server_message(text: str) -> ServerMessage | None:
     try:
         kind = _type_decoder.decode(text).type
         if kind in _FAILURE_TYPES:
-            return _read_failure(_object_decoder.decode(text))
-        return _told_decoder.decode(text) if kind in _TOLD_TYPES else None
+            return read_failure(_object_decoder.decode(text))
+        return _decode_told(text, kind=kind) if kind in _TOLD_TYPES else None
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         # `from None`: the decoder's text may quote speech.
         raise KotobaError("not a valid message of the session") from None
 
 
-def _read_failure(event: Mapping[str, Any]) -> Failure:
-    """Read an error that is an object, a string, or fields of the event (providers.md 1.1)."""
-    inner: Any = event.get("error")
-    fields: Mapping[str, Any] = cast(dict[str, Any], inner) if isinstance(inner, dict) else event
-    message = inner if isinstance(inner, str) else fields.get("message")
-    text = message.lower() if isinstance(message, str) else ""
-    code, kind = fields.get("code"), fields.get("type")
-    return Failure(
-        kind=kind if isinstance(kind, str) and fields is not event else "",
-        code=code if isinstance(code, str) else text if _EVENT_ID.match(text) else "",
-        is_capacity=any(words in text for words in _CAPACITY),
-    )
+def _decode_told(text: str, *, kind: str) -> Told:
+    try:
+        return _told_decoder.decode(text)
+    except msgspec.ValidationError:
+        if kind == _UPDATED_TYPE:
+            return Updated()  # that it came is what matters; its echo differs between servers
+        raise
 
 
 def decode_client_message(text: str) -> ClientMessage:

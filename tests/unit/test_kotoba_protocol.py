@@ -1,7 +1,6 @@
 """Kotoba's adapter against golden transcripts, and its share of the awkward cases."""
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +12,7 @@ from speechbus_transcriber.providers.interface import (
     Flushed,
     Heard,
     HttpResponse,
+    ProviderError,
     ProviderProtocolError,
     ProviderUnavailableError,
     Result,
@@ -21,24 +21,18 @@ from speechbus_transcriber.providers.interface import (
 )
 from speechbus_transcriber.providers.kotoba import (
     COMMIT_TIMEOUT_S,
-    FLUSH_TIMEOUT_S,
-    SELF_LENGTH_MS,
     SETUP_TIMEOUT_S,
+    SILENCE_MS,
     KotobaAccount,
     KotobaProtocol,
 )
+from speechbus_transcriber.providers.kotoba_flushes import TIMEOUT_S
+from speechbus_transcriber.providers.kotoba_hearing import SELF_LENGTH_MS
 from speechbus_wire import kotoba as wire
 from tests.support.golden import read_golden, replay, transcripts_of
+from tests.support.kotoba_session import KotobaSession, build
 
-ACCOUNT = KotobaAccount(api_key="the-key", url="wss://kotoba.example/v1/realtime")
 NAMES = transcripts_of("kotoba/client")
-
-
-def build(language: str | None = "ja-JP") -> KotobaProtocol:
-    """An adapter before its session."""
-    return KotobaProtocol(
-        SessionRequest(sample_rate_hz=16_000, language=language, keywords=("会議",)), ACCOUNT
-    )
 
 
 def play(name: str) -> tuple[list[Result], str | None]:
@@ -68,18 +62,29 @@ def partial(text: str, start_ms: int, end_ms: int) -> Heard:
 def test_every_required_case_has_a_transcript() -> None:
     """A case without one is a case that nobody has looked at."""
     assert NAMES == [
+        "completed_again",
+        "completed_lost",
+        "completed_other_id",
         "drop_inside_utterance",
         "error_as_string",
         "error_at_top",
+        "error_before_updated",
         "error_then_close",
         "flush_at_end",
+        "flush_open_at_end",
         "held_until_updated",
         "idle_timeout",
+        "limit_without_code",
+        "long_chunks",
+        "mute",
         "no_turns",
+        "no_turns_flush",
+        "no_turns_pause",
         "normal",
         "rate_limit",
         "rate_limit_event",
         "rejected_key",
+        "sentences_at_one_place",
         "silence_with_keepalive",
         "two_utterances",
         "unknown_message",
@@ -155,6 +160,100 @@ def test_case_26_where_the_server_ends_no_turns_we_do() -> None:
     assert results[-1] == Finished()
 
 
+def test_a_completed_with_an_id_of_its_own_ends_the_turn_that_has_its_words() -> None:
+    """Ids of deltas and `completed` differ between the documents (providers.md 1.1)."""
+    assert play("completed_other_id") == (
+        [partial("おは", 300, 400), heard("おはよう。", 300, 400, 400), Finished()],
+        None,
+    )
+
+
+def test_case_06_a_completed_that_comes_again_is_dropped() -> None:
+    """At once, in the next turn, and behind it."""
+    assert play("completed_again") == (
+        [
+            partial("一", 40, 100),
+            heard("一", 40, 100, 120),
+            partial("二", 200, 300),
+            heard("二", 200, 300, 400),
+            Finished(),
+        ],
+        None,
+    )
+
+
+def test_case_07_a_turn_whose_completed_is_lost_ends_as_it_was_heard() -> None:
+    """A second behind the next one; when it comes after all, it says nothing new."""
+    assert play("completed_lost") == (
+        [
+            partial("一", 40, 100),
+            heard("一", 40, 100, 100),
+            heard("二", 200, 300, 400),
+            Covered(1_300),
+            Finished(),
+        ],
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"), [("no_turns_pause", []), ("no_turns_flush", [Flushed()])]
+)
+def test_case_26_where_the_server_ends_no_turns_silence_and_flushes_do(
+    name: str, answers: list[Result]
+) -> None:
+    """Our silence is a pause like any other."""
+    assert play(name) == (
+        [
+            partial("はい", 100, 200),
+            heard("はい", 100, 200, 200),
+            *answers,
+            Covered(400),
+            Finished(),
+        ],
+        None,
+    )
+
+
+def test_sentences_at_one_place_have_each_a_time_of_their_own() -> None:
+    """A final that ends where all is covered would be taken for something said before."""
+    assert play("sentences_at_one_place") == (
+        [
+            partial("はい。", 200, 300),
+            heard("はい。", 200, 300, 300),
+            partial("どうぞ。", 300, 300),
+            heard("どうぞ。", 300, 301, 300),
+            partial("では", 300, 400),
+            partial("ではまた。", 300, 400),
+            heard("ではまた。", 300, 400, 400),
+            Finished(),
+        ],
+        None,
+    )
+
+
+def test_case_22_text_is_placed_by_its_append_in_chunks_of_any_length() -> None:
+    """Two chunks of 320 ms are six appends and two rests; the fourth is 20 ms long."""
+    assert play("long_chunks") == (
+        [partial("一", 300, 320), heard("一", 300, 320, 320), Covered(640), Finished()],
+        None,
+    )
+
+
+def test_flushes_that_are_open_at_the_end_are_answered_behind_the_last_final() -> None:
+    """`committed` says that all audio is transcribed."""
+    assert play("flush_open_at_end") == (
+        [
+            partial("はい", 40, 200),
+            heard("はい。", 40, 220, 400),
+            Flushed(),
+            Flushed(),
+            Finished(),
+        ],
+        None,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "ending"),
     [
@@ -162,7 +261,10 @@ def test_case_26_where_the_server_ends_no_turns_we_do() -> None:
         ("rate_limit", "ProviderRateLimitedError:http_429"),
         ("rate_limit_event", "ProviderRateLimitedError:rate_limit_error"),
         ("error_as_string", "ProviderRateLimitedError:rate_limit_error"),
-        ("error_at_top", "ProviderRejectedError:session_expired"),
+        ("limit_without_code", "ProviderRateLimitedError:rate_limit_error"),
+        ("error_before_updated", "ProviderRejectedError:invalid_parameters"),
+        ("mute", "ProviderUnavailableError:unanswered"),
+        ("error_at_top", "ProviderUnavailableError:session_expired"),
         ("error_then_close", "ProviderUnavailableError:internal_error"),
         ("idle_timeout", "ProviderUnavailableError:closed_1001"),
         ("drop_inside_utterance", "ProviderUnavailableError:connection_lost"),
@@ -175,47 +277,9 @@ def test_case_17_each_end_says_what_to_do_whatever_its_shape(name: str, ending: 
     assert play(name)[1] == ending
 
 
-class Session:
-    """An open session, fed by hand."""
-
-    def __init__(self, *, turn_detection: bool | wire.ServerVad | None = None) -> None:
-        self.protocol = build()
-        self.now_s = 0.0
-        self.protocol.connect_request()
-        self.protocol.messages_to_open()
-        detection = wire.ServerVad() if turn_detection is None else turn_detection
-        self.receive(wire.Updated(session=wire.Session(turn_detection=detection)))
-
-    def speak(self, ms: int) -> list[dict[str, Any]]:
-        """Send audio in real time; return what went out."""
-        sent: list[dict[str, Any]] = []
-        for _ in range(ms // 100):
-            pcm = memoryview(bytes(3_200))
-            messages = self.protocol.audio_to_send(pcm, now_s=self.now_s)
-            sent += [json.loads(message) for message in messages]
-            self.now_s += 0.1
-        return sent
-
-    def receive(self, message: wire.Delta | wire.Completed | wire.Updated) -> list[Result]:
-        """Hand a message in."""
-        self.protocol.receive_message(wire.encode_message(message), now_s=self.now_s)
-        return self.protocol.results_received()
-
-    def wait(self, seconds: float) -> list[Result]:
-        """Let time pass."""
-        until_s = self.now_s + seconds
-        while (deadline_s := self.protocol.next_deadline_s()) is not None:
-            if deadline_s > until_s:
-                break
-            self.now_s = max(self.now_s, deadline_s)
-            self.protocol.handle_deadline(now_s=self.now_s)
-        self.now_s = until_s
-        return self.protocol.results_received()
-
-
 def test_case_10_the_resume_point_is_what_the_server_has_processed() -> None:
     """Later text starts no earlier, so a new session begins there and says nothing twice."""
-    session = Session()
+    session = KotobaSession()
     session.speak(3_000)
     session.receive(wire.Delta(item_id="t", delta="a", start_ms=100, end_ms=900))
     completed = wire.Completed(
@@ -227,7 +291,7 @@ def test_case_10_the_resume_point_is_what_the_server_has_processed() -> None:
 
 def test_case_19_empty_deltas_are_never_published_and_tell_how_far_was_heard() -> None:
     """About every 80 ms in silence: published, each would be an event to everybody."""
-    session = Session()
+    session = KotobaSession()
     session.speak(9_000)
     told = [
         session.receive(wire.Delta(item_id=None, audio_processed_ms=ms))
@@ -235,14 +299,14 @@ def test_case_19_empty_deltas_are_never_published_and_tell_how_far_was_heard() -
     ]
 
     assert [result for results in told for result in results] == [Covered(1_040), Covered(2_080)]
-    vague = Session()
+    vague = KotobaSession()
     vague.speak(9_000)
     assert vague.receive(wire.Delta(item_id=None)) == [Covered(4_000)]
 
 
 def test_case_20_audio_goes_out_as_base64_with_an_id_of_its_place() -> None:
     """On the bus it stays raw bytes."""
-    sent = Session().speak(300)
+    sent = KotobaSession().speak(300)
 
     assert [message["event_id"] for message in sent] == [
         "chunk-0000001",
@@ -254,7 +318,7 @@ def test_case_20_audio_goes_out_as_base64_with_an_id_of_its_place() -> None:
 
 def test_case_22_a_rest_of_a_chunk_waits_no_longer_than_a_chunk() -> None:
     """Whatever sizes the bus has, the provider gets its own."""
-    session = Session()
+    session = KotobaSession()
     session.protocol.audio_to_send(memoryview(bytes(1_000)), now_s=5.0)
 
     assert session.protocol.next_deadline_s() == pytest.approx(5.1)
@@ -265,7 +329,7 @@ def test_case_22_a_rest_of_a_chunk_waits_no_longer_than_a_chunk() -> None:
 
 def test_text_without_times_is_placed_by_the_append_that_it_names() -> None:
     """Some servers echo it (providers.md 1.1); others tell nothing, and it is what was sent."""
-    session = Session()
+    session = KotobaSession()
     session.speak(1_000)
 
     assert session.receive(wire.Delta(item_id="chunk-0000004", delta="a")) == [
@@ -276,20 +340,16 @@ def test_text_without_times_is_placed_by_the_append_that_it_names() -> None:
 
 def test_segments_of_our_own_end_in_pauses_and_are_never_endless() -> None:
     """Subscribers wait for their finals."""
-    session = Session(turn_detection=False)
+    session = KotobaSession(turn_detection=False)
     session.speak(1_000)
     session.receive(wire.Delta(item_id=None, delta="no end"))
     session.speak(1_100)
-    (final,) = session.protocol.results_received()
-    assert isinstance(final, Heard)
-    assert (final.text, final.is_final) == ("no end", True)
+    assert session.texts == ["no end"]
 
-    finals = 0
     for _ in range(2 * SELF_LENGTH_MS // 500):
         session.speak(500)
-        results = session.receive(wire.Delta(item_id=None, delta=" on"))
-        finals += sum(isinstance(r, Heard) and r.is_final for r in results)
-    assert finals >= 1
+        session.receive(wire.Delta(item_id=None, delta=" on"))
+    assert len(session.texts) > 1
 
 
 def test_a_server_that_owes_an_answer_is_left() -> None:
@@ -300,18 +360,56 @@ def test_a_server_that_owes_an_answer_is_left() -> None:
     with pytest.raises(ProviderUnavailableError, match="not_updated"):
         opening.handle_deadline(now_s=1.0 + SETUP_TIMEOUT_S)
 
-    flushed = Session()
+    flushed = KotobaSession()
     flushed.speak(1_000)
     flushed.receive(wire.Delta(item_id="t", delta="a"))
     flushed.now_s += 1
     flushed.protocol.flush(now_s=flushed.now_s)
     with pytest.raises(ProviderUnavailableError, match="flush_unanswered"):
-        flushed.wait(FLUSH_TIMEOUT_S + 0.1)
+        flushed.wait(TIMEOUT_S + 0.1)
 
-    ended = Session()
+    ended = KotobaSession()
     ended.protocol.finish(now_s=ended.now_s)
     with pytest.raises(ProviderUnavailableError, match="not_committed"):
         ended.wait(COMMIT_TIMEOUT_S + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (None, "ProviderUnavailableError:connection_lost"),
+        (1000, "ProviderUnavailableError:closed_1000"),
+        (1001, "ProviderUnavailableError:closed_1001"),
+        (1008, "ProviderRejectedError:closed_1008"),
+        (1011, "ProviderUnavailableError:closed_1011"),
+    ],
+)
+def test_case_13_a_close_without_a_word_is_told_by_its_code(code: int | None, error: str) -> None:
+    """Kotoba documents none; behind the end it is the server's farewell."""
+    session = KotobaSession()
+    with pytest.raises(ProviderError) as raised:
+        session.protocol.receive_close(code, now_s=0.0)
+    assert f"{type(raised.value).__name__}:{raised.value.code}" == error
+    session.end()
+    session.protocol.receive_close(code, now_s=0.0)
+
+
+def test_case_24_the_settings_are_sent_once_complete_and_before_all_audio() -> None:
+    """None can be changed later; who ends turns is always said, as servers differ in that."""
+    protocol = build(language="en-US")
+    (message,) = protocol.messages_to_open()
+
+    assert isinstance(message, str)
+    assert wire.decode_client_message(message) == wire.SessionUpdate(
+        wire.Session(
+            input_audio_format="pcm16",
+            input_audio_sample_rate=16_000,
+            input_audio_transcription=wire.TranscriptionSettings(
+                language="en", target_language="en", keywords=("会議",), timestamps=True
+            ),
+            turn_detection=wire.ServerVad(silence_duration_ms=SILENCE_MS),
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,7 +448,7 @@ def test_what_is_said_in_any_order_keeps_its_promises(
     ends_turns: bool,  # noqa: FBT001 - named by hypothesis
 ) -> None:
     """Finals in order of time, none empty of time, `Finished` once and last."""
-    session = Session(turn_detection=wire.ServerVad() if ends_turns else False)
+    session = KotobaSession(turn_detection=wire.ServerVad() if ends_turns else False)
     session.speak(4_000)
     results = session.protocol.results_received()
     for item_id, text, is_completed, at_ms in says:
@@ -372,7 +470,7 @@ def test_what_is_said_in_any_order_keeps_its_promises(
 
 def test_garbage_in_a_frame_of_the_wrong_kind_is_a_protocol_error() -> None:
     """The vendor speaks text only."""
-    session = Session()
+    session = KotobaSession()
     with pytest.raises(ProviderProtocolError, match="kotoba: binary_message"):
         session.protocol.receive_message(b"{}", now_s=0.0)
 

@@ -30,38 +30,6 @@ def test_each_side_reads_what_the_other_writes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "failure"),
-    [
-        (
-            {"error": {"type": "limitation", "code": "rate_limit_error", "message": SPEECH}},
-            wire.Failure(kind="limitation", code="rate_limit_error"),
-        ),
-        (
-            {"error": {"type": "server_error", "code": None, "message": "Try again later."}},
-            wire.Failure(kind="server_error", is_capacity=True),
-        ),
-        (
-            {"error": "worker_unavailable"},
-            wire.Failure(code="worker_unavailable", is_capacity=True),
-        ),
-        ({"error": SPEECH}, wire.Failure()),
-        ({"code": "session_expired", "message": SPEECH}, wire.Failure(code="session_expired")),
-        ({"error": None, "code": 7}, wire.Failure()),
-        ({}, wire.Failure()),
-    ],
-)
-@pytest.mark.parametrize("kind", ["error", "x-fal-error"])
-def test_case_17_an_error_is_understood_in_every_shape(
-    kind: str, event: dict[str, Any], failure: wire.Failure
-) -> None:
-    """And what it says about the audio is not kept."""
-    read = wire.decode_server_message(json.dumps({"type": kind, **event}))
-
-    assert read == failure
-    assert SPEECH not in repr(read)
-
-
-@pytest.mark.parametrize(
     ("text", "code"),
     [
         ("", "invalid_json"),
