@@ -29,6 +29,10 @@ class KeyRing:
                 found = tenant
         return found
 
+    def has_tenant(self, tenant: str) -> bool:
+        """Tell whether a tenant has a key."""
+        return any(known == tenant for known, _ in self._digests)
+
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()

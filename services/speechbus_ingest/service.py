@@ -13,6 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
 from speechbus_contracts import JOBS_STORE, TRANSCRIPT_STORE, audio_stream_name
+from speechbus_ingest.doors.client_secrets import ClientSecrets
+from speechbus_ingest.doors.kotoba import KotobaDoor
 from speechbus_ingest.doors.native import NativeDoor
 from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.keys import KeyRing
@@ -109,16 +111,24 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         )
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
         native = NativeDoor(keys, registry, idle_s=settings.idle_s, duration_s=settings.duration_s)
+        token_secret = _token_secret(settings)
         palabra = PalabraDoor(
             keys,
             registry,
-            token_secret=_token_secret(settings),
+            token_secret=token_secret,
             sessions_per_key_max=settings.palabra_sessions_per_key_max,
             idle_s=settings.idle_s,
             duration_s=settings.duration_s,
             now_s=lambda: time.time_ns() / 1e9,
         )
 
+        kotoba = KotobaDoor(
+            keys,
+            registry,
+            ClientSecrets(keys, token_secret, control_bus, now_ns=time.time_ns),
+            idle_s=settings.idle_s,
+            duration_s=settings.duration_s,
+        )
         viewer = Viewer(control_bus, keys, mode=settings.viewer, now_ns=time.time_ns)
 
         stores = VolatileStreams(
@@ -139,6 +149,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             routes=[
                 WebSocketRoute("/v1/streams", native.serve),
                 *palabra.routes(),
+                *kotoba.routes(),
                 *viewer.routes(),
                 *health_routes(health),
             ]

@@ -177,6 +177,9 @@ class Delta(
     end_ms: int | None = None
     audio_processed_ms: int | None = None
     """Later text starts no earlier."""
+    event_id: str | None = None
+    content_index: int | None = None
+    """OpenAI's, as the one above: always 0."""
 
 
 class Completed(
@@ -194,6 +197,8 @@ class Completed(
     start_ms: int | None = None
     end_ms: int | None = None
     audio_processed_ms: int | None = None
+    event_id: str | None = None
+    content_index: int | None = None
 
 
 class Committed(
@@ -369,6 +374,6 @@ def encode_error_body(code: str, message: str, *, param: str | None = None) -> d
     }
 
 
-def encode_error(error: Mapping[str, Any] | str) -> str:
+def encode_error(error: Mapping[str, Any] | str, *, event_id: str = "") -> str:
     """Return an `error` event: with the object of `encode_error_body`, or a plain string."""
-    return _encoder.encode({"type": "error", "event_id": "", "error": error}).decode()
+    return _encoder.encode({"type": "error", "event_id": event_id, "error": error}).decode()
