@@ -177,9 +177,6 @@ class Delta(
     end_ms: int | None = None
     audio_processed_ms: int | None = None
     """Later text starts no earlier."""
-    event_id: str | None = None
-    content_index: int | None = None
-    """OpenAI's, as the one above: always 0."""
 
 
 class Completed(
@@ -197,8 +194,6 @@ class Completed(
     start_ms: int | None = None
     end_ms: int | None = None
     audio_processed_ms: int | None = None
-    event_id: str | None = None
-    content_index: int | None = None
 
 
 class Committed(

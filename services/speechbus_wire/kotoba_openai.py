@@ -25,12 +25,13 @@ __all__ = [
     "Cleared",
     "Item",
     "ItemAdded",
+    "ItemCompleted",
+    "ItemDelta",
     "ItemDone",
     "ItemMade",
     "OpenAIMessage",
     "SpeechStarted",
     "SpeechStopped",
-    "Transcribed",
     "TurnCommitted",
     "Usage",
     "encode_event",
@@ -227,7 +228,19 @@ class Usage(msgspec.Struct, frozen=True):
     type: str = "duration"
 
 
-class Transcribed(
+class ItemDelta(
+    Delta,
+    frozen=True,
+    kw_only=True,
+    tag="conversation.item.input_audio_transcription.delta",
+):
+    """Kotoba's `delta`, and what OpenAI's has besides."""
+
+    event_id: str
+    content_index: int
+
+
+class ItemCompleted(
     Completed,
     frozen=True,
     kw_only=True,
@@ -235,7 +248,9 @@ class Transcribed(
 ):
     """Kotoba's `completed`, and what OpenAI's has besides."""
 
-    usage: Usage
+    event_id: str
+    content_index: int
+    usage: Usage | None = None
 
 
 OpenAIMessage = (
@@ -246,8 +261,8 @@ OpenAIMessage = (
     | ItemMade
     | ItemAdded
     | ItemDone
-    | Delta
-    | Transcribed
+    | ItemDelta
+    | ItemCompleted
 )
 
 _encoder: Final = msgspec.json.Encoder()

@@ -101,12 +101,12 @@ def test_the_longest_secret_fits_into_a_header() -> None:
 @pytest.mark.parametrize("body", [b"", b" ", b"{}"])
 def test_nothing_asked_for_is_ten_minutes_and_no_settings(body: bytes) -> None:
     """The seed's program sends an empty object."""
-    for decode in (
-        lambda: decode_transcription_session_request(body, "kotoba"),
-        lambda: decode_client_secret_request(body),
-    ):
-        request = decode()
-        assert (request.ttl_s, request.remembered) == (TTL_S, "")
+    requests = [
+        decode_transcription_session_request(body, "kotoba"),
+        decode_client_secret_request(body),
+    ]
+
+    assert [(request.ttl_s, request.remembered) for request in requests] == [(TTL_S, "")] * 2
 
 
 @pytest.mark.parametrize("name", ["expires_at", "expires_after"])
@@ -156,15 +156,14 @@ def test_the_general_requests_settings_are_remembered() -> None:
 )
 def test_a_wrong_request_is_refused_without_repeating_it(body: bytes, code: str) -> None:
     """By the vendor's table."""
-    for decode in (
-        lambda: decode_transcription_session_request(body, "kotoba"),
-        lambda: decode_client_secret_request(body),
-    ):
-        with pytest.raises(RequestError) as refused:
-            decode()
+    with pytest.raises(RequestError) as refused:
+        decode_transcription_session_request(body, "kotoba")
+    with pytest.raises(RequestError) as refused_too:
+        decode_client_secret_request(body)
 
-        assert refused.value.code == code
-        assert SPEECH not in str(refused.value)
+    for error in (refused.value, refused_too.value):
+        assert error.code == code
+        assert SPEECH not in str(error)
 
 
 def test_both_answers_have_their_vendors_shape() -> None:

@@ -15,7 +15,8 @@ from speechbus_contracts import (
     StreamCovered,
 )
 from speechbus_ingest.doors.append_only import AppendOnly, Piece, Turn
-from speechbus_wire.kotoba import Committed, Completed, Delta, ItemCreated, Told
+from speechbus_wire.kotoba import Committed, ItemCreated, Told
+from speechbus_wire.kotoba_openai import ItemCompleted, ItemDelta
 
 __all__ = ["KotobaAnswers", "name_events"]
 
@@ -67,7 +68,7 @@ class KotobaAnswers:
             case _:
                 return []
 
-    def _tell(self, part: Piece | Turn) -> Delta | Completed | None:
+    def _tell(self, part: Piece | Turn) -> ItemDelta | ItemCompleted | None:
         start_ms, end_ms, processed_ms = (
             (part.start_ms, part.end_ms, part.processed_ms)
             if self._has_timestamps
@@ -76,7 +77,7 @@ class KotobaAnswers:
         item_id = part.transcription_id if self._has_turns else self._append_id
         match part:
             case Piece():
-                return Delta(
+                return ItemDelta(
                     item_id=item_id,
                     delta=part.text,
                     start_ms=start_ms,
@@ -86,7 +87,7 @@ class KotobaAnswers:
                     content_index=0,
                 )
             case Turn() if self._has_turns:
-                return Completed(
+                return ItemCompleted(
                     item_id=item_id,
                     transcript=part.text,
                     start_ms=start_ms,

@@ -36,7 +36,7 @@ from speechbus_wire.kotoba_openai import Cleared, encode_event, encode_session_e
 from speechbus_wire.kotoba_secrets import SecretClaims, read_remembered_session
 from speechbus_wire.kotoba_sessions import Asked, Dialect
 
-__all__ = ["Caller", "Conversation", "refuse_browser"]
+__all__ = ["Caller", "Conversation", "build_answers", "refuse_browser"]
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ class Conversation:
     async def _converse(
         self, stream: IngestStream, outbox: Outbox, asked: Asked, first: Append | None
     ) -> None:
-        answers = _build_answers(asked, self._name_event)
+        answers = build_answers(asked, self._name_event)
         with plain_errors(_FatalError, _GoneError, WebSocketDisconnect):
             async with asyncio.TaskGroup() as tasks:
                 receiver = tasks.create_task(self._receive(stream, outbox, asked, answers, first))
@@ -421,7 +421,8 @@ class Conversation:
         await _send(self._socket, text)
 
 
-def _build_answers(asked: Asked, name_event: Callable[[str], str]) -> _Answers:
+def build_answers(asked: Asked, name_event: Callable[[str], str]) -> _Answers:
+    """Return the view of its stream that a client of this dialect has."""
     if asked.dialect == "kotoba":
         return KotobaAnswers(
             name_event, has_turns=asked.has_turns, has_timestamps=asked.has_timestamps

@@ -21,16 +21,16 @@ from speechbus_contracts import (
 )
 from speechbus_ingest.doors.append_only import AppendOnly, Piece, Turn
 from speechbus_ingest.doors.stabilizer import separator
-from speechbus_wire.kotoba import Delta
 from speechbus_wire.kotoba_openai import (
     Item,
     ItemAdded,
+    ItemCompleted,
+    ItemDelta,
     ItemDone,
     ItemMade,
     OpenAIMessage,
     SpeechStarted,
     SpeechStopped,
-    Transcribed,
     TurnCommitted,
     Usage,
 )
@@ -132,7 +132,7 @@ class OpenAIAnswers:
         match part:
             case Piece():
                 messages.append(
-                    Delta(
+                    ItemDelta(
                         item_id=item.id,
                         delta=part.text,
                         event_id=self._name_event("event"),
@@ -192,10 +192,10 @@ class OpenAIAnswers:
             messages.append(self._complete(self._commits.popleft()[1]))
         return messages
 
-    def _complete(self, item: _Item) -> Transcribed:
+    def _complete(self, item: _Item) -> ItemCompleted:
         self._text.break_off()
         spoken_ms = item.end_ms - (item.end_ms if item.start_ms is None else item.start_ms)
-        return Transcribed(
+        return ItemCompleted(
             item_id=item.id,
             transcript=item.text,
             event_id=self._name_event("event"),

@@ -6,16 +6,16 @@ import pytest
 from speechbus_contracts import AnyEvent
 from speechbus_ingest.doors.kotoba_answers import name_events
 from speechbus_ingest.doors.openai_answers import COMMITS_MAX, OpenAIAnswers
-from speechbus_wire.kotoba import Delta
 from speechbus_wire.kotoba_openai import (
     Item,
     ItemAdded,
+    ItemCompleted,
+    ItemDelta,
     ItemDone,
     ItemMade,
     OpenAIMessage,
     SpeechStarted,
     SpeechStopped,
-    Transcribed,
     TurnCommitted,
     Usage,
 )
@@ -36,7 +36,7 @@ def say(answers: OpenAIAnswers, events: Iterable[AnyEvent]) -> list[OpenAIMessag
 
 def transcripts(messages: Iterable[OpenAIMessage]) -> list[str]:
     """Of the completed items."""
-    return [message.transcript for message in messages if isinstance(message, Transcribed)]
+    return [message.transcript for message in messages if isinstance(message, ItemCompleted)]
 
 
 def test_with_turn_detection_each_segment_is_an_item() -> None:
@@ -53,8 +53,8 @@ def test_with_turn_detection_each_segment_is_an_item() -> None:
             previous_item_id=None,
             item=Item(id=item(0), status="in_progress"),
         ),
-        Delta(item_id=item(0), delta="good", event_id="s-event-3", content_index=0),
-        Delta(item_id=item(0), delta=" day", event_id="s-event-4", content_index=0),
+        ItemDelta(item_id=item(0), delta="good", event_id="s-event-3", content_index=0),
+        ItemDelta(item_id=item(0), delta=" day", event_id="s-event-4", content_index=0),
         SpeechStopped(event_id="s-event-5", audio_end_ms=900, item_id=item(0)),
         TurnCommitted(event_id="s-event-6", item_id=item(0), previous_item_id=None),
         ItemDone(
@@ -62,7 +62,7 @@ def test_with_turn_detection_each_segment_is_an_item() -> None:
             previous_item_id=None,
             item=Item(id=item(0), status="completed"),
         ),
-        Transcribed(
+        ItemCompleted(
             item_id=item(0),
             transcript="good day",
             event_id="s-event-8",
@@ -79,10 +79,10 @@ def test_the_beta_knows_one_event_for_an_item() -> None:
     assert [type(message) for message in told] == [
         SpeechStarted,
         ItemMade,
-        Delta,
+        ItemDelta,
         SpeechStopped,
         TurnCommitted,
-        Transcribed,
+        ItemCompleted,
     ]
 
 
@@ -101,7 +101,7 @@ def test_no_item_begins_with_the_blank_between_items() -> None:
     """Items are texts of their own; nobody glues them together."""
     told = say(begin(), [final(0, "good"), final(1, "day", 1_900, start_ms=900)])
 
-    assert [message.delta for message in told if isinstance(message, Delta)] == ["good", "day"]
+    assert [message.delta for message in told if isinstance(message, ItemDelta)] == ["good", "day"]
 
 
 def test_a_turn_that_came_to_nothing_is_completed_with_nothing() -> None:
@@ -122,7 +122,7 @@ def test_case_16_a_commit_ends_one_turn_and_more_follow() -> None:
     told += say(answers, [flushed(9)])
 
     assert transcripts(told) == ["good morning all", "bye"]
-    assert [message.delta for message in told if isinstance(message, Delta)] == [
+    assert [message.delta for message in told if isinstance(message, ItemDelta)] == [
         "good",
         " morning",
         " all",
@@ -130,7 +130,7 @@ def test_case_16_a_commit_ends_one_turn_and_more_follow() -> None:
     ]
     (first, second) = (m for m in told if isinstance(m, TurnCommitted))
     assert second.previous_item_id == first.item_id
-    assert [m.usage.seconds for m in told if isinstance(m, Transcribed)] == [2.5, 0.5]
+    assert [m.usage for m in told if isinstance(m, ItemCompleted)] == [Usage(2.5), Usage(0.5)]
 
 
 def test_what_is_heard_while_a_commit_is_open_is_not_of_the_next_item() -> None:
@@ -140,7 +140,7 @@ def test_what_is_heard_while_a_commit_is_open_is_not_of_the_next_item() -> None:
     told = say(answers, [partial(0, "no"), partial(0, "no"), flushed(7)])
 
     assert transcripts(told) == [""]
-    assert not any(isinstance(message, Delta) for message in told)
+    assert not any(isinstance(message, ItemDelta) for message in told)
 
 
 @pytest.mark.parametrize("end", [flushed(8), closed("shutdown")])
