@@ -25,14 +25,14 @@ COMMIT: Final = {"type": "input_audio_buffer.commit"}
 
 
 def build_update(
-    *, rate_hz: int = 16_000, turns: bool = False, timestamps: bool = False, **session: object
+    *, turns: bool = False, timestamps: bool = False, **session: object
 ) -> dict[str, Any]:
-    """Kotoba's update, with fields of the session on top."""
+    """Kotoba's update for numbered frames, with fields of the session on top."""
     transcription: dict[str, Any] = {"language": "en", "target_language": "en"}
     if timestamps:
         transcription["timestamps"] = True
     fields: dict[str, Any] = {
-        "input_audio_sample_rate": rate_hz,
+        "input_audio_sample_rate": 16_000,
         "input_audio_transcription": transcription,
         "turn_detection": {"type": "server_vad"} if turns else False,
     }

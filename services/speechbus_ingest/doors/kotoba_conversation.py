@@ -48,6 +48,8 @@ OPEN_TIMEOUT_S: Final = 10.0
 """The bus answers within a millisecond; a restart of NATS takes seconds."""
 FAREWELL_S: Final = 10.0
 """A stream ended by this side may take this long to get its last finals to its client."""
+GOODBYE_S: Final = 2.0
+"""A client that does not read gets neither its error nor a close."""
 FLUSH_INTERVAL_S: Final = 0.1
 """A client's messages behind a commit of OpenAI's are read this much later: ten a second are
 enough for anybody."""
@@ -109,7 +111,7 @@ _ENDINGS: Final = {
 async def refuse_browser(socket: WebSocket) -> None:
     """Tell a client that cannot read HTTP statuses that there is no room, and close."""
     with suppress(OSError, RuntimeError, WebSocketDisconnect):
-        await _send_error(socket, _over_limit(), event_id="")
+        await socket.send_text(_encode_error(_over_limit(), event_id=""))
         await socket.close(_TRY_LATER)
 
 
@@ -148,18 +150,18 @@ class Conversation:
         self._name_event = name_events(session_id)
         self._parting: _FatalError | None = None
         self._waiting_bytes = 0  # since the last commit
+        self._has_gone = False
 
     async def run(self) -> None:
         """Serve the client until either side closes."""
-        with suppress(_GoneError, WebSocketDisconnect):
-            try:
-                await self._serve()
-                code = _NORMAL
-            except _FatalError as error:
-                code = error.close_code
-                await _send_error(self._socket, error, event_id=self._name_event("er"))
-            with suppress(OSError, RuntimeError):  # it may have gone already
-                await self._socket.close(code)
+        try:
+            await self._serve()
+        except _GoneError:
+            return
+        except _FatalError as error:
+            await self._close(error)
+        else:
+            await self._close(None)
 
     async def _serve(self) -> None:
         try:
@@ -256,7 +258,7 @@ class Conversation:
         self, stream: IngestStream, outbox: Outbox, asked: Asked, first: Append | None
     ) -> None:
         answers = build_answers(asked, self._name_event)
-        with plain_errors(_FatalError, _GoneError, WebSocketDisconnect):
+        with plain_errors(_FatalError, _GoneError):
             async with asyncio.TaskGroup() as tasks:
                 receiver = tasks.create_task(self._receive(stream, outbox, asked, answers, first))
                 reason = await self._send_answers(stream, outbox, answers)
@@ -286,7 +288,6 @@ class Conversation:
                         await self._obey(message, stream, outbox, asked, answers)
                     if loop.time() > ends_at_s:
                         await self._part(stream, "limit")
-                        return
                     async with asyncio.timeout(self._idle_s):
                         message = await self._read(is_over=stream.end_reason is not None)
                 except RequestError as error:
@@ -296,7 +297,6 @@ class Conversation:
                         continue
                     self._parting = _fatal(error)
                     await self._part(stream, "client_gone")
-                    return
         except TimeoutError:
             await self._part(stream, "idle")
         except _GoneError as gone:
@@ -325,6 +325,7 @@ class Conversation:
                 # In the same queue as the events, so that its answer cannot overtake it.
                 outbox.take_event(_COMMIT, b"%d" % stream.flush())
                 await asyncio.sleep(FLUSH_INTERVAL_S)
+                await stream.wait_for_room()
             case Update() if self._dialect != "kotoba" and message.asked == asked:
                 await self._send(self._session_event("updated", asked))
             case Update():
@@ -337,13 +338,14 @@ class Conversation:
                 await self._send(encode_event(Cleared(event_id=self._name_event("event"))))
 
     async def _part(self, stream: IngestStream, reason: str) -> None:
-        """End a stream that its client did not end; give its last finals time to come."""
+        """End a stream that its client did not end, and wait until its last text is sent.
+
+        Raises:
+            _FatalError: this takes too long; usually the wait is cancelled before.
+        """
         stream.end(reason)
-        try:
-            async with asyncio.timeout(FAREWELL_S):
-                await stream.closed.wait()
-        except TimeoutError:
-            raise self._parting or _FatalError(*_ENDINGS[reason]) from None
+        await asyncio.sleep(FAREWELL_S)
+        raise self._parting or _FatalError(*_ENDINGS[reason])
 
     async def _take_audio(self, append: Append, stream: IngestStream, answers: _Answers) -> None:
         audio = decode_audio(append.audio)
@@ -406,7 +408,7 @@ class Conversation:
         """Tell an OpenAI client what is wrong and go on; Kotoba's take every error for the end."""
         if self._dialect == "kotoba":
             raise error
-        await _send_error(self._socket, _fatal(error), event_id=self._name_event("event"))
+        await self._send_error(_fatal(error), kind="event")
 
     def _session_event(self, kind: str, asked: Asked) -> str:
         is_created = kind == "created"
@@ -417,8 +419,28 @@ class Conversation:
             session_id=self._session_id,
         )
 
+    async def _close(self, error: _FatalError | None) -> None:
+        with suppress(TimeoutError):  # it may read nothing
+            async with asyncio.timeout(GOODBYE_S):
+                if error is not None:
+                    await self._send_error(error, kind="er")
+                with suppress(OSError, RuntimeError, WebSocketDisconnect):  # or have gone
+                    await self._socket.close(_NORMAL if error is None else error.close_code)
+
+    async def _send_error(self, error: _FatalError, *, kind: str) -> None:
+        await self._send(_encode_error(error, event_id=self._name_event(kind)))
+
     async def _send(self, text: str) -> None:
-        await _send(self._socket, text)
+        """Send a message, unless nobody listens.
+
+        Then what the client sent before it went is still to be read: its end is found there.
+        """
+        if self._has_gone:
+            return
+        try:
+            await self._socket.send({"type": "websocket.send", "text": text})
+        except (WebSocketDisconnect, OSError):
+            self._has_gone = True
 
 
 def build_answers(asked: Asked, name_event: Callable[[str], str]) -> _Answers:
@@ -448,10 +470,6 @@ def _empty_commit() -> RequestError:
     )
 
 
-async def _send(socket: WebSocket, text: str) -> None:
-    await socket.send({"type": "websocket.send", "text": text})
-
-
-async def _send_error(socket: WebSocket, error: _FatalError, *, event_id: str) -> None:
+def _encode_error(error: _FatalError, *, event_id: str) -> str:
     body = encode_error_body(error.code, error.message, param=error.param)
-    await _send(socket, encode_error(body["error"], event_id=event_id))
+    return encode_error(body["error"], event_id=event_id)
