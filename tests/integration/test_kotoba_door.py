@@ -584,9 +584,9 @@ def test_our_own_adapter_is_a_client_of_the_door(door: Door, tmp_path: Path) -> 
             stream_frames(
                 other.ingest.url,
                 other.key,
-                n_frames=200,
+                n_frames=100,
                 hello={"providers": ["kotoba"], "language": "en"},
             )
         )
 
-    assert_exact(received, 200)
+    assert_exact(received, 100)
