@@ -555,9 +555,12 @@ def test_no_secret_key_or_text_is_in_a_log_or_an_error(system: System) -> None:
             assert client.appended == text
         for authorization in ("Bearer a-misplaced-key", f"Bearer {private[4]}x"):
             told.append(str(await door.refusal(authorization)))
-        for session in ({"turn_detection": {"type": text}}, {"input_audio_format": text}):
+        for update in (
+            build_update(turn_detection={"type": text}),
+            build_update(input_audio_format=text),
+        ):
             async with door.connect("Key key-of-acme") as client:
-                await client.say(build_update(**session))
+                await client.say(update)
                 told.append(str(await client.hear_until("error")))
                 await client.close_code()
         told.append(door.post(body=f'{{"turn_detection":"{text}"}}'.encode()).text)

@@ -52,7 +52,7 @@ class Player:
     def __init__(self, dialect: Dialect) -> None:
         self.told: deque[Line] = deque()
         """What the client is told and the transcript has not named yet."""
-        self._dialect = dialect
+        self._dialect: Dialect = dialect
         self._name_event = name_events(SESSION)
         self._answers: KotobaAnswers | OpenAIAnswers | None = None
         self._n_flushes = 0

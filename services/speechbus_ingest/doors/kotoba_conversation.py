@@ -143,7 +143,7 @@ class Conversation:
         self._socket = socket
         self._registry = registry
         self._caller = caller
-        self._dialect = caller.dialect
+        self._dialect: Dialect = caller.dialect
         self._session_id = session_id
         self._idle_s = idle_s
         self._duration_s = duration_s
