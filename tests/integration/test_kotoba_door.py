@@ -107,7 +107,7 @@ def test_turns_come_as_deltas_and_are_completed(door: Door) -> None:
     ] == [(0, 3_000, 3_000), (3_000, 4_000, 4_000)]
 
 
-def test_without_turns_the_deltas_are_everything(door: Door) -> None:
+def test_case_26_without_turns_the_deltas_are_everything(door: Door) -> None:
     """They name the appends they came after; what follows the commit is ignored."""
 
     async def run() -> Client:
@@ -199,6 +199,23 @@ def test_a_client_that_leaves_without_a_commit_is_transcribed_to_its_last_sample
     assert (closed.reason, closed.audio_ms, closed.finals, closed.gap_ms) == ("end", 800, 1, 0)
 
 
+@pytest.mark.parametrize("rate_hz", [8_000, 48_000])
+def test_case_21_audio_of_any_rate_is_timed_by_its_samples(door: Door, rate_hz: int) -> None:
+    """24 kHz is only what it has when nobody says so."""
+
+    async def run() -> Client:
+        async with door.connect() as client:
+            await begin(client, turns=True, timestamps=True, input_audio_sample_rate=rate_hz)
+            await client.append(build_frames(1, 60, sample_rate_hz=rate_hz))
+            await client.say(COMMIT)
+            await client.hear_until("committed")
+        return client
+
+    (completed,) = (m for m in asyncio.run(run()).told if "transcript" in m)
+
+    assert (completed["transcript"], completed["end_ms"]) == ("1-60", 1_200)
+
+
 def test_floats_are_audio_too(door: Door) -> None:
     """Kotoba's second format; the samples arrive exactly."""
     floats = array("f", (sample / 32_768 for sample in array("h", build_frames(1, 50))))
@@ -215,7 +232,7 @@ def test_floats_are_audio_too(door: Door) -> None:
     assert asyncio.run(run()).appended == "1-50"
 
 
-def test_the_largest_append_is_taken_and_a_larger_one_is_told(door: Door) -> None:
+def test_case_28_the_largest_append_is_taken_and_a_larger_one_is_told(door: Door) -> None:
     """1 MiB of audio, 1.4 MiB as it travels; beyond it an error, and far beyond it only a code."""
 
     async def run() -> tuple[Client, int | None, int | None]:
@@ -259,7 +276,9 @@ def test_the_largest_append_is_taken_and_a_larger_one_is_told(door: Door) -> Non
         ([build_update(), b"\0"], "invalid_json"),
     ],
 )
-def test_a_mistake_is_told_and_ends_the_session(door: Door, messages: list[Any], code: str) -> None:
+def test_case_17_a_mistake_is_told_and_ends_the_session(
+    door: Door, messages: list[Any], code: str
+) -> None:
     """The vendor's clients take every error for the end (providers.md 1.8)."""
 
     async def run() -> tuple[dict[str, Any], int | None]:
@@ -295,7 +314,9 @@ def test_a_wrong_key_is_refused_at_the_upgrade(door: Door, authorization: str | 
     assert asyncio.run(door.refusal(authorization)) == (401, "invalid_api_key")
 
 
-def test_without_room_a_program_gets_a_status_and_a_browser_an_event(system: System) -> None:
+def test_case_12_without_room_a_program_gets_a_status_and_a_browser_an_event(
+    system: System,
+) -> None:
     """Browsers cannot read statuses (providers.md 1.9 allows both)."""
 
     async def run(door: Door) -> tuple[tuple[int, str], dict[str, Any], int | None]:

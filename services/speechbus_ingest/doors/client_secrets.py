@@ -27,9 +27,9 @@ class SpentSecretError(Exception):
 
 
 class ClientSecrets:
-    """Makes client secrets, and takes each once.
+    """Makes client secrets, and sees that each is used once.
 
-    A secret names the one stream that it opens. This process remembers those it took; beyond it,
+    A secret names the one stream that it opens. This process remembers those it spent; beyond it,
     the stream's `opened` on the bus is the mark of use, and JetStream accepts only one.
 
     Args:
@@ -55,7 +55,7 @@ class ClientSecrets:
 
     def mint(self, tenant: str, request: SecretRequest) -> tuple[str, int]:
         """Return a new secret, and when it expires (seconds since 1970)."""
-        expires_at_s = self._now_ns() // 1_000_000_000 + request.ttl_s
+        expires_at_s = self._now_s() + request.ttl_s
         claims = SecretClaims(
             tenant=tenant,
             stream_id=new_stream_id(self._now_ns()),
@@ -65,8 +65,8 @@ class ClientSecrets:
         )
         return sign_secret(claims, self._signing_secret), expires_at_s
 
-    async def take(self, credential: str) -> SecretClaims | None:
-        """Use up a secret; None: it is none of ours.
+    async def verify(self, credential: str) -> SecretClaims | None:
+        """Return what a secret says, without using it up; None: it is none of ours.
 
         Raises:
             SpentSecretError: it has expired, or was used.
@@ -74,17 +74,21 @@ class ClientSecrets:
         claims = verify_secret(credential, self._signing_secret)
         if claims is None or not self._keys.has_tenant(claims.tenant):
             return None
-        now_s = self._now_ns() // 1_000_000_000
-        if claims.expires_at_s <= now_s or claims.stream_id in self._used:
-            raise SpentSecretError
-        self._note(claims, now_s)
-        if await self._has_opened(claims):
+        if claims.expires_at_s <= self._now_s() or await self._has_opened(claims):
             raise SpentSecretError
         return claims
 
-    def _note(self, claims: SecretClaims, now_s: int) -> None:
+    def spend(self, claims: SecretClaims) -> None:
+        """Use up a secret.
+
+        Raises:
+            SpentSecretError: this process has done so before.
+        """
         used = self._used
+        if claims.stream_id in used:
+            raise SpentSecretError
         used[claims.stream_id] = claims.expires_at_s
+        now_s = self._now_s()
         while used and (len(used) > USED_MAX or next(iter(used.values())) <= now_s):
             used.popitem(last=False)
 
@@ -94,3 +98,6 @@ class ClientSecrets:
             return await read_last(self._bus, TRANSCRIPT_STORE, subject) is not None
         except JetStreamUnavailableError:
             return False  # then no stream can be opened, or the second one is refused
+
+    def _now_s(self) -> int:
+        return self._now_ns() // 1_000_000_000

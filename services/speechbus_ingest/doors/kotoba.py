@@ -150,21 +150,20 @@ class KotobaDoor:
 
     async def serve(self, socket: WebSocket) -> None:
         """Carry one client from its upgrade to its close."""
+        credential = find_realtime_credential(socket)
         try:
-            credential = find_realtime_credential(socket)
             caller = await self._authenticate(socket, credential)
+            self._registry.check_room(caller.tenant)
+            self._spend(caller)
         except _RefusedError as error:
             await socket.send_denial_response(error.build_response())
             return
-        is_browser = credential is not None and credential.is_browser
-        try:
-            self._registry.check_room(caller.tenant)
         except OverLimitError:
-            if not is_browser:
+            if credential is not None and credential.is_browser:
+                await _accept(socket)
+                await refuse_browser(socket)
+            else:
                 await socket.send_denial_response(_over_limit().build_response())
-                return
-            await _accept(socket)
-            await refuse_browser(socket)
             return
         await _accept(socket)
         conversation = Conversation(
@@ -182,15 +181,20 @@ class KotobaDoor:
     ) -> Caller:
         value = "" if credential is None else credential.value
         try:
-            claims = await self._client_secrets.take(value)
+            claims = await self._client_secrets.verify(value)
         except SpentSecretError:
-            raise _RefusedError(
-                401, "session_expired", "The client secret has expired or was used: get another."
-            ) from None
+            raise _spent() from None
         tenant = self._keys.find_tenant(value) if claims is None else claims.tenant
         if tenant is None:
             raise _unknown_key()
         return Caller(tenant=tenant, dialect=_find_dialect(socket, claims), claims=claims)
+
+    def _spend(self, caller: Caller) -> None:
+        if caller.claims is not None:
+            try:
+                self._client_secrets.spend(caller.claims)
+            except SpentSecretError:
+                raise _spent() from None
 
 
 def _new_session_id() -> str:
@@ -232,6 +236,12 @@ def _unknown_key() -> _RefusedError:
         "invalid_api_key",
         "Send your API key as 'Authorization: Bearer KEY', or a client secret"
         f" (POST {SESSIONS_PATH}) as subprotocol 'kotoba-insecure-api-key.SECRET'.",
+    )
+
+
+def _spent() -> _RefusedError:
+    return _RefusedError(
+        401, "session_expired", "The client secret has expired or was used: get another."
     )
 
 
