@@ -37,7 +37,7 @@ def environment(system: System) -> Mapping[str, str]:
         KOTOBA_ASR_URL=f"ws://{realtime}",
         KOTOBA_API_KEY=system.key,
         KOTOBA_SESSIONS_URL=f"http://{realtime}/transcription_sessions",
-        OPENAI_REALTIME_URL=f"ws://{realtime}",
+        OPENAI_BASE_URL=f"{system.ingest.url}/v1",
         OPENAI_API_KEY=system.key,
     )
 
@@ -110,8 +110,8 @@ def test_a_page_with_a_secret_from_its_own_server(
     assert printed.split() == ["1-150", "151-200", "realtime"]
 
 
-def test_openais_general_form(environment: Mapping[str, str], talk: Path) -> None:
-    """A commit for each sentence, and each is an item of its own."""
-    printed = run(environment, sys.executable, PROGRAMS / "openai_transcription.py", talk)
+def test_openais_sdk(environment: Mapping[str, str], talk: Path) -> None:
+    """A commit for each sentence with a key; then turns, with a secret that has the settings."""
+    printed = run(environment, sys.executable, PROGRAMS / "openai_sdk.py", talk)
 
-    assert printed.split() == ["1-100", "101-200"]
+    assert printed.splitlines() == ["1-100", "101-200", "from 0", "to 3000", "1-150"]

@@ -90,17 +90,26 @@ def test_a_secret_of_a_tenant_that_is_gone_is_none() -> None:
 
 
 def test_what_was_spent_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The expired are forgotten, and beyond the bound the oldest."""
+    """Beyond the bound the oldest is forgotten: then the bus is asked, which knows its stream."""
     monkeypatch.setattr(client_secrets, "USED_MAX", 2)
-    clock = Clock()
-    secrets = build(clock, "acme")
-    claims = [verify(secrets, mint(secrets)) for _ in range(3)]
-    for spent in claims:
+    secrets = build(Clock(), "acme")
+    oldest, *others = [verify(secrets, mint(secrets)) for _ in range(3)]
+    for spent in (oldest, *others):
         secrets.spend(spent)
 
-    assert list(secrets._used) == [spent.stream_id for spent in claims[1:]]
-    clock.now_s += 599
-    last = verify(secrets, mint(secrets))
-    clock.now_s += 1
-    secrets.spend(last)
-    assert list(secrets._used) == [last.stream_id]
+    for spent in others:
+        with pytest.raises(SpentSecretError):
+            secrets.spend(spent)
+    secrets.spend(oldest)
+
+
+def test_what_has_expired_is_forgotten() -> None:
+    """Its time alone keeps it from being used."""
+    clock = Clock()
+    secrets = build(clock, "acme")
+    spent = verify(secrets, mint(secrets))
+    secrets.spend(spent)
+    clock.now_s += 600
+    secrets.spend(verify(secrets, mint(secrets)))
+
+    secrets.spend(spent)
