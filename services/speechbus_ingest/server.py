@@ -14,8 +14,9 @@ from speechbus_runtime.lifecycle import ListenError
 
 __all__ = ["Server", "build_server", "listen"]
 
-MESSAGE_BYTES_MAX: Final = 1 << 20
-"""32 s of audio at 16 kHz in one message; larger ones are closed with 1009."""
+MESSAGE_BYTES_MAX: Final = 2 << 20
+"""Kotoba's largest append, 1 MiB of audio as base64 in JSON, and room to refuse what is a little
+larger by an error; still larger ones are closed with 1009."""
 PING_INTERVAL_S: Final = 5.0
 PEER_LOST_MS: Final = 15_000
 """A client whose machine acknowledges nothing for this long is gone.

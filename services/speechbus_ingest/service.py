@@ -13,6 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
 from speechbus_contracts import JOBS_STORE, SESSION_STORE, TRANSCRIPT_STORE, audio_stream_name
+from speechbus_ingest.doors.client_secrets import ClientSecrets
+from speechbus_ingest.doors.kotoba import KotobaDoor
 from speechbus_ingest.doors.native import NativeDoor
 from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.doors.palabra_holds import SessionHolds
@@ -131,6 +133,13 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             now_s=lambda: time.time_ns() / 1e9,
         )
 
+        kotoba = KotobaDoor(
+            keys,
+            registry,
+            ClientSecrets(keys, token_secret, control_bus, now_ns=time.time_ns),
+            idle_s=settings.idle_s,
+            duration_s=settings.duration_s,
+        )
         viewer = Viewer(control_bus, keys, mode=settings.viewer, now_ns=time.time_ns)
 
         stores = VolatileStreams(
@@ -152,6 +161,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 WebSocketRoute("/v1/streams", native.serve),
                 *storage.routes(),
                 *palabra.routes(),
+                *kotoba.routes(),
                 *viewer.routes(),
                 *health_routes(health),
             ]

@@ -39,9 +39,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Clients at once that use a tenant's key as their Palabra token, in this process (a session
     token has one, among all)."""
     token_secret: Secret | None = None
-    """Signs session tokens, at least 32 characters. Name one where tokens shall outlive a restart,
-    or clients may reach several ingest processes; without it each process takes only its own
-    tokens, until it restarts."""
+    """Signs session tokens and client secrets, at least 32 characters. Name one where tokens shall
+    outlive a restart, or clients may reach several ingest processes; without it each process takes
+    only its own tokens, until it restarts."""
     idle_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
     """A stream whose client sends nothing at all for this long is ended."""
     duration_s: Annotated[float, msgspec.Meta(ge=1, le=80_000)] = 43_200.0

@@ -17,8 +17,10 @@ from speechbus_contracts import (
     Gap,
     JobOpen,
     StreamClosed,
+    StreamId,
     StreamOpened,
     WriteSubject,
+    build_claim_headers,
     build_dedup_headers,
     build_shard,
     build_stream_id,
@@ -34,9 +36,16 @@ from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import fetch_stored
-from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 
-__all__ = ["EventSink", "IngestContext", "IngestStream", "StreamRequest"]
+__all__ = [
+    "EventSink",
+    "IngestContext",
+    "IngestStream",
+    "StreamExistsError",
+    "StreamRequest",
+    "new_stream_id",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +71,12 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     skips_silence: bool = True
     audio_format: AudioFormat = PLAIN
     """Of what `IngestStream.write` gets."""
+    stream_id: str | None = None
+    """Made by the door, for a stream that may be opened once whoever tries; None: any new one."""
+
+
+class StreamExistsError(Exception):
+    """There is or was a stream of the id that the request names."""
 
 
 class EventSink(Protocol):
@@ -128,9 +143,7 @@ class IngestStream:
         self.request = request
         self._context = context
         self._sink = sink
-        self.stream_id = build_stream_id(
-            unix_ms=context.now_ns() // 1_000_000, entropy=os.urandom(10)
-        )
+        self.stream_id = request.stream_id or new_stream_id(context.now_ns())
         self.shard = build_shard(self.stream_id, shards=context.shards)
         self.closed = asyncio.Event()
         """Set when `stream.closed` has been handed to the sink."""
@@ -166,7 +179,11 @@ class IngestStream:
         return self._lane.position
 
     async def open(self) -> None:
-        """Announce the stream and ask for a worker; audio may follow at once."""
+        """Announce the stream and ask for a worker; audio may follow at once.
+
+        Raises:
+            StreamExistsError: the request named the id of another stream.
+        """
         context, request = self._context, self.request
         name = f"{request.tenant}.{self.stream_id}"
         bus = context.control_bus
@@ -188,16 +205,24 @@ class IngestStream:
             keywords=request.keywords,
             skips_silence=request.skips_silence,
         )
-        await context.publisher.publish(
-            str(WriteSubject(request.tenant, self.stream_id, "opened")),
-            encode_event(opened),
-            headers=encode_headers(
-                build_dedup_headers(event_dedup_id(self.stream_id, "opened", 0))
-            ),
-        )
+        try:
+            await context.publisher.publish(
+                str(WriteSubject(request.tenant, self.stream_id, "opened")),
+                encode_event(opened),
+                headers=encode_headers(self._build_opening_headers()),
+            )
+        except StaleGuardError:
+            raise StreamExistsError from None
         await self._place(1, "opened")
         context.supervisor.add(self)
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": request.door})
+
+    def _build_opening_headers(self) -> dict[str, str]:
+        if self.request.stream_id is None:
+            return build_dedup_headers(event_dedup_id(self.stream_id, "opened", 0))
+        # Of this opener, or JetStream would take another one's event for a repetition of it.
+        dedup_id = event_dedup_id(self.stream_id, f"opened-{os.urandom(8).hex()}", 0)
+        return build_claim_headers(dedup_id, last_claim_sequence=0)
 
     def write(self, data: bytes) -> None:
         """Take bytes of the request's format; a sample may be cut between two calls.
@@ -396,6 +421,15 @@ class IngestStream:
         rest = self._chunker.take_rest()
         if rest:
             self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
+
+
+def new_stream_id(now_ns: int) -> StreamId:
+    """Return an id that no stream has had.
+
+    Args:
+        now_ns: wall clock, ns since 1970.
+    """
+    return build_stream_id(unix_ms=now_ns // 1_000_000, entropy=os.urandom(10))
 
 
 class _Converter(Protocol):

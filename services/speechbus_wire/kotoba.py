@@ -349,6 +349,6 @@ def encode_error_body(code: str, message: str, *, param: str | None = None) -> d
     }
 
 
-def encode_error(error: Mapping[str, Any] | str) -> str:
+def encode_error(error: Mapping[str, Any] | str, *, event_id: str = "") -> str:
     """Return an `error` event: with the object of `encode_error_body`, or a plain string."""
-    return _encoder.encode({"type": "error", "event_id": "", "error": error}).decode()
+    return _encoder.encode({"type": "error", "event_id": event_id, "error": error}).decode()

@@ -1,17 +1,15 @@
 """Palabra's session storage: the request for a session, its answer, and signed session tokens.
 
-Pure: the caller brings the secret and the clock. A token is a JSON Web Token (RFC 7519, HS256),
-so nothing needs to be stored about a session and any process with the secret can check it.
+Pure: the caller brings the secret and the clock. Nothing needs to be stored about a session: see
+`signed_tokens`.
 """
 
-import base64
-import hmac
-import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from speechbus_wire.palabra import PalabraError
+from speechbus_wire.signed_tokens import open_token, sign_payload
 
 __all__ = [
     "Problem",
@@ -34,9 +32,6 @@ TOKEN_CHARS_MAX: Final = 1_024
 
 _AUDIENCE: Final = "palabra"
 """Keeps the token from being taken where other tokens of the same secret are."""
-# Compared as text and never decoded, so that nobody can choose another algorithm.
-_HEADER: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"  # {"alg":"HS256","typ":"JWT"}
-_PART: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class SessionRequest(msgspec.Struct, frozen=True):
@@ -182,8 +177,7 @@ def sign_token(claims: SessionClaims, secret: bytes) -> str:
     payload = _Payload(
         _AUDIENCE, claims.tenant, claims.session_id, claims.role, claims.expires_at_s
     )
-    signed = f"{_HEADER}.{_encode_part(msgspec.json.encode(payload))}"
-    return f"{signed}.{_sign(signed, secret)}"
+    return sign_payload(msgspec.json.encode(payload), secret)
 
 
 def verify_token(token: str, secret: bytes, *, now_s: float) -> SessionClaims | None:
@@ -194,16 +188,11 @@ def verify_token(token: str, secret: bytes, *, now_s: float) -> SessionClaims | 
         secret: what `sign_token` was given.
         now_s: seconds since 1970.
     """
-    signed, _, signature = token.rpartition(".")
-    header, _, body = signed.partition(".")
-    if len(token) > TOKEN_CHARS_MAX or header != _HEADER or _PART.match(body) is None:
-        return None
-    if not hmac.compare_digest(
-        _sign(signed, secret).encode(), signature.encode(errors="surrogatepass")
-    ):
+    opened = open_token(token, secret, chars_max=TOKEN_CHARS_MAX)
+    if opened is None:
         return None
     try:
-        payload = _payload_decoder.decode(_decode_part(body))
+        payload = _payload_decoder.decode(opened)
     except (msgspec.DecodeError, ValueError):
         return None
     if payload.aud != _AUDIENCE or payload.exp <= now_s:
@@ -214,15 +203,3 @@ def verify_token(token: str, secret: bytes, *, now_s: float) -> SessionClaims | 
         expires_at_s=payload.exp,
         role=payload.role,
     )
-
-
-def _sign(signed: str, secret: bytes) -> str:
-    return _encode_part(hmac.digest(secret, signed.encode(), "sha256"))
-
-
-def _encode_part(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
-
-
-def _decode_part(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -29,7 +29,6 @@ CONTEXT: Final = SegmentContext(
     provider="kotoba",
     language="ja",
     target_languages=(),
-    session_start_ms=0,
 )
 
 

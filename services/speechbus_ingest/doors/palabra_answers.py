@@ -20,6 +20,7 @@ from speechbus_contracts import (
     parse_transcription_id,
 )
 from speechbus_ingest.doors.palabra_turns import ManualTurns
+from speechbus_ingest.doors.stabilizer import added_text, agreed_text, common_prefix
 from speechbus_wire.palabra import (
     FIN,
     ServerMessage,
@@ -172,7 +173,11 @@ class Answers:
         if index <= self._last_index or (self._shown.text and self._shown.index < index):
             return []
         shown = self._shown if self._shown.index == index else _Shown()
-        text = partial.text if self._has_filler_filter else _agreed_text(shown, partial.text)
+        text = (
+            partial.text
+            if self._has_filler_filter
+            else agreed_text(shown.text, shown.heard_text, partial.text)
+        )
         if not text or (text == shown.text and not self._has_filler_filter):
             self._shown = msgspec.structs.replace(shown, index=index, heard_text=partial.text)
             return []
@@ -233,8 +238,8 @@ class Answers:
     def _added_text(self, before: str, after: str) -> str | None:
         if self._has_filler_filter:
             # As in the seed's example, the hint begins with its first word.
-            return after[len(_common_prefix(before, after)) :].lstrip()
-        return after[len(before) :] if after.startswith(before) else None
+            return after[len(common_prefix(before, after)) :].lstrip()
+        return added_text(before, after)
 
     # --- translations --------------------------------------------------------------------------
 
@@ -307,17 +312,3 @@ class Answers:
                 delta=span,
             ),
         ]
-
-
-def _agreed_text(shown: _Shown, heard_text: str) -> str:
-    """Return what can be sent as an append: text sent before, and more that has been said twice."""
-    agreed = _common_prefix(shown.heard_text, heard_text)
-    return agreed if agreed.startswith(shown.text) else shown.text
-
-
-def _common_prefix(one: str, other: str) -> str:
-    n_same = next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
-    return one[:n_same]

@@ -1,0 +1,112 @@
+"""What clients of Kotoba's address may say, in any of the three dialects spoken there. Pure.
+
+They agree on how audio comes, and differ in the session's settings and in what a commit means.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+from speechbus_wire.kotoba import Append, Commit, RequestError
+from speechbus_wire.kotoba_openai import read_general_session
+from speechbus_wire.kotoba_sessions import Asked, Dialect, read_session
+
+__all__ = ["Clear", "DoorMessage", "Update", "build_default_session", "decode_door_message"]
+
+_APPEND_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,36}\Z")
+"""An append's `event_id` (providers.md 1.5)."""
+
+
+class Update(msgspec.Struct, frozen=True):
+    """The session's settings."""
+
+    asked: Asked
+
+
+class Clear(msgspec.Struct, frozen=True, tag_field="type", tag="input_audio_buffer.clear"):
+    """OpenAI only: forget audio that was not committed."""
+
+
+DoorMessage = Update | Append | Commit | Clear
+
+
+class _TranscriptionUpdate(
+    msgspec.Struct, frozen=True, tag_field="type", tag="transcription_session.update"
+):
+    session: msgspec.Raw
+
+
+class _GeneralUpdate(msgspec.Struct, frozen=True, tag_field="type", tag="session.update"):
+    session: msgspec.Raw
+
+
+_Wire = _TranscriptionUpdate | _GeneralUpdate | Append | Commit | Clear
+
+
+class _Typed(msgspec.Struct, frozen=True):
+    type: str
+
+
+_wire_decoder: Final[msgspec.json.Decoder[_Wire]] = msgspec.json.Decoder(_Wire)
+_type_decoder: Final = msgspec.json.Decoder(_Typed)
+_TYPES: Final = frozenset(
+    str(kind.__struct_config__.tag)
+    for kind in (_TranscriptionUpdate, _GeneralUpdate, Append, Commit, Clear)
+)
+
+
+def decode_door_message(text: str, dialect: Dialect) -> DoorMessage:
+    """Read what a client sent; fields that are not known are ignored.
+
+    Args:
+        text: one text message.
+        dialect: in which the client introduced itself. `session.update` is OpenAI's general
+            dialect whoever sends it.
+
+    Raises:
+        RequestError: no JSON, no event of the dialect, or wrong fields.
+    """
+    try:
+        message = _wire_decoder.decode(text)
+        match message:
+            case _TranscriptionUpdate():
+                spoken: Dialect = "kotoba" if dialect == "kotoba" else "beta"
+                return Update(read_session(bytes(message.session), spoken))
+            case _GeneralUpdate():
+                return Update(read_general_session(bytes(message.session)))
+            case Append() if dialect == "kotoba" and not _APPEND_ID.match(
+                message.event_id or "none"
+            ):
+                raise RequestError(
+                    "invalid_parameters",
+                    "event_id has 1 to 36 of A-Z a-z 0-9 _ -",
+                    param="event_id",
+                )
+            case Clear() if dialect == "kotoba":
+                raise RequestError("invalid_event", "There is no such event.", param="type")
+            case _:
+                return message
+    except msgspec.ValidationError as error:
+        raise _refuse(text, error) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise RequestError("invalid_json", "The message is no JSON object.") from None
+
+
+def _refuse(text: str, error: msgspec.ValidationError) -> RequestError:
+    """Say what is wrong with a message that is JSON."""
+    try:
+        kind = _type_decoder.decode(text).type
+    except msgspec.DecodeError:
+        return RequestError("invalid_event", "An event is an object with a type.", param="type")
+    if kind not in _TYPES:
+        return RequestError("invalid_event", "There is no such event.", param="type")
+    # msgspec names types and fields here, and values of tags only.
+    return RequestError("invalid_parameters", str(error).partition(" '")[0])
+
+
+def build_default_session(dialect: Dialect) -> Asked:
+    """Return what a client gets that asks for nothing."""
+    if dialect == "general":
+        return read_general_session(b'{"type":"transcription"}')
+    return read_session(b"{}", dialect)
