@@ -224,7 +224,7 @@ class TailMachine(RuleBasedStateMachine):
 
 
 TestAudioTail = TailMachine.TestCase
-TestAudioTail.settings = settings(max_examples=300, stateful_step_count=30)
+TestAudioTail.settings = settings(max_examples=150, stateful_step_count=30)
 
 
 def test_a_jump_goes_on_with_the_chunk_that_holds_its_target() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbus_cli.speech import Recordings
@@ -108,6 +108,7 @@ MIXED = b"".join(
 )
 
 
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, len(MIXED) // 2 - 1).map(lambda n: 2 * n), max_size=30))
 def test_how_audio_is_cut_changes_nothing(cuts: list[int]) -> None:
     """What is given, and where, is the same for any chunks."""
