@@ -15,7 +15,10 @@ from typing import Any, Final
 import msgspec
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+
+from speechbus_runtime.cancellation import keeps_cancellation
 
 __all__ = ["BusConnection", "DirectHandler", "connect_bus", "encode_headers"]
 
@@ -251,6 +254,23 @@ class BusConnection(Client):
         self._flush_now()
         await super()._send_ping(future)  # pyright: ignore[reportUnknownMemberType]
 
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,  # noqa: ASYNC109 (nats-py's name)
+        old_style: bool = False,  # noqa: FBT001, FBT002 (nats-py's)
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        """nats-py's request, in which no cancellation is lost."""
+        with keeps_cancellation():
+            return await super().request(subject, payload, timeout, old_style, headers)
+
+    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109 (nats-py's name)
+        """nats-py's flush, in which no cancellation is lost."""
+        with keeps_cancellation():
+            await super().flush(timeout)
+
     def _is_backlogged(self) -> bool:
         writer = getattr(self._transport, "_io_writer", None)
         return (
@@ -282,6 +302,10 @@ class BusConnection(Client):
             nats.errors.Error: the server refuses this user.
         """
         self._loop = asyncio.get_running_loop()
+        with keeps_cancellation():
+            await self._connect(url, name=name)
+
+    async def _connect(self, url: str, *, name: str) -> None:
         await self.connect(
             servers=[part.strip() for part in url.split(",")],
             name=name,

@@ -32,7 +32,10 @@ class RunningDev(msgspec.Struct):
     def family(self) -> dict[int, str]:
         """Return the command lines of all processes below it, by process id."""
         listed = subprocess.run(
-            ["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+            ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         found: dict[int, str] = {}
         for line in listed.stdout.splitlines():  # parents have lower ids than their children
