@@ -1,14 +1,14 @@
 """Kotoba's side of a session, with the faults of a script. Pure: messages and the clock in."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from speechbus_simulator.actions import Action, Agenda, Close, fault_action
 from speechbus_simulator.faults import SessionFaults
+from speechbus_simulator.kotoba_settings import ENCODINGS, settle
 from speechbus_simulator.recognition import LEAD_MS, Recognition, Said
-from speechbus_simulator.samples import RATES_HZ, Encoding, SampleReader
+from speechbus_simulator.samples import SampleReader
 from speechbus_simulator.script import Fault, Script
 from speechbus_wire import kotoba as wire
 
@@ -20,23 +20,12 @@ FAREWELL_S: Final = 5.0
 """Between `committed` and the close (providers.md 1.6)."""
 SILENCE_MS: Final = 400
 """Default of `server_vad` in the vendor's samples."""
-KEYWORDS_MAX: Final = 1_000
-KEYWORD_CHARS_MAX: Final = 64
-"""As on fal (providers.md 1.4)."""
 NORMAL: Final = 1000
 POLICY: Final = 1008
 GARBAGE: Final = '{"type":"conversation.item.input_audio_transcription.delta","delta":'
 UNKNOWN: Final = '{"type":"simulated","event_id":""}'
 TAIL: Final = " uh"
 """What a fault puts behind a turn's deltas, and not into its `completed`."""
-TELEPHONE_HZ: Final = 8_000
-"""G.711 has no other rate (providers.md 1.4)."""
-_ENCODINGS: Final[Mapping[str, Encoding]] = {
-    "pcm16": "pcm_s16le",
-    "float32": "pcm_f32le",
-    "mulaw": "mulaw",
-    "twilio": "mulaw",
-}
 
 
 class KotobaStream:
@@ -113,13 +102,13 @@ class KotobaStream:
     def _set_up(self, asked: wire.Session, now_s: float) -> None:
         if self._settings is not None:
             raise wire.RequestError("invalid_event", "The session has its settings already.")
-        session = _settle(asked)
+        session = settle(asked)
         self._settings = session
         silence_ms = None
         if isinstance(session.turn_detection, wire.ServerVad):
             silence_ms = session.turn_detection.silence_duration_ms
             silence_ms = SILENCE_MS if silence_ms is None else silence_ms
-        self._samples = SampleReader(_ENCODINGS[session.input_audio_format])
+        self._samples = SampleReader(ENCODINGS[session.input_audio_format])
         self._hearing = Recognition(
             self._script,
             sample_rate_hz=session.input_audio_sample_rate,
@@ -275,42 +264,6 @@ class KotobaStream:
                 self._agenda.add(now_s, action)
             elif error is not None:
                 self._end(now_s, error)
-
-
-def _settle(asked: wire.Session) -> wire.Session:
-    """Return the session as it will be.
-
-    Raises:
-        RequestError: it cannot be.
-    """
-    if asked.input_audio_format not in _ENCODINGS:
-        raise wire.RequestError(
-            "invalid_parameters",
-            f"The simulator hears {', '.join(_ENCODINGS)}.",
-            param="input_audio_format",
-        )
-    if _ENCODINGS[asked.input_audio_format] == "mulaw":
-        asked = msgspec.structs.replace(asked, input_audio_sample_rate=TELEPHONE_HZ)
-    if asked.input_audio_sample_rate not in RATES_HZ:
-        raise wire.RequestError(
-            "invalid_parameters",
-            f"Rates are {RATES_HZ[0]} to {RATES_HZ[-1]}.",
-            param="input_audio_sample_rate",
-        )
-    wanted = asked.input_audio_transcription
-    if not wanted.target_language:
-        raise wire.RequestError(
-            "invalid_parameters", "target_language is required.", param="target_language"
-        )
-    if len(wanted.keywords) > KEYWORDS_MAX or any(
-        len(word) > KEYWORD_CHARS_MAX for word in wanted.keywords
-    ):
-        raise wire.RequestError(
-            "invalid_parameters",
-            f"At most {KEYWORDS_MAX} keywords of {KEYWORD_CHARS_MAX} characters.",
-            param="keywords",
-        )
-    return asked
 
 
 def _spell_error(fault: Fault) -> str | None:

@@ -14,8 +14,8 @@ from speechbus_simulator.faults import find_fault
 from speechbus_simulator.http_head import Asked, RefusedError, respond
 from speechbus_simulator.kotoba import KotobaStream
 from speechbus_simulator.kotoba_secrets import GA_PATH, MINT_PATH, ClientSecrets
+from speechbus_simulator.provider import Admission, is_same
 from speechbus_simulator.script import Fault, Script
-from speechbus_simulator.server import Admission, is_same
 from speechbus_wire import kotoba as wire
 
 __all__ = ["KotobaProvider"]

@@ -14,8 +14,8 @@ from speechbus_simulator.faults import find_fault
 from speechbus_simulator.http_head import Asked, RefusedError, name_status, respond
 from speechbus_simulator.palabra import PalabraStream
 from speechbus_simulator.palabra_sessions import SessionStorage
+from speechbus_simulator.provider import Admission, is_same
 from speechbus_simulator.script import Script
-from speechbus_simulator.server import Admission, is_same
 from speechbus_wire import palabra as wire
 from speechbus_wire.palabra_sessions import (
     Problem,

@@ -1,95 +1,25 @@
 """A simulator's server: a provider's HTTP addresses and its streams, on one port."""
 
 import asyncio
-import hmac
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Protocol
-
-import msgspec
+from typing import Final
 
 from speechbus_simulator.actions import Close, HalfOpen, Reset, SimulatedStream
 from speechbus_simulator.faults import find_fault
 from speechbus_simulator.http_head import Asked, RefusedError, parse_head, respond
 from speechbus_simulator.peer import CLOSE_TIMEOUT_S, READ_BYTES, Peer, PeerGoneError
 from speechbus_simulator.places import Places
+from speechbus_simulator.provider import SimulatedProvider
 from speechbus_simulator.script import Script
 
-__all__ = ["Admission", "SimulatedProvider", "SimulatorServer", "is_same"]
+__all__ = ["SimulatorServer"]
 
 HEAD_BYTES_MAX: Final = 16 << 10
 REQUEST_TIMEOUT_S: Final = 10.0
 """For a request's head, and for its body."""
 CONNECTIONS_MAX: Final = 1_000
 AWAY: Final = 1001
-
-
-class Admission(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may open a stream."""
-
-    identity: str
-    """Whose session it is."""
-    subprotocol: str | None = None
-    """What a browser's offer is answered with."""
-    open_refusal: "Callable[[], SimulatedStream] | None" = None
-    """Begins a stream that only says that there are too many, for a browser, which cannot read
-    the status of a refused upgrade; None: the client reads it."""
-
-
-class SimulatedProvider(Protocol):
-    """What of a simulator is one provider's."""
-
-    @property
-    def stream_path(self) -> str:
-        """Where streams are opened."""
-        ...
-
-    @property
-    def busy_status(self) -> int:
-        """Says that there are too many sessions."""
-        ...
-
-    @property
-    def sessions_per_identity_max(self) -> int:
-        """Sessions at once where the script says nothing; 0: no limit."""
-        ...
-
-    def answer(self, asked: Asked, body: bytes) -> bytes:
-        """Answer a request that is no upgrade.
-
-        Raises:
-            RefusedError: with the status.
-        """
-        ...
-
-    def admit(self, asked: Asked, *, session: int, now_s: float) -> Admission:
-        """Check who asks for a stream.
-
-        Args:
-            asked: the upgrade.
-            session: the stream's number.
-            now_s: on the loop's clock.
-
-        Raises:
-            RefusedError: not this one.
-        """
-        ...
-
-    def open_stream(self, asked: Asked, *, session: int, now_s: float) -> SimulatedStream:
-        """Begin a stream.
-
-        Raises:
-            RefusedError: its parameters are wrong.
-        """
-        ...
-
-    def note_live(self, identity: str, change: int) -> None:
-        """Take note that a stream of this identity began (1) or ended (-1)."""
-        ...
-
-    def spell_refusal(self, error: RefusedError, path: str) -> Any:  # noqa: ANN401 (any JSON)
-        """Return the vendor's error body."""
-        ...
 
 
 class SimulatorServer:
@@ -293,8 +223,3 @@ async def _converse(stream: SimulatedStream, peer: Peer) -> None:
             continue
         for message in messages:
             stream.receive(message, now_s=loop.time())
-
-
-def is_same(text: str, wanted: str) -> bool:
-    """Compare a secret in constant time."""
-    return hmac.compare_digest(text.encode(errors="replace"), wanted.encode(errors="replace"))

@@ -4,6 +4,7 @@ import json
 import struct
 from array import array
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from websockets.asyncio.client import connect
 from tests.support.frame_numbers import build_frames
 from tests.support.simulator_server import Address, run_with_simulator
 
+ROOT: Final = Path(__file__).parents[2]
 STREAM: Final = "/asr/v1/speech-to-text/stream"
 MINT: Final = "/session-storage/session"
 SESSIONS: Final = "/session-storage/sessions"
@@ -118,6 +120,28 @@ def test_case_11_one_stream_for_each_session_and_each_key() -> None:
             assert await upgrade(address, identity) == 101
 
     run_with_simulator("palabra", "", client)
+
+
+def test_case_11_a_broken_session_keeps_its_place_from_all_tokens_of_an_account() -> None:
+    """The example script, with a client that mints a session for each connection."""
+    account = {"ClientId": "the-id", "ClientSecret": "the-secret"}
+
+    async def new_token(address: Address) -> str:
+        answer = await ask(address, "POST", MINT, json={"data": {}}, headers=account)
+        token: str = answer.json()["data"]["publisher"]
+        return token
+
+    async def client(address: Address) -> None:
+        token = await new_token(address)
+        async with connect(f"{address.ws}{STREAM}?format=pcm_s16le&token={token}") as socket:
+            await socket.send(build_frames(1, 20))
+            with pytest.raises(websockets.ConnectionClosedError):
+                await socket.recv()
+        assert await upgrade(address, await new_token(address)) == 409
+        assert await upgrade(address, "the-key") == 409
+
+    script = ROOT / "examples" / "simulators" / "palabra_one_session.toml"
+    run_with_simulator("palabra", script.read_text(), client)
 
 
 def test_the_limit_is_the_scripts_to_set() -> None:
