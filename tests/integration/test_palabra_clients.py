@@ -16,8 +16,10 @@ from palabra_ai.client import REGIONS, Region
 from palabra_ai.stt import SttTranscript
 
 from tests.support.command_line import build_environment
+from tests.support.frame_client import stream_frames
 from tests.support.frame_numbers import build_frames
 from tests.support.palabra import KEYS, PATIENCE_S, Door, publish_translation
+from tests.support.provider_streams import assert_exact
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -171,3 +173,26 @@ def test_the_vendors_sdk_sends_every_setting_it_has(palabra: palabra_ai.Palabra)
 
     assert (heard[-1].text, heard[-1].language, heard[-1].end_time) == ("1-150", "auto", 3.0)
     assert "".join(event.delta or "" for event in heard) == "1-150"
+
+
+def test_speechbus_itself_is_a_client_of_the_door(door: Door, tmp_path: Path) -> None:
+    """Session, stream, finalize, goodbye: one Speechbus recognizes by another one, exactly."""
+    n_frames = 100
+    account = {
+        "PALABRA_CLIENT_ID": "beta",
+        "PALABRA_CLIENT_SECRET": "key-of-beta",
+        "PALABRA_API_URL": door.ingest.url,
+        "PALABRA_STT_URL": door.stream_url,
+    }
+    with System(
+        tmp_path, transcriber_settings={"PROVIDERS": "palabra"}, environment=account
+    ) as front:
+        hello = {"providers": ["palabra"]}
+        received = asyncio.run(
+            stream_frames(front.ingest.url, front.key, n_frames=n_frames, hello=hello)
+        )
+        front.transcribers[0].stop()
+
+    assert_exact(received, n_frames)
+    assert {final.provider for final in received.finals} == {"palabra"}
+    assert door.manage("GET", tenant="beta").json()["data"] == []

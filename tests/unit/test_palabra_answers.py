@@ -461,6 +461,32 @@ def test_by_hand_only_the_client_ends_a_segment() -> None:
     )
 
 
+def test_by_hand_what_the_recognizer_ends_without_a_new_word_is_not_told() -> None:
+    """And a partial that was overtaken by its final takes nothing back."""
+    answers = begin(finalization_mode="manual")
+    told = say(
+        answers,
+        [partial(0, "Yes."), final(0, "Yes."), partial(0, "Ye"), partial(1, "No"), final(1, "No")],
+    )
+
+    assert texts(told) == [("Yes.", False), ("Yes. No", False)]
+
+
+def test_by_hand_a_part_that_came_to_nothing_is_taken_out_again() -> None:
+    """The rest of the turn stays."""
+    answers = begin(finalization_mode="manual")
+    told = say(answers, [final(0, "Yes."), partial(1, "uh"), retracted(1), partial(1, "um")])
+    told += say(answers, [partial(2, "uh"), CLOSED])
+
+    assert texts(told) == [
+        ("Yes.", False),
+        ("Yes. uh", False),
+        ("Yes.", False),
+        ("Yes. uh", False),
+        ("Yes.", True),
+    ]
+
+
 def test_by_hand_a_pause_ends_a_turn_without_a_marker_if_the_client_wants_that() -> None:
     """Both parameters together: the client ends its turns, or silence does."""
     answers = begin(finalization_mode="manual", finalization_timeout_s=2.0)
