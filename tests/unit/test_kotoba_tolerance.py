@@ -10,6 +10,7 @@ from speechbus_transcriber.providers.interface import (
     ProviderUnavailableError,
 )
 from speechbus_transcriber.providers.kotoba_flushes import FLUSHES_MAX, TIMEOUT_S
+from speechbus_transcriber.providers.kotoba_turns import OPEN_MAX
 from speechbus_wire import kotoba as wire
 from tests.support.kotoba_session import KotobaSession, completed, delta, texts_of
 
@@ -83,12 +84,22 @@ def test_two_turns_with_the_same_words_are_two() -> None:
     """What comes again is told by its id and its deltas, not by its words alone."""
     for item_ids in ((None, None), ("t1", "t2"), ("chunk-0000001", "chunk-0000009")):
         session = KotobaSession()
-        for item_id in item_ids:
+        for n, item_id in enumerate(item_ids):
             session.speak(1_000)
             session.receive(delta("yes", item_id), completed("yes", item_id))
-        session.end()
+            assert session.texts == ["yes"] * (n + 1)
 
-        assert session.texts == ["yes", "yes"]
+
+def test_a_completed_that_comes_again_does_not_end_a_turn_with_the_same_words() -> None:
+    """Its append tells that it is the former one's."""
+    session = KotobaSession()
+    session.speak(1_000)
+    first = completed("yes", "chunk-0000001")
+    session.receive(delta("yes", "chunk-0000001"), first, delta("yes", "chunk-0000009"), first)
+    session.receive(delta(" sir", "chunk-0000009"), completed("yes sir", "chunk-0000009"))
+    session.end()
+
+    assert session.texts == ["yes", "yes sir"]
 
 
 def test_a_completed_that_comes_again_in_another_spelling_is_not_said_again() -> None:
@@ -124,6 +135,57 @@ def test_a_completed_that_was_put_to_the_wrong_turn_doubles_nothing(
     session.end()
 
     assert session.texts == texts
+
+
+def test_a_turn_has_one_completed_whatever_later_ones_say_of_it() -> None:
+    """By the id of its deltas, and by that of its `completed` where this is another."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "a1"), delta(" two", "a2"), completed("one two", "c1"))
+    session.receive(*[completed("eins zwei", item_id) for item_id in ("a1", "a2", "c1")])
+    session.receive(delta("three", "a3"), completed("Three, or four", "c3"))
+    session.receive(*[completed("drei", item_id) for item_id in ("a3", "c3")])
+    session.end()
+
+    assert session.texts == ["one two", "Three, or four"]
+
+
+def test_a_turn_may_begin_with_the_word_that_the_one_before_was_heard_as() -> None:
+    """Both are spelled otherwise than they were heard."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("two"), completed("2"))
+    session.receive(delta("two"), delta(" docks"), completed("two dogs"))
+
+    assert session.texts == ["2", "two dogs"]
+
+
+@pytest.mark.parametrize("late", [completed("one"), completed("One two.")])
+def test_what_a_completed_has_had_is_not_taken_from_the_next_one(late: wire.Completed) -> None:
+    """The next turn may begin with the same word, and be spelled otherwise than it was heard."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", None, 100, 900, 1_000))
+    session.flush()
+    session.wait(3.0)
+    session.receive(late)
+    before = session.texts
+    session.receive(delta("one"), delta(" tree"), completed("one three"))
+    session.end()
+
+    assert before[0] == "one"
+    assert session.texts == [*before, "one three"]
+
+
+def test_turns_that_nobody_ends_are_bounded() -> None:
+    """The oldest end as they were heard."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(*[delta(f"turn {n}", f"t{n}") for n in range(OPEN_MAX)])
+    assert session.texts == []
+    session.receive(delta("one", "u1"), delta("two", "u2"))
+
+    assert session.texts == ["turn 0", "turn 1"]
 
 
 def test_where_ids_have_agreed_an_unknown_one_is_of_another_turn() -> None:
