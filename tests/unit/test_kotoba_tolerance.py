@@ -150,6 +150,57 @@ def test_a_turn_has_one_completed_whatever_later_ones_say_of_it() -> None:
     assert session.texts == ["one two", "Three, or four"]
 
 
+def test_a_server_that_reuses_one_id_may_spell_its_turns_otherwise() -> None:
+    """The id is known, and names the turn that is open now."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "item"), completed("one", "item"))
+    session.receive(delta("two", "item"), completed("2", "item"))
+
+    assert session.texts == ["one", "2"]
+
+
+def test_a_completed_is_put_to_the_turn_at_its_place() -> None:
+    """Neither its id nor its words are known; the place may be a moment only."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 300), delta("two", "t2", 500, 500))
+    session.receive(completed("zwei", "x2", 500, 500), completed("eins", "x1", 120, 280))
+
+    assert session.texts == ["eins", "zwei"]
+
+
+def test_what_one_turn_has_said_is_not_taken_from_another() -> None:
+    """The first was ended by us, and its `completed` never comes."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 900, 1_000))
+    session.flush()
+    session.wait(3.0)
+    session.speak(1_000)
+    session.receive(delta("one", "t2"), delta(" tree", "t2"), completed("one three", "t2"))
+
+    assert session.texts == ["one", "one three"]
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "texts"), [([], ["one"]), ([delta(" two", "t1")], ["one", "two"])]
+)
+def test_a_turn_that_was_ended_by_us_keeps_the_words_it_was_heard_as(
+    goes_on: list[wire.Delta], texts: list[str]
+) -> None:
+    """Where its `completed` spells them otherwise, nobody knows what of it is new."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 900, 1_000))
+    session.flush()
+    session.wait(3.0)
+    session.receive(*goes_on, completed("1 2", "t1"))
+    session.end()
+
+    assert session.texts == texts
+
+
 def test_a_turn_may_begin_with_the_word_that_the_one_before_was_heard_as() -> None:
     """Both are spelled otherwise than they were heard."""
     session = KotobaSession()
