@@ -428,6 +428,20 @@ def test_text_is_placed_by_the_append_it_names_whatever_the_bus_brought(
     assert (heard.start_ms, heard.end_ms) == (200, end_ms)
 
 
+@pytest.mark.parametrize("half", [{"start_ms": 100}, {"end_ms": 100}])
+def test_half_a_time_is_none(half: dict[str, int]) -> None:
+    """The append that a text names has both."""
+    session = KotobaSession()
+    session.speak(1_000)
+    (partial,) = session.receive(wire.Delta(item_id="chunk-0000003", delta="a", **half))
+    (final,) = session.receive(wire.Completed(item_id="chunk-0000003", transcript="a", **half))
+
+    assert isinstance(partial, Heard)
+    assert (partial.start_ms, partial.end_ms) == (200, 300)
+    assert isinstance(final, Heard)
+    assert (final.start_ms, final.end_ms) == (200, 300)
+
+
 def test_text_behind_our_silence_is_placed_where_the_audio_goes_on() -> None:
     """Silence takes no time of the stream."""
     session = KotobaSession()
@@ -492,6 +506,28 @@ def test_a_flush_while_the_audio_goes_on_is_answered_when_all_before_it_was_hear
     session.end()
 
     assert session.texts == ["one two", "three."]
+
+
+def test_a_flush_is_answered_by_the_completed_that_has_heard_all_before_it() -> None:
+    """Nobody waits longer than the server takes to end the turn."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 900, 900))
+    session.flush()
+    session.wait(0.7)
+    assert session.n_flushed == 0
+
+    assert session.receive(completed("one", "t1", 100, 900, 1_500))[-1] == Flushed()
+
+
+def test_nothing_is_sent_behind_commit() -> None:
+    """It would not be transcribed."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.flush()
+    session.finish()
+
+    assert list(session.protocol.handle_deadline(now_s=session.now_s + 20.0)) == []
 
 
 def test_committed_that_we_did_not_ask_for_ends_nothing() -> None:
