@@ -10,6 +10,7 @@ from speechbus_transcriber.providers.interface import (
     ProviderUnavailableError,
 )
 from speechbus_transcriber.providers.kotoba_flushes import FLUSHES_MAX, TIMEOUT_S
+from speechbus_transcriber.providers.kotoba_turns import OPEN_MAX
 from speechbus_wire import kotoba as wire
 from tests.support.kotoba_session import KotobaSession, completed, delta, texts_of
 
@@ -83,12 +84,22 @@ def test_two_turns_with_the_same_words_are_two() -> None:
     """What comes again is told by its id and its deltas, not by its words alone."""
     for item_ids in ((None, None), ("t1", "t2"), ("chunk-0000001", "chunk-0000009")):
         session = KotobaSession()
-        for item_id in item_ids:
+        for n, item_id in enumerate(item_ids):
             session.speak(1_000)
             session.receive(delta("yes", item_id), completed("yes", item_id))
-        session.end()
+            assert session.texts == ["yes"] * (n + 1)
 
-        assert session.texts == ["yes", "yes"]
+
+def test_a_completed_that_comes_again_does_not_end_a_turn_with_the_same_words() -> None:
+    """Its append tells that it is the former one's."""
+    session = KotobaSession()
+    session.speak(1_000)
+    first = completed("yes", "chunk-0000001")
+    session.receive(delta("yes", "chunk-0000001"), first, delta("yes", "chunk-0000009"), first)
+    session.receive(delta(" sir", "chunk-0000009"), completed("yes sir", "chunk-0000009"))
+    session.end()
+
+    assert session.texts == ["yes", "yes sir"]
 
 
 def test_a_completed_that_comes_again_in_another_spelling_is_not_said_again() -> None:
@@ -124,6 +135,108 @@ def test_a_completed_that_was_put_to_the_wrong_turn_doubles_nothing(
     session.end()
 
     assert session.texts == texts
+
+
+def test_a_turn_has_one_completed_whatever_later_ones_say_of_it() -> None:
+    """By the id of its deltas, and by that of its `completed` where this is another."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "a1"), delta(" two", "a2"), completed("one two", "c1"))
+    session.receive(*[completed("eins zwei", item_id) for item_id in ("a1", "a2", "c1")])
+    session.receive(delta("three", "a3"), completed("Three, or four", "c3"))
+    session.receive(*[completed("drei", item_id) for item_id in ("a3", "c3")])
+    session.end()
+
+    assert session.texts == ["one two", "Three, or four"]
+
+
+def test_a_server_that_reuses_one_id_may_spell_its_turns_otherwise() -> None:
+    """The id is known, and names the turn that is open now."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "item"), completed("one", "item"))
+    session.receive(delta("two", "item"), completed("2", "item"))
+
+    assert session.texts == ["one", "2"]
+
+
+def test_a_completed_is_put_to_the_turn_at_its_place() -> None:
+    """Neither its id nor its words are known; the place may be a moment only."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 300), delta("two", "t2", 500, 500))
+    session.receive(completed("zwei", "x2", 500, 500), completed("eins", "x1", 120, 280))
+
+    assert session.texts == ["eins", "zwei"]
+
+
+def test_what_one_turn_has_said_is_not_taken_from_another() -> None:
+    """The first was ended by us, and its `completed` never comes."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 900, 1_000))
+    session.flush()
+    session.wait(3.0)
+    session.speak(1_000)
+    session.receive(delta("one", "t2"), delta(" tree", "t2"), completed("one three", "t2"))
+
+    assert session.texts == ["one", "one three"]
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "texts"), [([], ["one"]), ([delta(" two", "t1")], ["one", "two"])]
+)
+def test_a_turn_that_was_ended_by_us_keeps_the_words_it_was_heard_as(
+    goes_on: list[wire.Delta], texts: list[str]
+) -> None:
+    """Where its `completed` spells them otherwise, nobody knows what of it is new."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 900, 1_000))
+    session.flush()
+    session.wait(3.0)
+    session.receive(*goes_on, completed("1 2", "t1"))
+    session.end()
+
+    assert session.texts == texts
+
+
+def test_a_turn_may_begin_with_the_word_that_the_one_before_was_heard_as() -> None:
+    """Both are spelled otherwise than they were heard."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("two"), completed("2"))
+    session.receive(delta("two"), delta(" docks"), completed("two dogs"))
+
+    assert session.texts == ["2", "two dogs"]
+
+
+@pytest.mark.parametrize("late", [completed("one"), completed("One two.")])
+def test_what_a_completed_has_had_is_not_taken_from_the_next_one(late: wire.Completed) -> None:
+    """The next turn may begin with the same word, and be spelled otherwise than it was heard."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", None, 100, 900, 1_000))
+    session.flush()
+    session.wait(3.0)
+    session.receive(late)
+    before = session.texts
+    session.receive(delta("one"), delta(" tree"), completed("one three"))
+    session.end()
+
+    assert before[0] == "one"
+    assert session.texts == [*before, "one three"]
+
+
+def test_turns_that_nobody_ends_are_bounded() -> None:
+    """The oldest end as they were heard."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(*[delta(f"turn {n}", f"t{n}") for n in range(OPEN_MAX)])
+    assert session.texts == []
+    session.receive(delta("one", "u1"), delta("two", "u2"))
+
+    assert session.texts == ["turn 0", "turn 1"]
 
 
 def test_where_ids_have_agreed_an_unknown_one_is_of_another_turn() -> None:
@@ -315,6 +428,20 @@ def test_text_is_placed_by_the_append_it_names_whatever_the_bus_brought(
     assert (heard.start_ms, heard.end_ms) == (200, end_ms)
 
 
+@pytest.mark.parametrize("half", [{"start_ms": 100}, {"end_ms": 100}])
+def test_half_a_time_is_none(half: dict[str, int]) -> None:
+    """The append that a text names has both."""
+    session = KotobaSession()
+    session.speak(1_000)
+    (partial,) = session.receive(wire.Delta(item_id="chunk-0000003", delta="a", **half))
+    (final,) = session.receive(wire.Completed(item_id="chunk-0000003", transcript="a", **half))
+
+    assert isinstance(partial, Heard)
+    assert (partial.start_ms, partial.end_ms) == (200, 300)
+    assert isinstance(final, Heard)
+    assert (final.start_ms, final.end_ms) == (200, 300)
+
+
 def test_text_behind_our_silence_is_placed_where_the_audio_goes_on() -> None:
     """Silence takes no time of the stream."""
     session = KotobaSession()
@@ -379,6 +506,28 @@ def test_a_flush_while_the_audio_goes_on_is_answered_when_all_before_it_was_hear
     session.end()
 
     assert session.texts == ["one two", "three."]
+
+
+def test_a_flush_is_answered_by_the_completed_that_has_heard_all_before_it() -> None:
+    """Nobody waits longer than the server takes to end the turn."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.receive(delta("one", "t1", 100, 900, 900))
+    session.flush()
+    session.wait(0.7)
+    assert session.n_flushed == 0
+
+    assert session.receive(completed("one", "t1", 100, 900, 1_500))[-1] == Flushed()
+
+
+def test_nothing_is_sent_behind_commit() -> None:
+    """It would not be transcribed."""
+    session = KotobaSession()
+    session.speak(1_000)
+    session.flush()
+    session.finish()
+
+    assert list(session.protocol.handle_deadline(now_s=session.now_s + 20.0)) == []
 
 
 def test_committed_that_we_did_not_ask_for_ends_nothing() -> None:

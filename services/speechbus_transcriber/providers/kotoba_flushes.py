@@ -92,7 +92,5 @@ class KotobaFlushes:
         return results
 
     def answer_all(self) -> list[Result]:
-        """All audio is transcribed, and everything final."""
-        answers: list[Result] = [Flushed() for _ in self._flushes]
-        self._flushes.clear()
-        return answers
+        """All audio is transcribed, and everything final: the session is over."""
+        return [Flushed() for _ in self._flushes]

@@ -85,7 +85,7 @@ class KotobaHearing:
 
     def has_heard(self, until_ms: int) -> bool:
         """Whether the server has said that it has processed all audio before this."""
-        return self._processed_ms > 0 and self._places.to_stream_ms(self._processed_ms) >= until_ms
+        return self._places.to_stream_ms(self._processed_ms) >= until_ms
 
     def _end_pause(self) -> list[Result]:
         pause_ms = OVERDUE_MS if self.ends_turns else SELF_PAUSE_MS

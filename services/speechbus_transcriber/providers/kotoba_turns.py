@@ -290,10 +290,7 @@ class KotobaTurns:
             if wanted.startswith(letters):
                 self._forget(said[n:])
                 return skip_letters(completion.text, len(letters))
-        if completion.key is None or not said:
-            return completion.text
-        self._forget(said)
-        return ""
+        return "" if completion.key is not None and said else completion.text
 
     def _keep_said(self, turn: _Turn) -> None:
         self._said += [_Turn(key=turn.key, pieces=[piece]) for piece in turn.pieces]
@@ -304,7 +301,6 @@ class KotobaTurns:
 
     def _note_ended(self, key: str | None, owed: str) -> None:
         if key is not None:
-            self._ended.pop(key, None)
             self._ended[key] = owed
             if len(self._ended) > ENDED_MAX:
                 del self._ended[next(iter(self._ended))]
