@@ -412,3 +412,53 @@ def test_any_session_is_taken_or_refused(kind: str, session: object) -> None:
         message = error.code
 
     assert message == "invalid_parameters" or isinstance(message, Update)
+
+
+def test_an_update_of_openais_changes_what_it_names_and_nothing_else() -> None:
+    """Clients send the format once, and later a language."""
+    said = [
+        general(
+            format={"type": "audio/pcm", "rate": 16_000}, turn_detection={"type": "semantic_vad"}
+        ),
+        {"type": "transcription", "audio": {"input": {"transcription": {"language": "ja"}}}},
+        general(transcription={"prompt": "NATS"}, turn_detection=None),
+    ]
+    latest = Update(build_default_session("general"), b"{}")
+    for session in said:
+        text = json.dumps({"type": "session.update", "session": session})
+        message = decode_door_message(text, "general", latest.settings)
+        assert isinstance(message, Update)
+        latest = message
+
+    assert latest.asked == update(
+        general(
+            format={"type": "audio/pcm", "rate": 16_000},
+            transcription={"language": "ja", "prompt": "NATS"},
+            turn_detection=None,
+        ),
+        "general",
+    )
+
+
+def test_another_kind_of_turn_detection_replaces_the_one_before() -> None:
+    """Its fields are its own."""
+    settings = json.dumps({"turn_detection": {"type": "server_vad", "silence_duration_ms": 7}})
+    text = json.dumps(
+        {
+            "type": "transcription_session.update",
+            "session": {"turn_detection": {"type": "semantic_vad"}},
+        }
+    )
+    message = decode_door_message(text, "beta", settings.encode())
+
+    assert isinstance(message, Update)
+    assert message.asked.echo["turn_detection"] == {"type": "semantic_vad", "eagerness": "auto"}
+
+
+def test_kotobas_update_is_the_whole() -> None:
+    """There is one, and what it leaves out has its default."""
+    text = json.dumps({"type": "transcription_session.update", "session": {}})
+    message = decode_door_message(text, "kotoba", b'{"input_audio_sample_rate":8000}')
+
+    assert isinstance(message, Update)
+    assert message.asked == build_default_session("kotoba")

@@ -107,7 +107,7 @@ class Conversation:
                         continue
                     match message:
                         case Update():
-                            asked = message.asked
+                            asked, peer.settings = message.asked, message.settings
                             peer.dialect = asked.dialect
                             if peer.dialect == "kotoba":
                                 return asked, None
@@ -126,6 +126,7 @@ class Conversation:
             return build_default_session(dialect)
         asked = read_remembered_session(claims.remembered, dialect)
         self._peer.dialect = asked.dialect
+        self._peer.settings = claims.remembered.encode() or self._peer.settings
         return asked
 
     async def _answer_early(self, message: DoorMessage) -> None:

@@ -72,6 +72,8 @@ class Peer:
 
     def __init__(self, socket: WebSocket, *, dialect: Dialect, session_id: str) -> None:
         self.dialect: Dialect = dialect
+        self.settings = b"{}"
+        """JSON of its settings so far."""
         self.name_event = name_events(session_id)
         self._socket = socket
         self._session_id = session_id
@@ -87,7 +89,7 @@ class Peer:
         text = await self._receive()
         if text is None:
             raise RequestError("invalid_json", "Messages are text.")
-        return decode_door_message(text, self.dialect)
+        return decode_door_message(text, self.dialect, self.settings)
 
     async def ignore(self) -> None:
         """Read and forget a message.
