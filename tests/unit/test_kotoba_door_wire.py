@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechbus_ingest.formats.names import RAW_FORMATS
 from speechbus_wire.kotoba import Append, Commit, RequestError
 from speechbus_wire.kotoba_door import (
     Clear,
@@ -119,6 +120,18 @@ def test_formats_have_their_names_and_rates(
 ) -> None:
     """Telephone formats come at 8 kHz, everything else at 24 when nothing is said."""
     assert update(session).audio == AudioAsked(encoding=encoding, sample_rate_hz=rate_hz)
+
+
+def test_every_encoding_is_one_of_ingests() -> None:
+    """The wire has names, ingest has what reads them."""
+    kotobas = ("pcm16", "float32", "mulaw", "twilio", "g711_ulaw", "g711_alaw")
+    encodings = [update({"input_audio_format": name}).audio.encoding for name in kotobas]
+    encodings += [
+        update(general(format={"type": name}), "general").audio.encoding
+        for name in ("audio/pcm", "audio/pcmu", "audio/pcma")
+    ]
+
+    assert set(encodings) <= set(RAW_FORMATS)
 
 
 @pytest.mark.parametrize(
