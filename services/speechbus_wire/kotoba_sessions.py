@@ -34,6 +34,8 @@ KEYWORDS_MAX: Final = 1_000
 KEYWORD_CHARS_MAX: Final = 64
 """Kotoba's limits (providers.md 1.4)."""
 
+SETTINGS_BYTES_MAX: Final = 256 << 10
+"""As JSON: all keywords that are allowed, in any script, and all else."""
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8}){0,4}\Z")
 _FORMATS: Final[Mapping[str, tuple[str, int]]] = {
     "pcm16": ("pcm_s16le", 24_000),
@@ -165,10 +167,15 @@ def amend(settings: bytes, changes: bytes) -> bytes:
         changes: JSON.
 
     Raises:
+        RequestError: they become too many.
         msgspec.DecodeError: the changes are no object.
     """
     merged = _merge(_object_decoder.decode(settings), _object_decoder.decode(changes))
-    return msgspec.json.encode(merged)
+    amended = msgspec.json.encode(merged)
+    # Fields that are not known are kept, too: they would pile up for ever.
+    if len(amended) > SETTINGS_BYTES_MAX:
+        raise RequestError("invalid_parameters", "Settings have at most 256 KiB.", param="session")
+    return amended
 
 
 def _merge(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

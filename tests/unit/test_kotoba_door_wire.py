@@ -453,6 +453,15 @@ def test_an_update_of_openais_changes_what_it_names_and_nothing_else() -> None:
     )
 
 
+def test_settings_do_not_pile_up() -> None:
+    """Each update may bring fields that nobody knows, and they are kept."""
+    settings = json.dumps({"type": "transcription", "x": "x" * (256 << 10)}).encode()
+    text = json.dumps({"type": "session.update", "session": {"y": 1}})
+
+    with pytest.raises(RequestError, match="256 KiB"):
+        decode_door_message(text, "general", settings)
+
+
 def test_another_kind_of_turn_detection_replaces_the_one_before() -> None:
     """Its fields are its own."""
     settings = json.dumps({"turn_detection": {"type": "server_vad", "silence_duration_ms": 7}})
