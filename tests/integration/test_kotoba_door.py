@@ -256,6 +256,32 @@ def test_case_28_the_largest_append_is_taken_and_a_larger_one_is_told(door: Door
     assert (code, other_code) == (1008, 1009)
 
 
+def test_a_worker_that_dies_changes_nothing_for_the_client(system: System, door: Door) -> None:
+    """The next one says the open turn again: what was sent of it is not sent twice."""
+
+    async def run() -> Client:
+        async with door.connect() as client:
+            await begin(client, turns=True, timestamps=True)
+            await speak(client, 1, 200)
+            await client.hear_until("completed")
+            system.add_service("transcriber")  # not in a thread, with which it would end
+            system.transcribers[0].kill()
+            await speak(client, 201, 200)
+            await client.say(COMMIT)
+            await client.hear_until("committed")
+        return client
+
+    client = asyncio.run(run())
+
+    assert client.transcripts == ["1-150", "151-300", "301-400"]
+    assert client.appended == "1-150 151-300 301-400"
+    assert [
+        (message["start_ms"], message["end_ms"])
+        for message in client.told
+        if "transcript" in message
+    ] == [(0, 3_000), (3_000, 6_000), (6_000, 8_000)]
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
