@@ -205,24 +205,19 @@ class IngestStream:
             keywords=request.keywords,
             skips_silence=request.skips_silence,
         )
+        # Of this opener, or JetStream would take another one's event for a repetition of it.
+        dedup_id = event_dedup_id(self.stream_id, f"opened-{os.urandom(8).hex()}", 0)
         try:
             await context.publisher.publish(
                 str(WriteSubject(request.tenant, self.stream_id, "opened")),
                 encode_event(opened),
-                headers=encode_headers(self._build_opening_headers()),
+                headers=encode_headers(build_claim_headers(dedup_id, last_claim_sequence=0)),
             )
         except StaleGuardError:
             raise StreamExistsError from None
         await self._place(1, "opened")
         context.supervisor.add(self)
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": request.door})
-
-    def _build_opening_headers(self) -> dict[str, str]:
-        if self.request.stream_id is None:
-            return build_dedup_headers(event_dedup_id(self.stream_id, "opened", 0))
-        # Of this opener, or JetStream would take another one's event for a repetition of it.
-        dedup_id = event_dedup_id(self.stream_id, f"opened-{os.urandom(8).hex()}", 0)
-        return build_claim_headers(dedup_id, last_claim_sequence=0)
 
     def write(self, data: bytes) -> None:
         """Take bytes of the request's format; a sample may be cut between two calls.

@@ -10,7 +10,7 @@ import msgspec
 
 from speechbus_wire.kotoba import Append, Commit, RequestError
 from speechbus_wire.kotoba_openai import read_general_session
-from speechbus_wire.kotoba_sessions import Asked, Dialect, read_session
+from speechbus_wire.kotoba_sessions import Asked, Dialect, amend, read_session
 
 __all__ = ["Clear", "DoorMessage", "Update", "build_default_session", "decode_door_message"]
 
@@ -22,6 +22,8 @@ class Update(msgspec.Struct, frozen=True):
     """The session's settings."""
 
     asked: Asked
+    settings: bytes
+    """As JSON: what the next update amends."""
 
 
 class Clear(msgspec.Struct, frozen=True, tag_field="type", tag="input_audio_buffer.clear"):
@@ -56,13 +58,14 @@ _TYPES: Final = frozenset(
 )
 
 
-def decode_door_message(text: str, dialect: Dialect) -> DoorMessage:
+def decode_door_message(text: str, dialect: Dialect, settings: bytes = b"{}") -> DoorMessage:
     """Read what a client sent; fields that are not known are ignored.
 
     Args:
         text: one text message.
         dialect: in which the client introduced itself. `session.update` is OpenAI's general
             dialect whoever sends it.
+        settings: JSON of the settings so far. Updates of OpenAI's name what they change.
 
     Raises:
         RequestError: no JSON, no event of the dialect, or wrong fields.
@@ -71,10 +74,18 @@ def decode_door_message(text: str, dialect: Dialect) -> DoorMessage:
         message = _wire_decoder.decode(text)
         match message:
             case _TranscriptionUpdate():
-                spoken: Dialect = "kotoba" if dialect == "kotoba" else "beta"
-                return Update(read_session(bytes(message.session), spoken))
+                if dialect == "beta":
+                    settings = amend(settings, bytes(message.session))
+                else:
+                    settings = bytes(message.session)
+                asked = read_session(settings, "kotoba" if dialect == "kotoba" else "beta")
+                return Update(asked, settings)
             case _GeneralUpdate():
-                return Update(read_general_session(bytes(message.session)))
+                if dialect == "general":
+                    settings = amend(settings, bytes(message.session))
+                else:
+                    settings = bytes(message.session)
+                return Update(read_general_session(settings), settings)
             case Append() if dialect == "kotoba" and not _APPEND_ID.match(
                 message.event_id or "none"
             ):

@@ -7,7 +7,7 @@ and the beta's, which differ in little; the general one is in `kotoba_openai`.
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ __all__ = [
     "AudioAsked",
     "Dialect",
     "SemanticVad",
+    "amend",
     "check_keywords",
     "check_language",
     "check_sample_rate",
@@ -33,6 +34,8 @@ KEYWORDS_MAX: Final = 1_000
 KEYWORD_CHARS_MAX: Final = 64
 """Kotoba's limits (providers.md 1.4)."""
 
+SETTINGS_BYTES_MAX: Final = 256 << 10
+"""As JSON: all keywords that are allowed, in any script, and all else."""
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8}){0,4}\Z")
 _FORMATS: Final[Mapping[str, tuple[str, int]]] = {
     "pcm16": ("pcm_s16le", 24_000),
@@ -102,6 +105,7 @@ class _Session(msgspec.Struct, frozen=True, kw_only=True):
     turn_detection: TurnDetection | msgspec.UnsetType = msgspec.UNSET
 
 
+_object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 _session_decoder: Final = msgspec.json.Decoder(_Session)
 
 
@@ -153,6 +157,36 @@ def read_session(session: bytes, dialect: Dialect) -> Asked:
             "turn_detection": _echo_turn_detection(detection, dialect),
         },
     )
+
+
+def amend(settings: bytes, changes: bytes) -> bytes:
+    """Return settings with those that an update of OpenAI's names: the others stay.
+
+    Args:
+        settings: a JSON object.
+        changes: JSON.
+
+    Raises:
+        RequestError: they become too many.
+        msgspec.DecodeError: the changes are no object.
+    """
+    merged = _merge(_object_decoder.decode(settings), _object_decoder.decode(changes))
+    amended = msgspec.json.encode(merged)
+    # Fields that are not known are kept, too: they would pile up for ever.
+    if len(amended) > SETTINGS_BYTES_MAX:
+        raise RequestError("invalid_parameters", "Settings have at most 256 KiB.", param="session")
+    return amended
+
+
+def _merge(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(before)
+    for name, value in changes.items():
+        known = merged.get(name)
+        # A tagged object, such as turn detection, is replaced when its kind is.
+        if isinstance(known, dict) and isinstance(value, dict) and "type" not in value:
+            value = _merge(cast(dict[str, Any], known), cast(dict[str, Any], value))
+        merged[name] = value
+    return merged
 
 
 def _read_format(asked: _Session) -> AudioAsked:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from speechbus_contracts import AnyEvent
 from speechbus_ingest.doors.kotoba_answers import KotobaAnswers, name_events
-from speechbus_ingest.doors.kotoba_conversation import build_answers
+from speechbus_ingest.doors.kotoba_exchange import build_answers
 from speechbus_ingest.doors.openai_answers import OpenAIAnswers
 from speechbus_wire.kotoba import (
     Append,
@@ -66,8 +66,7 @@ class Player:
             self._obey(json.dumps(message))
         except RequestError as error:
             body = encode_error_body(error.code, str(error), param=error.param)
-            name = self._name_event("er" if self._dialect == "kotoba" else "event")
-            self._tell(encode_error(body["error"], event_id=name))
+            self._tell(encode_error(body["error"], event_id=self._name_event("er")))
 
     def take(self, line: Line) -> None:
         """Take an event of the bus."""

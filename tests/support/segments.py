@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from hypothesis import strategies as st
+
 from speechbus_contracts import (
     Gap,
     SegmentFinal,
@@ -14,6 +16,7 @@ from speechbus_contracts import (
 )
 
 __all__ = [
+    "EVENTS",
     "STREAM",
     "closed",
     "covered",
@@ -95,3 +98,19 @@ def flushed(chunk: int, at_ms: int = 900) -> StreamFlushed:
 def closed(reason: str = "end") -> StreamClosed:
     """The last event."""
     return StreamClosed(**_OF_STREAM, reason=reason, audio_ms=0, finals=0, gap_ms=0)
+
+
+_INDICES = st.integers(0, 3)
+_TEXTS = st.sampled_from(["", "good", "good day", "goo", "はい"])
+EVENTS = st.lists(
+    st.one_of(
+        st.builds(partial, _INDICES, _TEXTS),
+        st.builds(final, _INDICES, _TEXTS),
+        st.builds(retracted, _INDICES),
+        st.builds(gap, _INDICES, st.just(0), st.integers(0, 900)),
+        st.builds(covered, _INDICES, st.integers(0, 900)),
+        st.builds(flushed, st.integers(0, 3)),
+    ),
+    max_size=12,
+)
+"""Anything that a stream may say, in any order."""

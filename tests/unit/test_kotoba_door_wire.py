@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechbus_ingest.formats.names import RAW_FORMATS
 from speechbus_wire.kotoba import Append, Commit, RequestError
 from speechbus_wire.kotoba_door import (
     Clear,
@@ -119,6 +120,18 @@ def test_formats_have_their_names_and_rates(
 ) -> None:
     """Telephone formats come at 8 kHz, everything else at 24 when nothing is said."""
     assert update(session).audio == AudioAsked(encoding=encoding, sample_rate_hz=rate_hz)
+
+
+def test_every_encoding_is_one_of_ingests() -> None:
+    """The wire has names, ingest has what reads them."""
+    kotobas = ("pcm16", "float32", "mulaw", "twilio", "g711_ulaw", "g711_alaw")
+    encodings = [update({"input_audio_format": name}).audio.encoding for name in kotobas]
+    encodings += [
+        update(general(format={"type": name}), "general").audio.encoding
+        for name in ("audio/pcm", "audio/pcmu", "audio/pcma")
+    ]
+
+    assert set(encodings) <= set(RAW_FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -412,3 +425,62 @@ def test_any_session_is_taken_or_refused(kind: str, session: object) -> None:
         message = error.code
 
     assert message == "invalid_parameters" or isinstance(message, Update)
+
+
+def test_an_update_of_openais_changes_what_it_names_and_nothing_else() -> None:
+    """Clients send the format once, and later a language."""
+    said = [
+        general(
+            format={"type": "audio/pcm", "rate": 16_000}, turn_detection={"type": "semantic_vad"}
+        ),
+        {"type": "transcription", "audio": {"input": {"transcription": {"language": "ja"}}}},
+        general(transcription={"prompt": "NATS"}, turn_detection=None),
+    ]
+    latest = Update(build_default_session("general"), b"{}")
+    for session in said:
+        text = json.dumps({"type": "session.update", "session": session})
+        message = decode_door_message(text, "general", latest.settings)
+        assert isinstance(message, Update)
+        latest = message
+
+    assert latest.asked == update(
+        general(
+            format={"type": "audio/pcm", "rate": 16_000},
+            transcription={"language": "ja", "prompt": "NATS"},
+            turn_detection=None,
+        ),
+        "general",
+    )
+
+
+def test_settings_do_not_pile_up() -> None:
+    """Each update may bring fields that nobody knows, and they are kept."""
+    settings = json.dumps({"type": "transcription", "x": "x" * (256 << 10)}).encode()
+    text = json.dumps({"type": "session.update", "session": {"y": 1}})
+
+    with pytest.raises(RequestError, match="256 KiB"):
+        decode_door_message(text, "general", settings)
+
+
+def test_another_kind_of_turn_detection_replaces_the_one_before() -> None:
+    """Its fields are its own."""
+    settings = json.dumps({"turn_detection": {"type": "server_vad", "silence_duration_ms": 7}})
+    text = json.dumps(
+        {
+            "type": "transcription_session.update",
+            "session": {"turn_detection": {"type": "semantic_vad"}},
+        }
+    )
+    message = decode_door_message(text, "beta", settings.encode())
+
+    assert isinstance(message, Update)
+    assert message.asked.echo["turn_detection"] == {"type": "semantic_vad", "eagerness": "auto"}
+
+
+def test_kotobas_update_is_the_whole() -> None:
+    """There is one, and what it leaves out has its default."""
+    text = json.dumps({"type": "transcription_session.update", "session": {}})
+    message = decode_door_message(text, "kotoba", b'{"input_audio_sample_rate":8000}')
+
+    assert isinstance(message, Update)
+    assert message.asked == build_default_session("kotoba")

@@ -65,7 +65,7 @@ class AppendOnly:
             case SegmentPartial() if event.index == self._next_index:
                 return self._show(event)
             case SegmentFinal() if event.index >= self._next_index:
-                return self._finish(event)
+                return [*self._end(event.index, 0), *self._finish(event)]
             case SegmentRetracted() if event.index >= self._next_index:
                 return self._end(event.index + 1, self._processed_ms)
             case Gap():

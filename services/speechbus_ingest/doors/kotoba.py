@@ -16,7 +16,8 @@ from starlette.websockets import WebSocket
 
 from speechbus_ingest.doors.client_secrets import ClientSecrets, SpentSecretError
 from speechbus_ingest.doors.credentials import RealtimeCredential, find_realtime_credential
-from speechbus_ingest.doors.kotoba_conversation import Caller, Conversation, refuse_browser
+from speechbus_ingest.doors.kotoba_conversation import Caller, Conversation
+from speechbus_ingest.doors.kotoba_peer import Peer, over_limit
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_wire.kotoba import REALTIME_PATH, RequestError, encode_error_body
@@ -153,24 +154,22 @@ class KotobaDoor:
         credential = find_realtime_credential(socket)
         try:
             caller = await self._authenticate(socket, credential)
-            self._registry.check_room(caller.tenant)
-            self._spend(caller)
+            has_room = self._has_room(caller.tenant)
+            if has_room:
+                self._spend(caller)
+            elif credential is None or not credential.is_browser:
+                raise _no_room()
         except _RefusedError as error:
             await socket.send_denial_response(error.build_response())
             return
-        except OverLimitError:
-            if credential is not None and credential.is_browser:
-                await _accept(socket)
-                await refuse_browser(socket)
-            else:
-                await socket.send_denial_response(_over_limit().build_response())
+        peer = await _accept(socket, caller)
+        if not has_room:
+            await peer.close(over_limit())
             return
-        await _accept(socket)
         conversation = Conversation(
-            socket,
+            peer,
             self._registry,
             caller,
-            session_id=_new_session_id(),
             idle_s=self._idle_s,
             duration_s=self._duration_s,
         )
@@ -188,6 +187,13 @@ class KotobaDoor:
         if tenant is None:
             raise _unknown_key()
         return Caller(tenant=tenant, dialect=_find_dialect(socket, claims), claims=claims)
+
+    def _has_room(self, tenant: str) -> bool:
+        try:
+            self._registry.check_room(tenant)
+        except OverLimitError:
+            return False
+        return True
 
     def _spend(self, caller: Caller) -> None:
         if caller.claims is not None:
@@ -213,10 +219,11 @@ def _find_dialect(socket: WebSocket, claims: SecretClaims | None) -> Dialect:
     return "kotoba" if claims is None else claims.dialect
 
 
-async def _accept(socket: WebSocket) -> None:
+async def _accept(socket: WebSocket, caller: Caller) -> Peer:
     # Without an answer a browser drops the connection; the secret is never sent back.
     is_offered = _SUBPROTOCOL in socket.scope["subprotocols"]
     await socket.accept(subprotocol=_SUBPROTOCOL if is_offered else None)
+    return Peer(socket, dialect=caller.dialect, session_id=_new_session_id())
 
 
 async def _read_body(request: Request) -> bytes:
@@ -245,10 +252,9 @@ def _spent() -> _RefusedError:
     )
 
 
-def _over_limit() -> _RefusedError:
-    return _RefusedError(
-        429, "rate_limit_error", "Too many sessions: end another one, or try again later."
-    )
+def _no_room() -> _RefusedError:
+    error = over_limit()
+    return _RefusedError(429, error.code, error.message)
 
 
 def _not_found() -> Response:

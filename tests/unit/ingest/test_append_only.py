@@ -79,10 +79,12 @@ def test_what_comes_after_the_last_word_is_not_told() -> None:
     assert len(take([final(0, "one"), partial(0, "x"), final(0, "two"), retracted(0)])) == 2
 
 
-@pytest.mark.parametrize("end", [retracted(0), gap(1, 0, 900), covered(1, 900)])
+@pytest.mark.parametrize(
+    "end", [retracted(0), gap(1, 0, 900), covered(1, 900), final(1, "", 1_000)]
+)
 def test_a_segment_that_comes_to_nothing_ends_empty(end: Heard) -> None:
     """Its text was sent and cannot be taken back; its turn says that there is none."""
-    parts = take([partial(0, "uh"), partial(0, "uh"), end, final(1, "yes", 1_900, start_ms=900)])
+    parts = take([partial(0, "uh"), partial(0, "uh"), end, final(2, "yes", 1_900, start_ms=900)])
 
     assert pieces(parts) == ["uh", " yes"]
     assert turns(parts) == ["", "yes"]

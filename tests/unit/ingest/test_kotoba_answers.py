@@ -2,12 +2,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from hypothesis import given
 
 from speechbus_contracts import AnyEvent
 from speechbus_ingest.doors.kotoba_answers import KotobaAnswers, name_events
 from speechbus_wire.kotoba import Committed, ItemCreated, Told
 from speechbus_wire.kotoba_openai import ItemCompleted, ItemDelta, encode_event
-from tests.support.segments import closed, final, item, partial, retracted
+from tests.support.segments import EVENTS, closed, final, item, partial, retracted
 
 SPOKEN: list[AnyEvent] = [
     partial(0, "おは", 400),
@@ -106,3 +107,29 @@ def test_only_a_client_that_committed_is_told_so() -> None:
     """`committed` means that everything is transcribed; a server that goes away may not say it."""
     for reason in ("shutdown", "idle", "no_provider", "client_gone"):
         assert say(begin(), [closed(reason)]) == []
+
+
+@given(events=EVENTS)
+def test_a_turn_is_completed_once_and_nothing_of_it_follows(events: list[AnyEvent]) -> None:
+    """Whatever comes over the bus, in whatever order; and each turn that was shown is completed."""
+    told = say(begin(has_turns=True), [*events, final(9, "bye"), closed()])
+    texts = [m for m in told if isinstance(m, ItemDelta | ItemCompleted)]
+    done: list[str | None] = []
+    for message in texts:
+        assert message.item_id not in done
+        if isinstance(message, ItemCompleted):
+            done.append(message.item_id)
+
+    assert {message.item_id for message in texts} == set(done)
+    assert isinstance(told[-1], Committed)
+
+
+@given(events=EVENTS)
+def test_turns_change_nothing_about_the_deltas(events: list[AnyEvent]) -> None:
+    """The transcript is the same for whoever asks for them and whoever does not."""
+    texts = [
+        [m.delta for m in say(begin(has_turns=turns), events) if isinstance(m, ItemDelta)]
+        for turns in (True, False)
+    ]
+
+    assert texts[0] == texts[1]

@@ -14,13 +14,13 @@ from starlette.websockets import WebSocket
 from speechbus_contracts import encode_event
 from speechbus_ingest.doors.kotoba_conversation import (
     AFTER_COMMITTED_S,
-    FAREWELL_S,
-    GOODBYE_S,
     OPEN_TIMEOUT_S,
     SETUP_S,
     Caller,
     Conversation,
 )
+from speechbus_ingest.doors.kotoba_exchange import FAREWELL_S
+from speechbus_ingest.doors.kotoba_peer import GOODBYE_S, Peer
 from speechbus_ingest.doors.outbox import Outbox
 from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import StreamRequest
@@ -82,7 +82,7 @@ class Registry:
             self.ended_for = self.stream.end_reason
 
 
-class Peer:
+class Page:
     """The client's side of a socket: says what it is given, and keeps what it is told."""
 
     def __init__(self, *said: Message | Mapping[str, Any], reads: bool = True) -> None:
@@ -117,20 +117,19 @@ def append(audio: bytes) -> dict[str, Any]:
     return {"type": "input_audio_buffer.append", "audio": base64.b64encode(audio).decode()}
 
 
-def converse(peer: Callable[[], Peer], registry: Registry) -> tuple[Peer, float]:
+def converse(page: Callable[[], Page], registry: Registry) -> tuple[Page, float]:
     """Carry a connection to its end; return the client's side, and how long it took."""
 
-    async def run() -> tuple[Peer, float]:
-        client = peer()
+    async def run() -> tuple[Page, float]:
+        client = page()
         socket = WebSocket(
             {"type": "websocket", "headers": [], "subprotocols": []}, client.receive, client.send
         )
         await socket.accept()
         conversation = Conversation(
-            socket,
+            Peer(socket, dialect="kotoba", session_id="sess_1"),
             cast(StreamRegistry, registry),
             Caller(tenant="acme", dialect="kotoba", claims=None),
-            session_id="sess_1",
             idle_s=IDLE_S,
             duration_s=DURATION_S,
         )
@@ -140,14 +139,14 @@ def converse(peer: Callable[[], Peer], registry: Registry) -> tuple[Peer, float]
     return run_virtual(run())
 
 
-def error_of(peer: Peer) -> str:
+def error_of(peer: Page) -> str:
     """Code of the last message."""
     return str(peer.told[-1]["error"]["code"])
 
 
 def test_the_update_must_come_within_ten_seconds() -> None:
     """A connection without settings holds a place for nobody (providers.md 1.4)."""
-    peer, took_s = converse(Peer, Registry())
+    peer, took_s = converse(Page, Registry())
 
     assert (error_of(peer), peer.code, took_s) == ("timeout_error", 1008, SETUP_S)
 
@@ -155,7 +154,7 @@ def test_the_update_must_come_within_ten_seconds() -> None:
 def test_after_committed_the_server_closes_when_the_client_does_not() -> None:
     """5 s later; the stream is let go at once."""
     registry = Registry()
-    peer, took_s = converse(lambda: Peer(build_update(), COMMIT), registry)
+    peer, took_s = converse(lambda: Page(build_update(), COMMIT), registry)
 
     assert peer.told[-1]["type"] == "input_audio_buffer.committed"
     assert (peer.code, took_s) == (1000, AFTER_COMMITTED_S)
@@ -163,7 +162,7 @@ def test_after_committed_the_server_closes_when_the_client_does_not() -> None:
 
 def test_a_bus_that_does_not_answer_is_told() -> None:
     """Try again: nothing is wrong with the client."""
-    peer, took_s = converse(lambda: Peer(build_update()), Registry(opens=False))
+    peer, took_s = converse(lambda: Page(build_update()), Registry(opens=False))
 
     assert (error_of(peer), peer.code, took_s) == ("internal_error", 1011, OPEN_TIMEOUT_S)
     assert [message["type"] for message in peer.told[:-1]] == ["transcription_session.created"]
@@ -172,7 +171,7 @@ def test_a_bus_that_does_not_answer_is_told() -> None:
 def test_a_stream_that_nobody_transcribed_is_not_committed() -> None:
     """A commit is answered by `committed` only when everything is there."""
     registry = Registry(closes_for="no_provider")
-    peer, _ = converse(lambda: Peer(build_update(), COMMIT), registry)
+    peer, _ = converse(lambda: Page(build_update(), COMMIT), registry)
 
     assert (error_of(peer), peer.code) == ("internal_error", 1011)
     assert peer.told[-2]["delta"] == "hi"
@@ -180,7 +179,7 @@ def test_a_stream_that_nobody_transcribed_is_not_committed() -> None:
 
 def test_a_silent_client_is_sent_away() -> None:
     """With the text of what it said."""
-    peer, took_s = converse(lambda: Peer(build_update()), Registry())
+    peer, took_s = converse(lambda: Page(build_update()), Registry())
 
     assert (error_of(peer), peer.code, took_s) == ("timeout_error", 1001, IDLE_S)
     assert peer.told[-2]["delta"] == "hi"
@@ -189,7 +188,7 @@ def test_a_silent_client_is_sent_away() -> None:
 def test_a_client_that_has_closed_loses_nothing_it_said_before() -> None:
     """What it sent is still to be read when nothing can be sent to it any more."""
 
-    class Gone(Peer):
+    class Gone(Page):
         async def send(self, message: Message) -> None:
             if message["type"] == "websocket.send" and len(self.told) == 2:
                 raise OSError
@@ -206,7 +205,7 @@ def test_a_client_that_has_closed_loses_nothing_it_said_before() -> None:
 def test_how_a_client_left_is_on_record(code: int, reason: str) -> None:
     """A goodbye is one, and a broken connection is another thing."""
     registry = Registry()
-    converse(lambda: Peer(build_update(), {**LEFT, "code": code}), registry)
+    converse(lambda: Page(build_update(), {**LEFT, "code": code}), registry)
 
     assert registry.ended_for == reason
 
@@ -214,7 +213,7 @@ def test_how_a_client_left_is_on_record(code: int, reason: str) -> None:
 def test_a_client_that_never_reads_is_given_up() -> None:
     """It holds its stream and this connection no longer than it takes to be sure."""
 
-    class Deaf(Peer):
+    class Deaf(Page):
         async def send(self, message: Message) -> None:
             self.reads = len(self.told) < 2
             await super().send(message)
@@ -230,7 +229,7 @@ def test_a_mistake_is_told_behind_the_text_of_what_came_before() -> None:
     """And nothing behind the mistake is read."""
     registry = Registry()
     peer, _ = converse(
-        lambda: Peer(build_update(), append(b"ab"), build_update(), append(b"cd")), registry
+        lambda: Page(build_update(), append(b"ab"), build_update(), append(b"cd")), registry
     )
 
     assert registry.stream is not None

@@ -2,6 +2,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from speechbus_contracts import AnyEvent
 from speechbus_ingest.doors.kotoba_answers import name_events
@@ -19,7 +21,7 @@ from speechbus_wire.kotoba_openai import (
     TurnCommitted,
     Usage,
 )
-from tests.support.segments import closed, final, flushed, gap, item, partial, retracted
+from tests.support.segments import EVENTS, closed, final, flushed, gap, item, partial, retracted
 
 
 def begin(
@@ -171,3 +173,32 @@ def test_a_commit_under_turn_detection_ends_the_open_turn_and_nothing_else() -> 
 
     assert transcripts(told) == ["hi"]
     assert sum(isinstance(message, TurnCommitted) for message in told) == 1
+
+
+@given(events=EVENTS, commits=st.sets(st.integers(0, 3)), has_turns=st.booleans())
+def test_each_item_is_announced_committed_and_completed_in_this_order(
+    events: list[AnyEvent], commits: set[int], *, has_turns: bool
+) -> None:
+    """Once each, and each names the one before it; whatever comes over the bus."""
+    answers = begin(has_turns=has_turns)
+    told: list[OpenAIMessage] = []
+    for at, event in enumerate(events):
+        told += answers.take_event(event)
+        if at in commits:
+            told += answers.note_commit(at)
+    told += say(answers, [final(9, "bye")])
+    told += answers.note_commit(99)
+    told += say(answers, [closed()])
+    announced = [message.item.id for message in told if isinstance(message, ItemAdded)]
+    of_items: dict[str | None, list[type[object]]] = {name: [] for name in announced}
+    for message in told:
+        if isinstance(message, ItemAdded):
+            of_items[message.item.id].append(ItemAdded)
+        elif isinstance(message, ItemDelta | TurnCommitted | ItemCompleted):
+            of_items[message.item_id].append(type(message))
+
+    for kinds in of_items.values():
+        assert (kinds[0], kinds[-1]) == (ItemAdded, ItemCompleted)
+        assert [kinds.count(kind) for kind in (ItemAdded, TurnCommitted, ItemCompleted)] == [1] * 3
+    chain = [message.previous_item_id for message in told if isinstance(message, TurnCommitted)]
+    assert chain == [None, *announced][: len(chain)]
