@@ -7,7 +7,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from speechbus_ingest.stream import EventSink, IngestContext, IngestStream, StreamRequest
+from speechbus_ingest.bus_stream import EventSink, IngestContext
+from speechbus_ingest.formats.decoders import NoDecoderError
+from speechbus_ingest.formats.decoding import Decoding
+from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 
 __all__ = ["AudioNotStoredError", "OverLimitError", "StreamRegistry"]
@@ -86,11 +89,15 @@ class StreamRegistry:
             OverLimitError: no room.
         """
         self.check_room(request.tenant)
-        stream = IngestStream(request, self.context, sink)
+        decoding = await self._open_decoding(request)
+        stream = IngestStream(request, self.context, sink, decoding)
         self._streams[stream.stream_id] = stream
         self._per_tenant[request.tenant] += 1
         try:
-            await stream.open()
+            if request.sample_rate_hz is not None:
+                await stream.open(request.sample_rate_hz)
+            else:
+                self._tasks.create_task(stream.decode(), name=f"decode:{stream.stream_id}")
         except BaseException:
             # The bus did not answer: nobody knows the stream, so nobody waits for it.
             self._forget(stream)
@@ -100,6 +107,14 @@ class StreamRegistry:
         finally:
             stream.end("client_gone")  # no effect when the door has ended it with its reason
             self._tasks.create_task(self._linger(stream), name=f"linger:{stream.stream_id}")
+
+    async def _open_decoding(self, request: StreamRequest) -> Decoding | None:
+        if not isinstance(request.audio_format, str):
+            return None
+        try:
+            return await self.context.decoders.open(request.audio_format, channels=None)
+        except NoDecoderError:
+            raise OverLimitError from None
 
     async def run(self) -> None:
         """Look after all streams until cancelled."""

@@ -18,9 +18,11 @@ from speechbus_contracts import (
     decode_event,
     encode_event,
 )
+from speechbus_ingest.bus_stream import IngestContext
+from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import StreamRegistry
-from speechbus_ingest.stream import IngestContext, StreamRequest
+from speechbus_ingest.stream import StreamRequest
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
 from speechbus_runtime.jetstream import read_last
@@ -76,6 +78,7 @@ async def _open_registry(url: str) -> AsyncGenerator[tuple[BusConnection, Stream
         publisher=AckedPublisher(bus),
         audio=AudioPublisher(bus, now_s=loop.time),
         supervisor=Supervisor(bus, now_s=loop.time, beat=lambda: None),
+        decoders=Decoders(Path(), streams_max=0),
         chunk_ms=100,
         shards=4,
         now_ns=lambda: 1_790_000_000_000_000_000,
