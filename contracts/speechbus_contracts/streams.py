@@ -103,7 +103,8 @@ class StreamClosed(StreamEvent, frozen=True, kw_only=True, tag="stream.closed"):
     epoch: Integer
     reason: str
     """`end`: the client said so; `client_gone`, `source_lost`, `idle`, `limit`, `shutdown`: ingest
-    went away; `no_provider`."""
+    went away; `undecodable`: the client's encoded audio could not be decoded any further;
+    `no_provider`."""
     audio_ms: Integer
     """Length of the audio accepted."""
     finals: Integer

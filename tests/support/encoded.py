@@ -73,9 +73,9 @@ def encode(
     muxer, encoder = _ENCODERS[container]
     layout = {1: "mono", 2: "stereo"}[channels]
     sink: Any = _Pipe() if is_live else io.BytesIO()
-    with av.open(sink, "w", format=muxer, container_options=options) as output:
+    output: Any = av.open(sink, "w", format=muxer, container_options=options)
+    with output:
         track = output.add_stream(encoder, rate=sample_rate_hz)
-        assert isinstance(track, av.AudioStream)
         track.layout = layout
         frame = av.AudioFrame.from_ndarray(
             np.frombuffer(pcm, "<i2").reshape(1, -1), format="s16", layout=layout

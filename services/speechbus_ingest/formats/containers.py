@@ -14,6 +14,7 @@ from av.audio.stream import AudioStream
 from av.error import FFmpegError
 
 from speechbus_ingest.formats.decoder_wire import Job
+from speechbus_ingest.formats.framing import Framing, Mp3Framing, OggFraming, WebmFraming
 from speechbus_ingest.formats.names import (
     CHANNELS_MAX,
     SAMPLE_RATE_HZ_MAX,
@@ -39,6 +40,10 @@ class _Kind(msgspec.Struct, frozen=True):
     jump_s_max: float
     """Times of consecutive frames that differ more than this from their lengths show that something
     between them is missing."""
+    framing: type[Framing] | None = None
+    """Says what the demuxer passes over in silence."""
+    options: Mapping[str, str] = {}
+    """Of the decoder."""
     has_whole_reads: bool = False
     """While the header is read, give FFmpeg as much as it asks for: else its MP3 demuxer loses the
     first frame where it cannot go back in a short read."""
@@ -46,11 +51,12 @@ class _Kind(msgspec.Struct, frozen=True):
 
 _KINDS: Final[Mapping[Container, _Kind]] = {
     # Browsers write the time of capture, which jumps when their machine was busy.
-    "webm": _Kind("matroska", frozenset({"opus", "vorbis"}), 1.0),
-    "mp3": _Kind("mp3", frozenset({"mp3float"}), 0.005, has_whole_reads=True),
+    "webm": _Kind("matroska", frozenset({"opus", "vorbis"}), 1.0, WebmFraming),
+    "mp3": _Kind("mp3", frozenset({"mp3float"}), 0.005, Mp3Framing, has_whole_reads=True),
     "aac": _Kind("aac", frozenset({"aac"}), 0.005),
-    "ogg": _Kind("ogg", frozenset({"opus", "vorbis", "flac"}), 0.005),
-    "flac": _Kind("flac", frozenset({"flac"}), 0.005),
+    "ogg": _Kind("ogg", frozenset({"opus", "vorbis", "flac"}), 0.005, OggFraming),
+    # Every frame has a checksum, and the decoder looks at it only when it is told to.
+    "flac": _Kind("flac", frozenset({"flac"}), 0.005, options={"err_detect": "crccheck+explode"}),
 }
 _ENCODINGS: Final[Mapping[str, Encoding]] = {
     "s16": "pcm_s16le",
@@ -79,21 +85,40 @@ class Block(msgspec.Struct, frozen=True):
     """PCM s16le: the mean of all, or each by itself."""
 
 
-class _PatientSource:
-    """Reads whole until the header has been read."""
+class _Watched:
+    """A source as FFmpeg's demuxers need it; ends where the container's structure breaks."""
 
-    def __init__(self, source: Source, *, is_patient: bool) -> None:
+    def __init__(self, source: Source, kind: _Kind) -> None:
         self._source = source
-        self.is_patient = is_patient
+        self._framing = kind.framing() if kind.framing is not None else None
+        self._problem: UndecodableError | None = None
+        self.is_patient = kind.has_whole_reads
+        """Until the header has been read."""
 
     def read(self, n: int) -> bytes:
-        data = self._source.read(n)
+        data = b"" if self._problem is not None else self._source.read(n)
         while self.is_patient and 0 < len(data) < n:
             more = self._source.read(n - len(data))
             if not more:
                 break
             data += more
+        if self._framing is not None and data:
+            try:
+                self._framing.feed(data)
+            except UndecodableError as error:
+                self._problem = error
         return data
+
+    def finish(self) -> None:
+        """All has been decoded.
+
+        Raises:
+            UndecodableError: it was not all that there should have been.
+        """
+        if self._problem is not None:
+            raise self._problem
+        if self._framing is not None:
+            self._framing.finish()
 
 
 def decode(source: Source, job: Job) -> Iterator[Block]:
@@ -103,20 +128,21 @@ def decode(source: Source, job: Job) -> Iterator[Block]:
         UndecodableError: it cannot be decoded any further.
     """
     kind = _KINDS[job.container]
-    patient = _PatientSource(source, is_patient=kind.has_whole_reads)
+    watched = _Watched(source, kind)
     try:
-        with _open(patient, kind) as container:
-            patient.is_patient = False
+        with _open(watched, kind) as container:
+            watched.is_patient = False
             yield from _Decoding(job, kind).run(container)
-    except UndecodableError:
-        raise
+        watched.finish()
+    except UndecodableError as error:
+        raise UndecodableError(error.problem if source.n_read else "no_audio") from None
     except MemoryError:
         raise UndecodableError("costly") from None
     except Exception:  # noqa: BLE001 - FFmpeg's errors are of a dozen classes
         raise UndecodableError("damaged" if source.n_read else "no_audio") from None
 
 
-def _open(source: _PatientSource, kind: _Kind) -> av.container.InputContainer:
+def _open(source: _Watched, kind: _Kind) -> av.container.InputContainer:
     return av.open(
         source,
         "r",
@@ -149,6 +175,7 @@ class _Decoding:
         if track.codec_context.name not in self._kind.codecs:
             raise UndecodableError("codec")
         track.codec_context.thread_count = 1  # a child may start no threads
+        track.codec_context.options = dict(self._kind.options)
         for packet in container.demux(track):
             for frame in self._decode(packet):
                 self._check_time(frame)

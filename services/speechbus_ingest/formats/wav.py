@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from speechbus_ingest.formats.byte_feed import ByteFeed
 from speechbus_ingest.formats.names import CHANNELS_MAX, SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN
 from speechbus_ingest.formats.raw import Encoding, RawConverter
 from speechbus_ingest.formats.undecodable import UndecodableError
@@ -70,7 +71,7 @@ class WavReader:
         """Known before the first samples are returned."""
         self._is_split = is_split
         self._converter: RawConverter | None = None
-        self._buffer = b""
+        self._bytes = ByteFeed()
         self._samples = b""
         self._left: int | None = None
         """Bytes of samples to come; None: until the end."""
@@ -84,7 +85,7 @@ class WavReader:
             UndecodableError: this is no WAV, or one that is not served.
         """
         self._has_begun = self._has_begun or bool(data)
-        self._buffer += data
+        self._bytes.put(data)
         next(self._parser)
         samples, self._samples = self._samples, b""
         return self._converter.convert(samples) if self._converter is not None else []
@@ -102,7 +103,7 @@ class WavReader:
 
     def _parse(self) -> Generator[None, None, None]:
         """Work through the buffer; yield whenever more is needed."""
-        form = yield from self._take(12)
+        form = yield from self._bytes.take(12)
         if form[:4] not in {b"RIFF", b"RF64"} or form[8:] != b"WAVE":
             raise UndecodableError("damaged")
         size = yield from self._read_header()
@@ -113,26 +114,25 @@ class WavReader:
         )
         self._left = size
         while self._left is None or self._left > 0:
-            samples = self._buffer[: self._left]
-            self._buffer = self._buffer[len(samples) :]
+            samples = self._bytes.take_some(self._left)
             self._samples += samples
             if self._left is not None:
                 self._left -= len(samples)
             if self._left != 0:
                 yield
-        yield from self._skip((size or 0) % 2)
+        yield from self._bytes.skip((size or 0) % 2)
         while True:
-            name, size = _CHUNK.unpack((yield from self._take(_CHUNK.size)))
+            name, size = _CHUNK.unpack((yield from self._bytes.take(_CHUNK.size)))
             if name in {b"RIFF", b"RF64", b"data"}:
                 raise UndecodableError("changed")  # a second file; its samples must not get lost
-            yield from self._skip(size + size % 2)
+            yield from self._bytes.skip(size + size % 2)
 
     def _read_header(self) -> Generator[None, None, int | None]:
         """Read up to the samples; return how many bytes of them there are, None: until the end."""
         n_bytes = 0
         size64 = 0
         while True:
-            name, size = _CHUNK.unpack((yield from self._take(_CHUNK.size)))
+            name, size = _CHUNK.unpack((yield from self._bytes.take(_CHUNK.size)))
             if name == b"data":
                 if size == _SIZE_IN_DS64 and 0 < size64 < _SIZE64_UNKNOWN_MIN:
                     return size64
@@ -143,24 +143,11 @@ class WavReader:
             n_used = 0
             if name == b"fmt ":
                 n_used = min(size, FMT_BYTES_MAX)
-                self.header = _parse_fmt((yield from self._take(n_used)))
+                self.header = _parse_fmt((yield from self._bytes.take(n_used)))
             elif name == b"ds64" and size >= _DS64.size:
                 n_used = _DS64.size
-                _, size64 = _DS64.unpack((yield from self._take(n_used)))
-            yield from self._skip(size - n_used + size % 2)
-
-    def _take(self, n: int) -> Generator[None, None, bytes]:
-        while len(self._buffer) < n:
-            yield
-        taken, self._buffer = self._buffer[:n], self._buffer[n:]
-        return taken
-
-    def _skip(self, n: int) -> Generator[None, None, None]:
-        while n > len(self._buffer):
-            n -= len(self._buffer)
-            self._buffer = b""
-            yield
-        self._buffer = self._buffer[n:]
+                _, size64 = _DS64.unpack((yield from self._bytes.take(n_used)))
+            yield from self._bytes.skip(size - n_used + size % 2)
 
 
 def _parse_fmt(body: bytes) -> WavHeader:
