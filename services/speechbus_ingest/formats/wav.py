@@ -55,6 +55,7 @@ class WavHeader(msgspec.Struct, frozen=True, kw_only=True):
     encoding: Encoding
     channels: int
     sample_rate_hz: int
+    frame_bytes: int
 
 
 class WavReader:
@@ -73,8 +74,8 @@ class WavReader:
         self._converter: RawConverter | None = None
         self._bytes = ByteFeed()
         self._samples = b""
-        self._left: int | None = None
-        """Bytes of samples to come; None: until the end."""
+        self.left_bytes: int | None = None
+        """Samples that are still to come; None: until the end."""
         self._has_begun = False
         self._parser = self._parse()
 
@@ -98,7 +99,7 @@ class WavReader:
         """
         if self._converter is None:
             raise UndecodableError("truncated" if self._has_begun else "no_audio")
-        if self._left:
+        if self.left_bytes:
             raise UndecodableError("truncated")
 
     def _parse(self) -> Generator[None, None, None]:
@@ -112,13 +113,13 @@ class WavReader:
         self._converter = RawConverter(
             self.header.encoding, self.header.channels, is_split=self._is_split
         )
-        self._left = size
-        while self._left is None or self._left > 0:
-            samples = self._bytes.take_some(self._left)
+        self.left_bytes = size
+        while self.left_bytes is None or self.left_bytes > 0:
+            samples = self._bytes.take_some(self.left_bytes)
             self._samples += samples
-            if self._left is not None:
-                self._left -= len(samples)
-            if self._left != 0:
+            if self.left_bytes is not None:
+                self.left_bytes -= len(samples)
+            if self.left_bytes != 0:
                 yield
         yield from self._bytes.skip((size or 0) % 2)
         while True:
@@ -166,4 +167,9 @@ def _parse_fmt(body: bytes) -> WavHeader:
     encoding = _ENCODINGS.get((tag, sample_bytes))
     if odd_bytes or encoding is None:
         raise UndecodableError("codec")
-    return WavHeader(encoding=encoding, channels=channels, sample_rate_hz=sample_rate_hz)
+    return WavHeader(
+        encoding=encoding,
+        channels=channels,
+        sample_rate_hz=sample_rate_hz,
+        frame_bytes=frame_bytes,
+    )

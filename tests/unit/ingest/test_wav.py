@@ -163,7 +163,9 @@ def test_channels_are_mixed_or_split() -> None:
 
     assert read(data) == [[200, -2, 7]]
     assert read(data, is_split=True) == [[100, -1, 7], [300, -3, 7]]
-    assert reader.header == WavHeader(encoding="pcm_s16le", channels=2, sample_rate_hz=44_100)
+    assert reader.header == WavHeader(
+        encoding="pcm_s16le", channels=2, sample_rate_hz=44_100, frame_bytes=4
+    )
 
 
 def test_what_the_standard_library_writes_is_read() -> None:
