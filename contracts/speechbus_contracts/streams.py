@@ -39,6 +39,8 @@ class StreamOpened(StreamEvent, frozen=True, kw_only=True, tag="stream.opened"):
     """Whether the client wants fillers ("uh") left out; null: the provider decides."""
     keywords: tuple[str, ...] = ()
     """Terms to listen for, where the provider can."""
+    channel: Integer | None = None
+    """Which of the source's channels this is, from 0; null: the mean of all."""
 
 
 class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"):

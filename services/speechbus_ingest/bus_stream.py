@@ -162,7 +162,9 @@ class BusStream:
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": opened.door})
 
     def write(self, pcm: bytes) -> None:
-        """Take PCM s16le mono; a sample may be cut between two calls."""
+        """Take PCM s16le mono, cut anywhere; nothing is taken after the end."""
+        if self._has_ended:
+            return
         chunks = self._chunker.split(pcm)
         if chunks:
             self._waiting_since_s = None
@@ -204,6 +206,8 @@ class BusStream:
 
     def tend(self, now_s: float) -> None:
         """Do what is due: publish audio that waits for the rest of its chunk, show life."""
+        if self.closed.is_set():
+            return
         waiting_s = self._waiting_since_s
         if waiting_s is not None and now_s - waiting_s > self._context.chunk_ms / 1000:
             self._publish_rest()
@@ -260,6 +264,8 @@ class BusStream:
         self._sink.take_event(kind, payload)
         if kind == "closed":
             self.closed.set()
+            self._has_ended = True  # a worker may do that by itself
+            self._lane.close()
 
     def _find_unsaid(self, payload: bytes) -> None:
         """Name what was accepted behind the end that a worker saw: it lost sight of us."""

@@ -56,6 +56,7 @@ class StreamRegistry:
         self._streams_per_key_max = streams_per_key_max
         self._beat = beat
         self._streams: dict[str, IngestStream] = {}
+        self._n_streams = 0
         self._per_tenant: Counter[str] = Counter()
         self._tasks = asyncio.TaskGroup()
         context.control_bus.on_disconnected(self._hold_back)
@@ -64,18 +65,18 @@ class StreamRegistry:
     @property
     def n_streams(self) -> int:
         """Streams that are not closed yet."""
-        return len(self._streams)
+        return self._n_streams
 
-    def check_room(self, tenant: str) -> None:
-        """See whether a tenant may open a stream now.
+    def check_room(self, tenant: str, *, n_streams: int = 1) -> None:
+        """See whether a tenant may open streams now.
 
         Raises:
             OverLimitError: not now.
         """
         if (
             self.is_draining
-            or len(self._streams) >= self._streams_max
-            or self._per_tenant[tenant] >= self._streams_per_key_max
+            or self._n_streams + n_streams > self._streams_max
+            or self._per_tenant[tenant] + n_streams > self._streams_per_key_max
         ):
             raise OverLimitError
 
@@ -88,11 +89,13 @@ class StreamRegistry:
         Raises:
             OverLimitError: no room.
         """
-        self.check_room(request.tenant)
+        n_streams = request.split_channels or 1
+        self.check_room(request.tenant, n_streams=n_streams)
         decoding = await self._open_decoding(request)
         stream = IngestStream(request, self.context, sink, decoding)
         self._streams[stream.stream_id] = stream
-        self._per_tenant[request.tenant] += 1
+        self._n_streams += n_streams
+        self._per_tenant[request.tenant] += n_streams
         try:
             if request.sample_rate_hz is not None:
                 await stream.open(request.sample_rate_hz)
@@ -112,7 +115,9 @@ class StreamRegistry:
         if not isinstance(request.audio_format, str):
             return None
         try:
-            return await self.context.decoders.open(request.audio_format, channels=None)
+            return await self.context.decoders.open(
+                request.audio_format, channels=request.split_channels
+            )
         except NoDecoderError:
             raise OverLimitError from None
 
@@ -172,7 +177,8 @@ class StreamRegistry:
     def _forget(self, stream: IngestStream) -> None:
         stream.release()
         del self._streams[stream.stream_id]
-        self._per_tenant[stream.request.tenant] -= 1
+        self._n_streams -= len(stream.stream_ids)
+        self._per_tenant[stream.request.tenant] -= len(stream.stream_ids)
 
 
 async def _recover(stream: IngestStream) -> None:

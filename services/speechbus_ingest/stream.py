@@ -48,6 +48,8 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     keywords: tuple[str, ...] = ()
     audio_format: AudioFormat | EncodedFormat = PLAIN
     """Of what `IngestStream.write` gets."""
+    split_channels: int | None = None
+    """Each of so many channels becomes a stream; None: the mean of all becomes one."""
 
 
 class IngestStream:
@@ -76,8 +78,13 @@ class IngestStream:
         self.stream_id = build_stream_id(
             unix_ms=context.now_ns() // 1_000_000, entropy=os.urandom(10)
         )
+        self.stream_ids = [
+            self.stream_id if channel is None else f"{self.stream_id}-ch{channel}"
+            for channel in _list_channels(request)
+        ]
+        """Of the streams on the bus."""
         self.closed = asyncio.Event()
-        """Set when `stream.closed` has been handed to the sink."""
+        """Set when `stream.closed`, of all streams, has been handed to the sink."""
         self.opened = asyncio.Event()
         """Set once the bus knows of the stream: with encoded audio, when its first samples come."""
         self.claimed = asyncio.Event()
@@ -92,8 +99,10 @@ class IngestStream:
         """Set when there is a `problem`."""
         self._decoding = decoding
         self._is_decoded = decoding is None
-        self._converter = _open_converter(request.audio_format)
+        self._converter = _open_converter(request)
         self._buses: list[BusStream] = []
+        """One, or one for each channel; none before `open`."""
+        self._n_closed = 0
         self._n_early_flushes = 0
 
     @property
@@ -109,20 +118,27 @@ class IngestStream:
     async def open(self, sample_rate_hz: int) -> None:
         """Announce the stream and ask for a worker; audio may follow at once."""
         request = self.request
-        opened = StreamOpened(
-            stream_id=self.stream_id,
-            tenant=request.tenant,
-            opened_at=self._context.now_ns() // 1_000_000,
-            sample_rate_hz=sample_rate_hz,
-            shard=build_shard(self.stream_id, shards=self._context.shards),
-            language=request.language,
-            target_languages=request.target_languages,
-            providers=request.providers,
-            door=request.door,
-            has_filler_filter=request.has_filler_filter,
-            keywords=request.keywords,
-        )
-        self._buses = [BusStream(opened, self._context, self)]
+        self._buses = [
+            BusStream(
+                StreamOpened(
+                    stream_id=stream_id,
+                    tenant=request.tenant,
+                    opened_at=self._context.now_ns() // 1_000_000,
+                    sample_rate_hz=sample_rate_hz,
+                    shard=build_shard(stream_id, shards=self._context.shards),
+                    language=request.language,
+                    target_languages=request.target_languages,
+                    providers=request.providers,
+                    door=request.door,
+                    has_filler_filter=request.has_filler_filter,
+                    keywords=request.keywords,
+                    channel=channel,
+                ),
+                self._context,
+                self,
+            )
+            for stream_id, channel in zip(self.stream_ids, _list_channels(request), strict=True)
+        ]
         for bus in self._buses:
             await bus.open()
             for _ in range(self._n_early_flushes):
@@ -191,14 +207,16 @@ class IngestStream:
         """Wait while too much audio is on its way."""
         if self._decoding is not None:
             await self._decoding.wait_for_room()
-        else:
-            await self._buses[0].wait_for_room()
+            return
+        for bus in self._buses:
+            await bus.wait_for_room()
 
     @property
     def has_room(self) -> bool:
         """Whether `wait_for_room` would return at once."""
-        source = self._decoding if self._decoding is not None else self._buses[0]
-        return source.has_room
+        if self._decoding is not None:
+            return self._decoding.has_room
+        return all(bus.has_room for bus in self._buses)
 
     async def settle(self) -> None:
         """Wait until what was written has been decoded, so that a flush means all of it."""
@@ -211,13 +229,14 @@ class IngestStream:
         """Ask for finals of everything decoded so far; see `settle`.
 
         Returns:
-            Number of the flush chunk: the `stream.flushed` that answers it names this `chunk`.
+            Number of the flush chunk: the `stream.flushed` that answers it names this `chunk` (of
+            split channels, the first's).
         """
         if not self.opened.is_set():  # then its chunks will be the first
             self._n_early_flushes = min(self._n_early_flushes + 1, EARLY_FLUSHES_MAX)
             return self._n_early_flushes - 1
-        numbers = [bus.flush() for bus in self._buses]
-        return numbers[0]
+        numbers = [bus.flush() for bus in self._buses if not bus.closed.is_set()]
+        return numbers[0] if numbers else 0
 
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
@@ -234,6 +253,10 @@ class IngestStream:
         """See `EventSink`; called by the streams on the bus."""
         if kind == "claim":
             self.claimed.set()
+        if kind == "closed":
+            self._n_closed += 1
+            if self._n_closed < len(self._buses):
+                kind = "channel_closed"  # others go on; doors end with `closed`
         self._sink.take_event(kind, payload)
         if kind == "closed":
             self.closed.set()
@@ -272,7 +295,13 @@ class IngestStream:
             bus.release()
 
 
-def _open_converter(audio_format: AudioFormat | EncodedFormat) -> RawConverter | None:
+def _list_channels(request: StreamRequest) -> list[int | None]:
+    return [None] if request.split_channels is None else [*range(request.split_channels)]
+
+
+def _open_converter(request: StreamRequest) -> RawConverter | None:
+    audio_format = request.audio_format
     if isinstance(audio_format, str) or audio_format.is_plain:
         return None  # the usual case: what the client sent is what travels
-    return RawConverter(audio_format.encoding, audio_format.channels)
+    is_split = request.split_channels is not None
+    return RawConverter(audio_format.encoding, audio_format.channels, is_split=is_split)

@@ -38,6 +38,8 @@ class SegmentContext(msgspec.Struct, frozen=True, kw_only=True):
     target_languages: tuple[str, ...]
     session_start_ms: int
     """Stream time of the session's first sample."""
+    channel: int | None = None
+    """Of the source, as `stream.opened` says."""
 
 
 class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,6 +238,7 @@ def _build(
             )
             for word in words
         ),
+        channel=context.channel,
         confidence=heard.confidence,
         provider_transcription_id=heard.provider_transcription_id,
         target_languages=context.target_languages,

@@ -421,6 +421,7 @@ class StreamRun:
             language=opened.language,
             target_languages=opened.target_languages,
             session_start_ms=self._tail.position * 1000 // self._rate_hz,
+            channel=opened.channel,
         )
         self._is_finished = False
         self._failure = None

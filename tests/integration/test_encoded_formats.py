@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import wave
+from array import array
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final
 import psutil
 import pytest
 
-from speechbus_contracts import StreamFlushed, StreamOpened
+from speechbus_contracts import StreamClosed, StreamFlushed, StreamOpened
 from speechbus_ingest.formats.names import CONTAINERS, Container
 from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, encode
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
@@ -171,6 +172,54 @@ def test_a_flush_means_all_that_was_sent(system: System) -> None:
     flushed = [event.at_ms for event in client.events if isinstance(event, StreamFlushed)]
     assert flushed == [0, N_FRAMES * 10 - 1]  # half of what is behind the header
     assert check_tiling(client.finals, N_FRAMES).missing == 0
+
+
+@pytest.mark.parametrize("audio_format", ["pcm_s16le", "flac"])
+def test_case_23_each_channel_becomes_a_stream_of_its_own(
+    system: System, audio_format: str
+) -> None:
+    """With ids that belong together, times on one clock, and its channel in every segment."""
+    left, right = (array("h", build_frames(first, 100)) for first in (1, 101))
+    pcm = array("h", [sample for frame in zip(left, right, strict=True) for sample in frame])
+    data = pcm.tobytes()
+    if audio_format == "flac":
+        data = encode("flac", data, sample_rate_hz=16_000, channels=2)
+
+    async def run() -> NativeClient:
+        async with connect_native(system.ingest, KEY) as client:
+            await client.open(
+                format=audio_format,
+                sample_rate_hz=16_000,
+                channels=2,
+                split_channels=True,
+                providers=["echo"],
+            )
+            await send(client, data)
+            await client.end()
+        return client
+
+    client = asyncio.run(run())
+    ids = [f"{client.stream_id}-ch0", f"{client.stream_id}-ch1"]
+    said = {(final.stream_id, final.channel, final.end_ms, final.text) for final in client.finals}
+    closed = [event for event in client.events if isinstance(event, StreamClosed)]
+    assert client.messages[0]["stream_ids"] == ids
+    assert said == {(ids[0], 0, 2_000, "1-100"), (ids[1], 1, 2_000, "101-200")}
+    assert [(event.reason, event.audio_ms) for event in closed] == [("end", 2_000)] * 2
+    assert client.connection.close_code == 1000
+
+
+def test_another_number_of_channels_than_was_said_is_told(system: System) -> None:
+    """Which speaker is on which channel is then anybody's guess."""
+
+    async def run() -> tuple[NativeClient, str, int | None]:
+        async with connect_native(system.ingest, KEY) as client:
+            await client.open(format="wav", channels=2, split_channels=True, **HELLO)
+            await client.send(numbered("wav"))
+            return client, *await client.answer()
+
+    client, code, close_code = asyncio.run(run())
+    assert (code, close_code) == ("audio.undecodable", 1008)
+    assert len([event for event in client.events if isinstance(event, StreamClosed)]) == 2
 
 
 def test_palabras_containers_are_taken_at_its_door(system: System) -> None:

@@ -67,6 +67,7 @@ class _Hello(msgspec.Struct, frozen=True, tag="hello"):
     target_languages: _Tags = ()
     providers: _Tags = ()
     channels: Annotated[int, msgspec.Meta(ge=1, le=CHANNELS_MAX)] = 1
+    split_channels: bool = False
     filler_filter: bool | None = None
     keywords: Annotated[tuple[_Keyword, ...], msgspec.Meta(max_length=KEYWORDS_MAX)] = ()
 
@@ -161,14 +162,14 @@ class NativeDoor:
             ) from None
 
     async def _converse(self, socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
-        await _send(
-            socket,
-            {
-                "type": "ready",
-                "stream_id": stream.stream_id,
-                "accepted_samples": stream.accepted_samples,
-            },
-        )
+        ready: dict[str, Any] = {
+            "type": "ready",
+            "stream_id": stream.stream_id,
+            "accepted_samples": stream.accepted_samples,
+        }
+        if stream.request.split_channels is not None:
+            ready["stream_ids"] = stream.stream_ids
+        await _send(socket, ready)
         with plain_errors(_DoorError, _GoneError, WebSocketDisconnect):
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(_send_events(socket, stream, outbox))
@@ -325,6 +326,7 @@ def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
         has_filler_filter=hello.filler_filter,
         keywords=hello.keywords,
         audio_format=audio_format,
+        split_channels=hello.channels if hello.split_channels else None,
     )
 
 
