@@ -91,11 +91,15 @@ class StreamRegistry:
         """
         n_streams = request.split_channels or 1
         self.check_room(request.tenant, n_streams=n_streams)
-        decoding = await self._open_decoding(request)
-        stream = IngestStream(request, self.context, sink, decoding)
-        self._streams[stream.stream_id] = stream
         self._n_streams += n_streams
         self._per_tenant[request.tenant] += n_streams
+        try:
+            decoding = await self._open_decoding(request)
+        except BaseException:
+            self._leave_room(request)
+            raise
+        stream = IngestStream(request, self.context, sink, decoding)
+        self._streams[stream.stream_id] = stream
         try:
             if request.sample_rate_hz is not None:
                 await stream.open(request.sample_rate_hz)
@@ -177,8 +181,12 @@ class StreamRegistry:
     def _forget(self, stream: IngestStream) -> None:
         stream.release()
         del self._streams[stream.stream_id]
-        self._n_streams -= len(stream.stream_ids)
-        self._per_tenant[stream.request.tenant] -= len(stream.stream_ids)
+        self._leave_room(stream.request)
+
+    def _leave_room(self, request: StreamRequest) -> None:
+        n_streams = request.split_channels or 1
+        self._n_streams -= n_streams
+        self._per_tenant[request.tenant] -= n_streams
 
 
 async def _recover(stream: IngestStream) -> None:

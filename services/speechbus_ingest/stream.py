@@ -8,7 +8,13 @@ from typing import Final
 
 import msgspec
 
-from speechbus_contracts import StreamOpened, build_shard, build_stream_id
+from speechbus_contracts import (
+    StreamClosed,
+    StreamOpened,
+    build_shard,
+    build_stream_id,
+    encode_event,
+)
 from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.formats.names import (
@@ -20,6 +26,7 @@ from speechbus_ingest.formats.names import (
 )
 from speechbus_ingest.formats.raw import RawConverter
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
+from speechbus_runtime.publisher import PublishRefusedError
 
 __all__ = ["SAMPLE_RATE_HZ_MAX", "SAMPLE_RATE_HZ_MIN", "IngestStream", "StreamRequest"]
 
@@ -149,27 +156,52 @@ class IngestStream:
         """Open the stream when its first samples come, and carry them to the bus to their end."""
         assert self._decoding is not None
         try:
-            await self._carry(self._decoding)
-        except UndecodableError as error:
-            self.problem = error.problem
-            logger.info(
-                "audio undecodable",
-                extra={
-                    "stream_id": self.stream_id,
-                    "format": self.request.audio_format,
-                    "problem": error.problem,
-                },
-            )
-            if self.end_reason in {None, "end"}:  # else the client's end explains it
-                self.end_reason = UNDECODABLE
-                self.undecodable.set()
+            try:
+                await self._carry(self._decoding)
+            except UndecodableError as error:
+                self._note_problem(error.problem)
+            finally:
+                self._decoding.close()
             if not self._buses:
                 await self.open(SILENT_RATE_HZ)  # so that it is closed like any other
-        finally:
-            self._decoding.close()
+        except PublishRefusedError:
+            logger.exception("stream refused by the bus", extra={"stream_id": self.stream_id})
+            self._note_problem("unannounced")
+            self._close_unannounced()
         self._is_decoded = True
         for bus in self._buses:
             bus.end(self.end_reason or UNDECODABLE)
+
+    def _note_problem(self, problem: Problem) -> None:
+        if self.end_reason not in {None, "end"}:
+            return  # this side, or the client's departure, has ended it: of course it was cut off
+        logger.info(
+            "audio undecodable",
+            extra={
+                "stream_id": self.stream_id,
+                "format": self.request.audio_format,
+                "problem": problem,
+            },
+        )
+        self.end_reason = UNDECODABLE
+        self.problem = problem
+        self.undecodable.set()
+
+    def _close_unannounced(self) -> None:
+        """Tell the door what no worker will: the bus knows nothing of the stream."""
+        for bus in self._buses:
+            bus.release()
+        self._buses = []
+        closed = StreamClosed(
+            stream_id=self.stream_id,
+            tenant=self.request.tenant,
+            epoch=0,
+            reason=UNDECODABLE,
+            audio_ms=0,
+            finals=0,
+            gap_ms=0,
+        )
+        self.take_event("closed", encode_event(closed))
 
     async def _carry(self, decoding: Decoding) -> None:
         pcm = await decoding.read()

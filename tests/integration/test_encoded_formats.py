@@ -1,10 +1,8 @@
 """WAV and containers through the whole system, at both doors."""
 
 import asyncio
-import io
 import os
 import signal
-import wave
 from array import array
 from collections.abc import Iterator
 from functools import cache
@@ -16,7 +14,7 @@ import pytest
 
 from speechbus_contracts import StreamClosed, StreamFlushed, StreamOpened
 from speechbus_ingest.formats.names import CONTAINERS, Container
-from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, encode
+from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, build_wav, encode
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 from tests.support.native_client import (
     PATIENCE_S,
@@ -49,13 +47,7 @@ def numbered(audio_format: str) -> bytes:
     pcm = build_frames(1, N_FRAMES)
     if audio_format == "flac":
         return encode("flac", pcm, sample_rate_hz=16_000)
-    target = io.BytesIO()
-    with wave.open(target, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(16_000)
-        writer.writeframes(pcm)
-    return target.getvalue()
+    return build_wav(pcm, sample_rate_hz=16_000)
 
 
 @cache

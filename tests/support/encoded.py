@@ -2,6 +2,7 @@
 
 import io
 import math
+import wave
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from speechbus_ingest.formats.names import Container
 
-__all__ = ["SAMPLE_RATES_HZ", "build_tone", "encode"]
+__all__ = ["SAMPLE_RATES_HZ", "build_tone", "build_wav", "encode"]
 
 _ENCODERS: Final[Mapping[Container, tuple[str, str]]] = {
     "webm": ("webm", "libopus"),
@@ -49,6 +50,17 @@ def build_tone(sample_rate_hz: int, seconds: float, *, channels: int = 1) -> byt
         for n in range(channels)
     ]
     return (np.stack(frames, axis=1) * 9_000).astype("<i2").tobytes()
+
+
+def build_wav(pcm: bytes, *, sample_rate_hz: int, channels: int = 1) -> bytes:
+    """Return PCM s16le, interleaved, as the standard library writes it."""
+    target = io.BytesIO()
+    with wave.open(target, "wb") as writer:
+        writer.setnchannels(channels)
+        writer.setsampwidth(2)
+        writer.setframerate(sample_rate_hz)
+        writer.writeframes(pcm)
+    return target.getvalue()
 
 
 def encode(

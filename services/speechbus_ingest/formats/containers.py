@@ -133,6 +133,9 @@ def decode(source: Source, job: Job) -> Iterator[Block]:
         with _open(watched, kind) as container:
             watched.is_patient = False
             yield from _Decoding(job, kind).run(container)
+        # A demuxer may see the end before the client has said so, and what follows still counts.
+        while watched.read(READ_BYTES):
+            continue
         watched.finish()
     except UndecodableError as error:
         raise UndecodableError(error.problem if source.n_read else "no_audio") from None

@@ -133,6 +133,7 @@ class WavDecoding:
     def close(self) -> None:
         """See `Decoding`."""
         self._waiting.clear()
+        self._n_waiting = 0
         self._room.set()
         self._settled.set()
 

@@ -15,6 +15,7 @@ Problem = Literal[
     "changed",
     "costly",
     "crashed",
+    "unannounced",
 ]
 PROBLEMS: Final[Mapping[str, str]] = {
     "no_audio": "there is no audio in it",
@@ -26,6 +27,7 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "changed": "its sample rate or its number of channels changes on the way",
     "costly": "it takes too much time or memory to decode",
     "crashed": "the decoder did not survive it",
+    "unannounced": "the bus refused the stream when the first samples came",
 }
 """In words, behind "The audio cannot be decoded:"."""
 

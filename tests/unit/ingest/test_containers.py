@@ -1,6 +1,7 @@
 """Containers, decoded in this process: what comes out, and how it ends when it cannot."""
 
 import random
+import re
 from array import array
 from functools import cache
 from typing import Final
@@ -27,6 +28,8 @@ class Pieces:
         self._lengths = lengths
         self._n_pieces = 0
         self.n_read = 0
+        self.n_ends = 0
+        """How often the end was found."""
 
     def read(self, n: int) -> bytes:
         """See `Source`."""
@@ -34,6 +37,7 @@ class Pieces:
         self._n_pieces += 1
         piece = self._data[self.n_read : self.n_read + min(n, length)]
         self.n_read += len(piece)
+        self.n_ends += not piece
         return piece
 
 
@@ -75,6 +79,29 @@ def test_all_of_a_recording_comes_out_at_its_own_rate(
     assert 0 <= len(decoded) - len(pcm) <= 2 * 2 * 1_152
     if container in LOSSLESS:
         assert decoded == pcm
+
+
+@each_container
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_recording_is_read_to_the_clients_end(container: Container, *, is_live: bool) -> None:
+    """Some say their length: whoever sends one must not be told of an end that he has not said."""
+    rate = SAMPLE_RATES_HZ[container]
+    data = encode(container, build_tone(rate, 0.5), sample_rate_hz=rate, is_live=is_live)
+    source = Pieces(data, [500])
+    list(decode(source, Job(container)))
+
+    assert source.n_read == len(data)
+    assert source.n_ends >= 1
+
+
+def test_clusters_without_a_size_end_where_the_next_begins() -> None:
+    """As browsers write them; FFmpeg knows their sizes."""
+    _, data = recording("webm")
+    heads = re.compile(rb"\x1f\x43\xb6\x75[\x40-\x7f].", re.DOTALL)
+    unsized, n_clusters = heads.subn(b"\x1f\x43\xb6\x75\x01" + b"\xff" * 7, data)
+
+    assert n_clusters
+    assert decode_all("webm", unsized) == decode_all("webm", data)
 
 
 @each_container
