@@ -26,7 +26,7 @@ from speechbus_ingest.formats.undecodable import UndecodableError
 
 __all__ = ["Block", "Source", "decode"]
 
-READ_BYTES: Final = 1024
+READ_BYTES: Final = 512
 """What FFmpeg asks for at once; the more, the later the first samples."""
 LEADING_ERRORS_MAX: Final = 16
 """Packets before the first samples that may be broken: recordings of a running MP3 stream begin
