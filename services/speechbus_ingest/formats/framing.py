@@ -124,11 +124,16 @@ class OggFraming(Framing):
     """Pages (RFC 3533, section 6)."""
 
     def _parse(self) -> Generator[None, None, None]:
+        has_data = False
         while True:
             head = yield from self._bytes.take(27)
             self._is_between = False
             if head[:5] != b"OggS\0":
                 raise UndecodableError("damaged")
+            is_beginning = bool(head[5] & 2)
+            if is_beginning and has_data:
+                raise UndecodableError("changed")  # another recording
+            has_data = has_data or not is_beginning
             lengths = yield from self._bytes.take(head[26])
             yield from self._bytes.skip(sum(lengths))
             self._is_between = True

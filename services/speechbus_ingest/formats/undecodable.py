@@ -24,7 +24,7 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "codec": "its codec is not served",
     "sample_rate": "its sample rate is not between 8000 and 48000 Hz",
     "channels": "it has more than 8 channels, or not the number that was said",
-    "changed": "its sample rate or its number of channels changes on the way",
+    "changed": "another recording, sample rate or number of channels begins on the way",
     "costly": "it takes too much time or memory to decode",
     "crashed": "the decoder did not survive it",
     "unannounced": "the bus refused the stream when the first samples came",
