@@ -148,7 +148,8 @@ class IngestStream:
         ]
         for bus in self._buses:
             await bus.open()
-            for _ in range(self._n_early_flushes):
+        for _ in range(self._n_early_flushes):
+            for bus in self._buses:
                 bus.flush()
         self.opened.set()
 
@@ -297,8 +298,9 @@ class IngestStream:
 
     def tend(self, now_s: float) -> None:
         """Do what is due."""
-        for bus in self._buses:
-            bus.tend(now_s)
+        if self.opened.is_set():
+            for bus in self._buses:
+                bus.tend(now_s)
 
     def hold_back(self) -> None:
         """The bus is away."""

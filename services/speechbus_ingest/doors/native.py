@@ -157,7 +157,7 @@ class NativeDoor:
         except TimeoutError:
             raise _DoorError(
                 "overloaded",
-                "The bus, or the decoder of this format, does not answer. Try again in some seconds.",
+                "The bus or the decoder does not answer. Try again in some seconds.",
                 _CLOSE_TRY_LATER,
             ) from None
 
