@@ -42,6 +42,8 @@ class StreamOpened(StreamEvent, frozen=True, kw_only=True, tag="stream.opened"):
     skips_silence: bool = True
     """Whether silence may be left out to catch up, at a provider that takes real time only; times
     stay the stream's."""
+    channel: Integer | None = None
+    """Which of the source's channels this is, from 0; null: the mean of all."""
 
 
 class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"):
@@ -107,7 +109,8 @@ class StreamClosed(StreamEvent, frozen=True, kw_only=True, tag="stream.closed"):
     reason: str
     """`end`: the client said so; `client_gone`, `source_lost`, `idle`, `limit`, `revoked`: the
     session that the client came with was deleted, has expired or is another client's by now;
-    `shutdown`: ingest went away; `no_provider`."""
+    `shutdown`: ingest went away; `undecodable`: the client's encoded audio could not be decoded any
+    further; `no_provider`."""
     audio_ms: Integer
     """Length of the audio accepted."""
     finals: Integer

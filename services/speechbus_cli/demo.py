@@ -7,8 +7,10 @@ from typing import Final
 
 import msgspec
 
-from speechbus_cli.audio_input import AudioFile, open_wav, pace_chunks, read_wav
+from speechbus_cli.audio_file import AudioFile, open_audio, read_audio
+from speechbus_cli.audio_input import pace_chunks
 from speechbus_cli.client import DoorQueued, DoorReady, Received, StreamRequest, stream_audio
+from speechbus_cli.errors import FailedError
 from speechbus_cli.screen import Screen
 from speechbus_cli.speech import Recording, Recordings, fetch_recordings
 from speechbus_cli.transcript import Transcript, printable
@@ -110,7 +112,7 @@ def arrange_clips(recordings: Sequence[Recording]) -> tuple[Clip, ...]:
     """Put the sentences into one passage: the best recognized first, then on in the book.
 
     Raises:
-        FailedError: a recording is no WAV file.
+        FailedError: a recording cannot be read.
     """
     first = next(
         (at for at, recording in enumerate(recordings) if FIRST_CLIP in recording.path.stem), 0
@@ -118,7 +120,8 @@ def arrange_clips(recordings: Sequence[Recording]) -> tuple[Clip, ...]:
     clips: list[Clip] = []
     at_ms = 0
     for recording in (*recordings[first:], *recordings[:first]):
-        audio = open_wav(recording.path)
+        audio = open_audio(recording.path)
+        assert audio.seconds is not None  # it is a WAV file
         end_ms = at_ms + int(1_000 * audio.seconds)
         clips.append(Clip(audio=audio, said=recording.transcript, start_ms=at_ms, end_ms=end_ms))
         at_ms = end_ms + PAUSE_MS
@@ -192,10 +195,14 @@ async def _play_passage(clips: Sequence[Clip], *, url: str, key: str, screen: Sc
 async def _read_passage(clips: Sequence[Clip], rate: int) -> AsyncIterator[bytes]:
     """Yield all sentences; a pause follows each, so that each becomes a turn of its own."""
     for clip in clips:
-        async for chunk in read_wav(clip.audio):
+        async for chunk in read_audio(clip.audio, on_problem=_refuse):
             yield chunk
         for _ in range(PAUSE_MS // 100):
             yield bytes(2 * rate // 10)
+
+
+def _refuse(problem: str) -> None:
+    raise FailedError(f"A recording of the demo is broken: {problem}. Delete .cache/speech.")
 
 
 def describe_hearing(clips: Sequence[Clip], hearing: Hearing) -> list[str]:

@@ -8,14 +8,8 @@ from typing import Final
 import click
 import msgspec
 
-from speechbus_cli.audio_input import (
-    STDIN_RATE_HZ,
-    AudioFile,
-    open_wav,
-    pace_chunks,
-    read_stdin,
-    read_wav,
-)
+from speechbus_cli.audio_file import AudioFile, open_audio, read_audio
+from speechbus_cli.audio_input import STDIN_RATE_HZ, pace_chunks, read_stdin
 from speechbus_cli.client import (
     DoorQueued,
     DoorReady,
@@ -99,8 +93,8 @@ class _Session:
 @click.command(
     epilog="""\b
 Examples:
-  speechbus transcribe talk.wav
-  speechbus transcribe --fast --json one.wav two.wav > events.jsonl
+  speechbus transcribe talk.mp3
+  speechbus transcribe --fast --json one.wav two.webm > events.jsonl
   arecord -f S16_LE -r 16000 | speechbus transcribe -
 \b
 Environment:
@@ -148,7 +142,8 @@ def transcribe(
 ) -> int:
     """Transcribe audio files, one after the other.
 
-    FILE is a WAV file with PCM of 16 bit, or - for raw pcm_s16le mono of 16 kHz on standard input.
+    FILE is WAV, WebM, Ogg, MP3, AAC or FLAC, or - for raw pcm_s16le mono of 16 kHz on standard
+    input.
     A terminal shows what is being understood while it is spoken; a pipe gets final lines only.
     Ctrl-C ends the audio there and waits shortly for the last words.
     """
@@ -163,7 +158,7 @@ def transcribe(
     )
     if options.target_languages:
         click.echo(_TRANSLATION_NOTE, err=True)
-    sources = [None if name == STDIN else open_wav(Path(name)) for name in files]
+    sources = [None if name == STDIN else open_audio(Path(name)) for name in files]
     gaps = run_until_stopped(lambda signals: _transcribe_all(sources, options, signals))
     return ExitCode.FAILED if gaps else ExitCode.DONE
 
@@ -198,7 +193,12 @@ async def _transcribe_one(
         screen, is_json=options.is_json, total_s=source.seconds if source is not None else None
     )
     rate = source.sample_rate_hz if source is not None else STDIN_RATE_HZ
-    chunks = read_wav(source) if source is not None else read_stdin(sys.stdin.buffer)
+    problems: list[str] = []
+    chunks = (
+        read_audio(source, on_problem=problems.append)
+        if source is not None
+        else read_stdin(sys.stdin.buffer)
+    )
     if options.is_paced:
         chunks = pace_chunks(chunks, sample_rate_hz=rate, on_start=None)
     closed = await stream_audio(
@@ -224,6 +224,10 @@ async def _transcribe_one(
             f" {format_clock(closed.audio_ms - closed.gap_ms)} of"
             f" {format_clock(int(1_000 * session.sent_s))} sent were transcribed; run it again, and"
             " if it happens again look at the log of ingest."
+        )
+    if problems and source is not None:
+        raise FailedError(
+            f"{source.path} was transcribed up to where it cannot be decoded: {problems[0]}."
         )
     return session.transcript
 

@@ -7,7 +7,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from speechbus_ingest.stream import EventSink, IngestContext, IngestStream, StreamRequest
+from speechbus_ingest.bus_stream import EventSink, IngestContext
+from speechbus_ingest.formats.decoders import NoDecoderError
+from speechbus_ingest.formats.decoding import Decoding
+from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 
 __all__ = ["AudioNotStoredError", "OverLimitError", "StreamRegistry"]
@@ -53,6 +56,7 @@ class StreamRegistry:
         self._streams_per_key_max = streams_per_key_max
         self._beat = beat
         self._streams: dict[str, IngestStream] = {}
+        self._n_streams = 0
         self._per_tenant: Counter[str] = Counter()
         self._tasks = asyncio.TaskGroup()
         context.control_bus.on_disconnected(self._hold_back)
@@ -61,18 +65,18 @@ class StreamRegistry:
     @property
     def n_streams(self) -> int:
         """Streams that are not closed yet."""
-        return len(self._streams)
+        return self._n_streams
 
-    def check_room(self, tenant: str) -> None:
-        """See whether a tenant may open a stream now.
+    def check_room(self, tenant: str, *, n_streams: int = 1) -> None:
+        """See whether a tenant may open streams now.
 
         Raises:
             OverLimitError: not now.
         """
         if (
             self.is_draining
-            or len(self._streams) >= self._streams_max
-            or self._per_tenant[tenant] >= self._streams_per_key_max
+            or self._n_streams + n_streams > self._streams_max
+            or self._per_tenant[tenant] + n_streams > self._streams_per_key_max
         ):
             raise OverLimitError
 
@@ -85,12 +89,22 @@ class StreamRegistry:
         Raises:
             OverLimitError: no room.
         """
-        self.check_room(request.tenant)
-        stream = IngestStream(request, self.context, sink)
-        self._streams[stream.stream_id] = stream
-        self._per_tenant[request.tenant] += 1
+        n_streams = request.split_channels or 1
+        self.check_room(request.tenant, n_streams=n_streams)
+        self._n_streams += n_streams
+        self._per_tenant[request.tenant] += n_streams
         try:
-            await stream.open()
+            decoding = await self._open_decoding(request)
+        except BaseException:
+            self._leave_room(request)
+            raise
+        stream = IngestStream(request, self.context, sink, decoding)
+        self._streams[stream.stream_id] = stream
+        try:
+            if request.sample_rate_hz is not None:
+                await stream.open(request.sample_rate_hz)
+            else:
+                self._tasks.create_task(stream.decode(), name=f"decode:{stream.stream_id}")
         except BaseException:
             # The bus did not answer: nobody knows the stream, so nobody waits for it.
             self._forget(stream)
@@ -100,6 +114,16 @@ class StreamRegistry:
         finally:
             stream.end("client_gone")  # no effect when the door has ended it with its reason
             self._tasks.create_task(self._linger(stream), name=f"linger:{stream.stream_id}")
+
+    async def _open_decoding(self, request: StreamRequest) -> Decoding | None:
+        if not isinstance(request.audio_format, str):
+            return None
+        try:
+            return await self.context.decoders.open(
+                request.audio_format, channels=request.split_channels
+            )
+        except NoDecoderError:
+            raise OverLimitError from None
 
     async def run(self) -> None:
         """Look after all streams until cancelled."""
@@ -157,7 +181,12 @@ class StreamRegistry:
     def _forget(self, stream: IngestStream) -> None:
         stream.release()
         del self._streams[stream.stream_id]
-        self._per_tenant[stream.request.tenant] -= 1
+        self._leave_room(stream.request)
+
+    def _leave_room(self, request: StreamRequest) -> None:
+        n_streams = request.split_channels or 1
+        self._n_streams -= n_streams
+        self._per_tenant[request.tenant] -= n_streams
 
 
 async def _recover(stream: IngestStream) -> None:

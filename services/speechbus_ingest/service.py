@@ -5,14 +5,17 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 import time
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
 from speechbus_contracts import JOBS_STORE, SESSION_STORE, TRANSCRIPT_STORE, audio_stream_name
+from speechbus_ingest.bus_stream import IngestContext
 from speechbus_ingest.doors.client_secrets import ClientSecrets
 from speechbus_ingest.doors.kotoba import KotobaDoor
 from speechbus_ingest.doors.native import NativeDoor
@@ -20,12 +23,12 @@ from speechbus_ingest.doors.palabra import PalabraDoor
 from speechbus_ingest.doors.palabra_holds import SessionHolds
 from speechbus_ingest.doors.palabra_storage import PalabraStorage
 from speechbus_ingest.doors.palabra_store import SessionStore
+from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
 from speechbus_ingest.server import build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
-from speechbus_ingest.stream import IngestContext
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_ingest.viewer.routes import Viewer
 from speechbus_runtime.bus import connect_bus
@@ -97,11 +100,14 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         supervisor = Supervisor(
             control_bus, now_s=loop.time, beat=lambda: health.beat("supervisor")
         )
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="speechbus-")))
+        decoders = Decoders(folder, streams_max=settings.decoders_max)
         context = IngestContext(
             control_bus=control_bus,
             publisher=AckedPublisher(control_bus),
             audio=AudioPublisher(audio_bus, now_s=loop.time),
             supervisor=supervisor,
+            decoders=decoders,
             chunk_ms=settings.chunk_ms,
             shards=settings.shards,
             now_ns=time.time_ns,
@@ -181,6 +187,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 ),
                 name="objects",
             )
+            decoding = tasks.create_task(decoders.run(), name="decoders")
             serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             health.set_ready("bus", ok=True)
             health.mark_serving()
@@ -197,6 +204,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             supervising.cancel()
             watching.cancel()
             tending.cancel()
+            decoding.cancel()
             if not_stored is not None:
                 raise not_stored
 

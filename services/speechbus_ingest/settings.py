@@ -35,6 +35,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Streams this process carries at once."""
     streams_per_key_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 500
     """Streams of one key at once, in this process."""
+    decoders_max: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 200
+    """Streams with compressed audio (`webm`, `mp3`, `aac`, `ogg`, `flac`) at once, in this process;
+    each has a decoder process. 0: none, and nothing is loaded for them."""
     palabra_sessions_per_key_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
     """Clients at once that use a tenant's key as their Palabra token, in this process (a session
     token has one, among all)."""

@@ -1,60 +1,51 @@
-"""One stream at ingest: audio in, events out, whatever protocol the client speaks."""
+"""What one client sends, whatever protocol and format it speaks: bytes in, events out."""
 
 import asyncio
 import logging
 import os
-from collections import deque
-from collections.abc import Callable
-from typing import Final, Protocol
+from contextlib import suppress
+from typing import Final
 
 import msgspec
 
 from speechbus_contracts import (
-    TRANSCRIPT_STORE,
-    AudioSubject,
-    ChunkKind,
-    ContractError,
-    Gap,
-    JobOpen,
     StreamClosed,
     StreamId,
     StreamOpened,
-    WriteSubject,
-    build_claim_headers,
-    build_dedup_headers,
     build_shard,
     build_stream_id,
-    decode_event,
     encode_event,
-    event_dedup_id,
-    job_dedup_id,
 )
-from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
-from speechbus_ingest.chunker import Chunker
-from speechbus_ingest.formats.names import PLAIN, AudioFormat
-from speechbus_ingest.publisher import AudioPublisher
-from speechbus_ingest.supervisor import Supervisor
-from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.jetstream import fetch_stored
-from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext
+from speechbus_ingest.formats.decoding import Decoding
+from speechbus_ingest.formats.names import (
+    PLAIN,
+    SAMPLE_RATE_HZ_MAX,
+    SAMPLE_RATE_HZ_MIN,
+    AudioFormat,
+    EncodedFormat,
+)
+from speechbus_ingest.formats.raw import RawConverter
+from speechbus_ingest.formats.undecodable import Problem, UndecodableError
+from speechbus_runtime.publisher import PublishRefusedError
 
 __all__ = [
-    "EventSink",
-    "IngestContext",
+    "SAMPLE_RATE_HZ_MAX",
+    "SAMPLE_RATE_HZ_MIN",
     "IngestStream",
-    "StreamExistsError",
     "StreamRequest",
     "new_stream_id",
 ]
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE_HZ_MIN: Final = 8_000
-SAMPLE_RATE_HZ_MAX: Final = 48_000
-HELD_BACK_MAX: Final = 1_000
-"""Events of one stream that wait while missed ones are read; older ones are read again anyway."""
-KEEPALIVE_S: Final = 2.0
-"""A worker takes an ingest for lost after 10 s without any chunk."""
+SILENT_RATE_HZ: Final = 16_000
+"""Of a stream in which no audio was ever found: one has to be named."""
+SETTLE_S_MAX: Final = 2.0
+"""Decoding what has come takes milliseconds, unless the worker holds everything back."""
+EARLY_FLUSHES_MAX: Final = 16
+"""Flushes before any audio; they all mean the same."""
+UNDECODABLE: Final = "undecodable"
 
 
 class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,181 +53,197 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant: str
     door: str
-    sample_rate_hz: int
+    sample_rate_hz: int | None
+    """None: the audio itself says it, which is so of all formats that are not raw."""
     language: str | None = None
     target_languages: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
     has_filler_filter: bool | None = None
     keywords: tuple[str, ...] = ()
     skips_silence: bool = True
-    audio_format: AudioFormat = PLAIN
+    audio_format: AudioFormat | EncodedFormat = PLAIN
     """Of what `IngestStream.write` gets."""
+    split_channels: int | None = None
+    """Each of so many channels becomes a stream; None: the mean of all becomes one."""
     stream_id: str | None = None
     """Made by the door, for a stream that may be opened once whoever tries; None: any new one."""
 
 
-class StreamExistsError(Exception):
-    """There is or was a stream of the id that the request names."""
-
-
-class EventSink(Protocol):
-    """The door's side of a stream: gets its events as they come from the bus.
-
-    Called in the read loop of the bus: must be quick and must not block.
-    """
-
-    def take_event(self, kind: str, payload: bytes) -> None:
-        """Take one event.
-
-        Args:
-            kind: last token of its subject: `opened`, `claim`, `final`, `partial`, `turn`, …;
-                `translation` for translations.
-            payload: the event's JSON.
-        """
-        ...
-
-
-class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What all streams of an ingest share."""
-
-    control_bus: BusConnection
-    publisher: AckedPublisher
-    audio: AudioPublisher
-    supervisor: Supervisor
-    chunk_ms: int
-    shards: int
-    now_ns: Callable[[], int]
-    """Wall clock, ns since 1970."""
-
-
-class _Claimed(msgspec.Struct, frozen=True):
-    epoch: int
-    worker: str
-
-
-class _Epoch(msgspec.Struct, frozen=True):
-    epoch: int
-
-
-class _Covered(msgspec.Struct, frozen=True):
-    covered_ms: int
-
-
-class _Gap(msgspec.Struct, frozen=True):
-    to_ms: int
-
-
-_claimed_decoder: Final = msgspec.json.Decoder(_Claimed)
-_epoch_decoder: Final = msgspec.json.Decoder(_Epoch)
-_covered_decoder: Final = msgspec.json.Decoder(_Covered)
-_gap_decoder: Final = msgspec.json.Decoder(_Gap)
-
-
 class IngestStream:
-    """A live stream.
+    """A client's stream.
 
-    Order of calls: `open`; then `write`, `flush` and `wait_for_room` as audio comes; `end` once;
-    wait for `closed`; always `release`.
+    Order of calls: `open`, or a task for `decode`; then `write`, `flush` and `wait_for_room` as
+    audio comes; `end` once; wait for `closed`; always `release`.
+
+    Args:
+        request: what the client asked for.
+        context: what all streams share.
+        sink: gets the events.
+        decoding: of formats that are not raw.
     """
 
-    def __init__(self, request: StreamRequest, context: IngestContext, sink: EventSink) -> None:
+    def __init__(
+        self,
+        request: StreamRequest,
+        context: IngestContext,
+        sink: EventSink,
+        decoding: Decoding | None = None,
+    ) -> None:
         self.request = request
         self._context = context
         self._sink = sink
         self.stream_id = request.stream_id or new_stream_id(context.now_ns())
-        self.shard = build_shard(self.stream_id, shards=context.shards)
+        self.stream_ids = [
+            self.stream_id if channel is None else f"{self.stream_id}-ch{channel}"
+            for channel in _list_channels(request)
+        ]
+        """Of the streams on the bus."""
         self.closed = asyncio.Event()
-        """Set when `stream.closed` has been handed to the sink."""
+        """Set when `stream.closed`, of all streams, has been handed to the sink."""
+        self.opened = asyncio.Event()
+        """Set once the bus knows of the stream: with encoded audio, when its first samples come."""
         self.claimed = asyncio.Event()
         """Set once a worker has the stream."""
-        self.worker_id: str | None = None
-        """Worker that has claimed it."""
         self.written_at_s = context.audio.now_s()
         """When the client last sent audio, on the loop's clock."""
-        self._epoch = 1
-        self._converter = _open_converter(request.audio_format)
-        self._chunker = Chunker(sample_rate_hz=request.sample_rate_hz, chunk_ms=context.chunk_ms)
-        self._lane = context.audio.open_lane(
-            str(AudioSubject(self.shard, request.tenant, self.stream_id)),
-            sample_rate_hz=request.sample_rate_hz,
-        )
-        self._waiting_since_s: float | None = None
         self.end_reason: str | None = None
-        """What `end` was called with; None: it was not, and audio is welcome."""
-        self._sids: list[int] = []
-        self._sequence = 0
-        self._unsaid: Gap | None = None
-        self._held_back: deque[tuple[int, str, bytes]] | None = None
+        """What `end` was called with, or `undecodable`; None: audio is welcome."""
+        self.problem: Problem | None = None
+        """Why the audio could not be decoded to its end."""
+        self.undecodable = asyncio.Event()
+        """Set when there is a `problem`."""
+        self._decoding = decoding
+        self._is_decoded = decoding is None
+        self._converter = _open_converter(request)
+        self._buses: list[BusStream] = []
+        """One, or one for each channel; none before `open`."""
+        self._n_closed = 0
+        self._n_early_flushes = 0
 
     @property
     def is_stored(self) -> bool:
         """Whether everything written so far is stored on the bus."""
-        return self._lane.is_stored
+        return self._is_decoded and all(bus.is_stored for bus in self._buses)
 
     @property
     def accepted_samples(self) -> int:
         """Samples published so far."""
-        return self._lane.position
+        return self._buses[0].accepted_samples if self._buses else 0
 
-    async def open(self) -> None:
+    async def open(self, sample_rate_hz: int) -> None:
         """Announce the stream and ask for a worker; audio may follow at once.
 
         Raises:
             StreamExistsError: the request named the id of another stream.
         """
-        context, request = self._context, self.request
-        name = f"{request.tenant}.{self.stream_id}"
-        bus = context.control_bus
-        self._sids = [
-            bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.{name}.>", self._receive),
-            bus.subscribe_direct(f"{ROOT}.live.{name}.*", self._receive_live),
-        ]
-        opened = StreamOpened(
-            stream_id=self.stream_id,
-            tenant=request.tenant,
-            opened_at=context.now_ns() // 1_000_000,
-            sample_rate_hz=request.sample_rate_hz,
-            shard=self.shard,
-            language=request.language,
-            target_languages=request.target_languages,
-            providers=request.providers,
-            door=request.door,
-            has_filler_filter=request.has_filler_filter,
-            keywords=request.keywords,
-            skips_silence=request.skips_silence,
-        )
-        # Of this opener, or JetStream would take another one's event for a repetition of it.
-        dedup_id = event_dedup_id(self.stream_id, f"opened-{os.urandom(8).hex()}", 0)
-        try:
-            await context.publisher.publish(
-                str(WriteSubject(request.tenant, self.stream_id, "opened")),
-                encode_event(opened),
-                headers=encode_headers(build_claim_headers(dedup_id, last_claim_sequence=0)),
+        request = self.request
+        self._buses = [
+            BusStream(
+                StreamOpened(
+                    stream_id=stream_id,
+                    tenant=request.tenant,
+                    opened_at=self._context.now_ns() // 1_000_000,
+                    sample_rate_hz=sample_rate_hz,
+                    shard=build_shard(stream_id, shards=self._context.shards),
+                    language=request.language,
+                    target_languages=request.target_languages,
+                    providers=request.providers,
+                    door=request.door,
+                    has_filler_filter=request.has_filler_filter,
+                    keywords=request.keywords,
+                    skips_silence=request.skips_silence,
+                    channel=channel,
+                ),
+                self._context,
+                self,
             )
-        except StaleGuardError:
-            raise StreamExistsError from None
-        await self._place(1, "opened")
-        context.supervisor.add(self)
-        logger.info("stream opened", extra={"stream_id": self.stream_id, "door": request.door})
+            for stream_id, channel in zip(self.stream_ids, _list_channels(request), strict=True)
+        ]
+        for bus in self._buses:
+            await bus.open()
+        for _ in range(self._n_early_flushes):
+            for bus in self._buses:
+                bus.flush()
+        self.opened.set()
+
+    async def decode(self) -> None:
+        """Open the stream when its first samples come, and carry them to the bus to their end."""
+        assert self._decoding is not None
+        try:
+            try:
+                await self._carry(self._decoding)
+            except UndecodableError as error:
+                self._note_problem(error.problem)
+            finally:
+                self._decoding.close()
+            if not self._buses:
+                await self.open(SILENT_RATE_HZ)  # so that it is closed like any other
+        except PublishRefusedError:
+            logger.exception("stream refused by the bus", extra={"stream_id": self.stream_id})
+            self._note_problem("unannounced")
+            self._close_unannounced()
+        self._is_decoded = True
+        for bus in self._buses:
+            bus.end(self.end_reason or UNDECODABLE)
+
+    def _note_problem(self, problem: Problem) -> None:
+        if self.end_reason not in {None, "end"}:
+            return  # this side, or the client's departure, has ended it: of course it was cut off
+        logger.info(
+            "audio undecodable",
+            extra={
+                "stream_id": self.stream_id,
+                "format": self.request.audio_format,
+                "problem": problem,
+            },
+        )
+        self.end_reason = UNDECODABLE
+        self.problem = problem
+        self.undecodable.set()
+
+    def _close_unannounced(self) -> None:
+        """Tell the door what no worker will: the bus knows nothing of the stream."""
+        for bus in self._buses:
+            bus.release()
+        self._buses = []
+        closed = StreamClosed(
+            stream_id=self.stream_id,
+            tenant=self.request.tenant,
+            epoch=0,
+            reason=UNDECODABLE,
+            audio_ms=0,
+            finals=0,
+            gap_ms=0,
+        )
+        self.take_event("closed", encode_event(closed))
+
+    async def _carry(self, decoding: Decoding) -> None:
+        pcm = await decoding.read()
+        await self.open(decoding.sample_rate_hz or SILENT_RATE_HZ)
+        while pcm:
+            self._pass(pcm)
+            for bus in self._buses:
+                await bus.wait_for_room()
+            pcm = await decoding.read()
+        if self.end_reason is None:
+            raise UndecodableError("crashed")  # the decoder saw an end where there was none
 
     def write(self, data: bytes) -> None:
-        """Take bytes of the request's format; a sample may be cut between two calls.
+        """Take bytes of the request's format, cut anywhere.
 
         After `end` they are dropped: this side may end a stream while a client still sends.
         """
         if self.end_reason is not None:
             return
         self.written_at_s = self._context.audio.now_s()
-        if self._converter is not None:
-            data = self._converter.convert(data)
-        chunks = self._chunker.split(data)
-        if chunks:
-            self._waiting_since_s = None
-            captured_at_ns = self._context.now_ns()
-            for chunk in chunks:
-                self._lane.publish(ChunkKind.AUDIO, chunk, captured_at_ns=captured_at_ns)
-        if self._waiting_since_s is None and self._chunker.n_waiting:
-            self._waiting_since_s = self.written_at_s
+        if self._decoding is not None:
+            self._decoding.write(data)
+        else:
+            self._pass([data] if self._converter is None else self._converter.convert(data))
+
+    def _pass(self, pcm: list[bytes]) -> None:
+        for bus, samples in zip(self._buses, pcm, strict=True):
+            bus.write(samples)
 
     def note_client(self) -> None:
         """The client is there, though nothing was read from it."""
@@ -244,178 +251,95 @@ class IngestStream:
 
     async def wait_for_room(self) -> None:
         """Wait while too much audio is on its way."""
-        await self._lane.wait_for_room()
+        if self._decoding is not None:
+            await self._decoding.wait_for_room()
+            return
+        for bus in self._buses:
+            await bus.wait_for_room()
 
     @property
     def has_room(self) -> bool:
         """Whether `wait_for_room` would return at once."""
-        return self._lane.has_room
+        if self._decoding is not None:
+            return self._decoding.has_room
+        return all(bus.has_room for bus in self._buses)
+
+    async def settle(self) -> None:
+        """Wait until what was written has been decoded, so that a flush means all of it."""
+        if self._decoding is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S_MAX):
+                    await self._decoding.settle()
 
     def flush(self) -> int:
-        """Ask for finals of everything written so far.
+        """Ask for finals of everything decoded so far; see `settle`.
 
         Returns:
-            Number of the flush chunk: the `stream.flushed` that answers it names this `chunk`.
+            Number of the flush chunk: the `stream.flushed` that answers it names this `chunk` (of
+            split channels, the first's).
         """
-        self._publish_rest()
-        return self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
+        if not self.opened.is_set():  # then its chunks will be the first
+            self._n_early_flushes = min(self._n_early_flushes + 1, EARLY_FLUSHES_MAX)
+            return self._n_early_flushes - 1
+        numbers = [bus.flush() for bus in self._buses if not bus.closed.is_set()]
+        return numbers[0] if numbers else 0
 
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
         if self.end_reason is not None:
             return
         self.end_reason = reason
-        self._publish_rest()
-        self._lane.publish(
-            ChunkKind.END,
-            msgspec.json.encode({"reason": reason}),
-            captured_at_ns=self._context.now_ns(),
-        )
-
-    def tend(self, now_s: float) -> None:
-        """Do what is due: publish audio that waits for the rest of its chunk, show life."""
-        waiting_s = self._waiting_since_s
-        if waiting_s is not None and now_s - waiting_s > self._context.chunk_ms / 1000:
-            self._publish_rest()
-        if now_s - self._lane.published_at_s > KEEPALIVE_S:
-            self._lane.publish(ChunkKind.SILENCE, b"", captured_at_ns=self._context.now_ns())
-
-    def release(self) -> None:
-        """Let go of everything on the bus; the stream is closed or given up."""
-        self._context.supervisor.remove(self)
-        self._lane.close()
-        for sid in self._sids:
-            self._context.control_bus.unsubscribe_direct(sid)
-        self._sids = []
-
-    # --- for the supervisor --------------------------------------------------------------------
-
-    def consume(self, sample: int) -> None:
-        """How far the worker has read."""
-        self._lane.consume(sample)
-
-    async def reopen(self, reason: str) -> None:
-        """Place the stream on another worker, under the next epoch."""
-        if not self.closed.is_set():
-            await self._place(self._epoch + 1, reason)
-
-    async def _place(self, epoch: int, reason: str) -> None:
-        job = JobOpen(
-            stream_id=self.stream_id, tenant=self.request.tenant, epoch=epoch, reason=reason
-        )
-        await self._context.publisher.publish(
-            JOB_OPEN,
-            encode_event(job),
-            headers=encode_headers(build_dedup_headers(job_dedup_id(self.stream_id, epoch))),
-        )
-
-    # --- events from the bus -------------------------------------------------------------------
-
-    def _receive(self, subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
-        event = (_read_sequence(headers), subject.split(b".", 6)[5].decode(), payload)
-        if self._held_back is None:
-            self._take(*event)
+        if self._decoding is not None:
+            self._decoding.finish()
         else:
-            self._held_back.append(event)
+            for bus in self._buses:
+                bus.end(reason)
 
-    def _take(self, sequence: int, kind: str, payload: bytes) -> None:
-        """Act on a stored event and hand it on, each once and in order."""
-        if sequence <= self._sequence or self.closed.is_set():
-            return
-        self._sequence = sequence
-        try:
-            self._note(kind, payload)
-        except (msgspec.DecodeError, ContractError):
-            logger.warning("an event broke the contract", extra={"stream_id": self.stream_id})
+    def take_event(self, kind: str, payload: bytes) -> None:
+        """See `EventSink`; called by the streams on the bus."""
+        if kind == "claim":
+            self.claimed.set()
+        if kind == "closed":
+            self._n_closed += 1
+            if self._n_closed < len(self._buses):
+                kind = "channel_closed"  # others go on; doors end with `closed`
         self._sink.take_event(kind, payload)
         if kind == "closed":
             self.closed.set()
 
-    def _find_unsaid(self, payload: bytes) -> None:
-        """Name what was accepted behind the end that a worker saw: it lost sight of us."""
-        closed = decode_event(payload)
-        accepted_ms = self._lane.position * 1000 // self.request.sample_rate_hz
-        if isinstance(closed, StreamClosed) and accepted_ms > closed.audio_ms:
-            self._unsaid = Gap(
-                stream_id=self.stream_id,
-                tenant=self.request.tenant,
-                epoch=closed.epoch,
-                from_ms=closed.audio_ms,
-                to_ms=accepted_ms,
-                reason="audio_lost",
-                next_index=closed.finals,
-                gap_ms_total=closed.gap_ms + accepted_ms - closed.audio_ms,
-                audio_received_at=self._context.now_ns() // 1_000_000,
-            )
-            self._sink.take_event("gap", encode_event(self._unsaid))
+    # --- for the registry ----------------------------------------------------------------------
 
-    async def say_unsaid(self) -> None:
-        """Store the gap behind `closed`, if there is one; waits as long as NATS is away."""
-        if self._unsaid is not None:
-            dedup_id = event_dedup_id(self.stream_id, "gap", self._unsaid.to_ms)
-            await self._context.publisher.publish(
-                str(WriteSubject(self.request.tenant, self.stream_id, "gap")),
-                encode_event(self._unsaid),
-                headers=encode_headers(build_dedup_headers(dedup_id)),
-            )
-
-    def _note(self, kind: str, payload: bytes) -> None:
-        match kind:
-            case "final" | "covered":
-                self._cover(_covered_decoder.decode(payload).covered_ms)
-            case "gap":
-                self._cover(_gap_decoder.decode(payload).to_ms)
-            case "claim":
-                claimed = _claimed_decoder.decode(payload)
-                if claimed.epoch >= self._epoch:
-                    self._epoch = claimed.epoch
-                    self.worker_id = claimed.worker
-                    self.claimed.set()
-            case "closed":
-                self._find_unsaid(payload)
-            case _:
-                pass
-
-    def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
-        # A worker that has lost the stream may not know it yet.
-        if _epoch_decoder.decode(payload).epoch >= self._epoch and self._held_back is None:
-            self._sink.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
+    def tend(self, now_s: float) -> None:
+        """Do what is due."""
+        if self.opened.is_set():
+            for bus in self._buses:
+                bus.tend(now_s)
 
     def hold_back(self) -> None:
-        """The bus is away: events from now on wait until `recover` has read what was missed."""
-        if self._held_back is None:
-            self._held_back = deque(maxlen=HELD_BACK_MAX)
+        """The bus is away."""
+        for bus in self._buses:
+            bus.hold_back()
 
     async def recover(self) -> None:
-        """Hand on the events that were stored while the bus was away, then go on live.
+        """The bus is back: hand on what was missed.
 
         Raises:
             JetStreamUnavailableError: no answer; call again.
         """
-        subject = f"{WRITE_ROOT}.{self.request.tenant}.{self.stream_id}.>"
-        while True:
-            messages = await fetch_stored(
-                self._context.control_bus,
-                TRANSCRIPT_STORE,
-                subject,
-                start_sequence=self._sequence + 1,
-            )
-            for message in messages:
-                self._take(message.sequence, message.subject.split(".")[5], message.payload)
-            if not messages:
-                break
-        held_back, self._held_back = self._held_back, None
-        for event in held_back or ():
-            self._take(*event)
+        for bus in self._buses:
+            await bus.recover()
 
-    def _cover(self, covered_ms: int) -> None:
-        self._lane.cover(covered_ms * self.request.sample_rate_hz // 1000)
+    async def say_unsaid(self) -> None:
+        """Store gaps behind `closed`, if there are any; waits as long as NATS is away."""
+        for bus in self._buses:
+            await bus.say_unsaid()
 
-    def _publish_rest(self) -> None:
-        self._waiting_since_s = None
-        rest = self._chunker.take_rest()
-        if rest:
-            self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
+    def release(self) -> None:
+        """Let go of everything; the stream is closed or given up."""
+        if self._decoding is not None:
+            self._decoding.close()
+        for bus in self._buses:
+            bus.release()
 
 
 def new_stream_id(now_ns: int) -> StreamId:
@@ -427,21 +351,13 @@ def new_stream_id(now_ns: int) -> StreamId:
     return build_stream_id(unix_ms=now_ns // 1_000_000, entropy=os.urandom(10))
 
 
-class _Converter(Protocol):
-    def convert(self, data: bytes) -> bytes:
-        """Return PCM s16le mono."""
-        ...
+def _list_channels(request: StreamRequest) -> list[int | None]:
+    return [None] if request.split_channels is None else [*range(request.split_channels)]
 
 
-def _open_converter(audio_format: AudioFormat) -> _Converter | None:
-    if audio_format.is_plain:
+def _open_converter(request: StreamRequest) -> RawConverter | None:
+    audio_format = request.audio_format
+    if isinstance(audio_format, str) or audio_format.is_plain:
         return None  # the usual case: what the client sent is what travels
-    from speechbus_ingest.formats.raw import RawConverter  # numpy, for those who need it only
-
-    return RawConverter(audio_format)
-
-
-def _read_sequence(headers: bytes) -> int:
-    """Return the sequence that JetStream gives to what it republishes."""
-    _, _, after = headers.partition(b"Nats-Sequence:")
-    return int(after.partition(b"\r\n")[0])
+    is_split = request.split_channels is not None
+    return RawConverter(audio_format.encoding, audio_format.channels, is_split=is_split)

@@ -37,6 +37,8 @@ class SegmentContext(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     language: str | None
     target_languages: tuple[str, ...]
+    channel: int | None = None
+    """Of the source, as `stream.opened` says."""
 
 
 class Segmenter(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +241,7 @@ def _build(
             )
             for word in words
         ),
+        channel=context.channel,
         confidence=heard.confidence,
         provider_transcription_id=heard.provider_transcription_id,
         target_languages=context.target_languages,

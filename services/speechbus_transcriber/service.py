@@ -20,6 +20,7 @@ from speechbus_contracts import (
 from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
+from speechbus_runtime.kept_process import KeptProcess
 from speechbus_runtime.lifecycle import (
     EXIT_SETTINGS,
     StoppedError,
@@ -33,7 +34,6 @@ from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
-from speechbus_transcriber.engines import run_local_engine
 from speechbus_transcriber.providers.registry import build_providers
 from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
 from speechbus_transcriber.stream import StreamContext
@@ -134,9 +134,12 @@ async def _start_engines(stack: AsyncExitStack, settings: Settings) -> dict[str,
     if "local" not in settings.route:
         return {}
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="speechbus-")))
-    await stack.enter_async_context(
-        run_local_engine(
-            folder / "engine", vad=settings.local_vad, sessions_max=settings.local_sessions_max
-        )
+    engine = KeptProcess(
+        "local engine",
+        "speechbus_transcriber.local_engine",
+        *("--socket", str(folder / "engine")),
+        *("--vad", settings.local_vad),
+        *("--sessions-max", str(settings.local_sessions_max)),
     )
+    await stack.enter_async_context(engine.running())
     return {"local": folder / "engine"}

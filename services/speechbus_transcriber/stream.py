@@ -330,6 +330,7 @@ class StreamRun:
             provider=name,
             language=opened.language,
             target_languages=opened.target_languages,
+            channel=opened.channel,
         )
         timeline = SessionTimeline(start_sample=self._tail.position, sample_rate_hz=self._rate_hz)
         self._output.begin_session(self._session, timeline)

@@ -11,6 +11,7 @@ import pytest
 
 from speechbus_contracts import encode_event
 from tests.support.command_line import build_environment, run_speechbus, start_speechbus
+from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, encode
 from tests.support.stand_in_door import (
     KEY,
     StandInDoor,
@@ -89,6 +90,33 @@ def test_every_sample_and_every_option_reaches_the_server(
         "target_languages": ["es", "de"],
         "providers": ["echo"],
     }
+
+
+def test_a_container_reaches_the_server_as_its_samples(door: StandInDoor, tmp_path: Path) -> None:
+    """At its own rate; the server needs no decoder for it."""
+    path = tmp_path / "talk.flac"
+    path.write_bytes(encode("flac", PCM, sample_rate_hz=16_000))
+    done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(path))
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert door.conversations[0].audio == PCM
+
+
+def test_a_broken_file_is_transcribed_up_to_there_and_fails_the_command(
+    door: StandInDoor, tmp_path: Path
+) -> None:
+    """A script must not take half a talk for the talk."""
+    path = tmp_path / "talk.ogg"
+    rate = SAMPLE_RATES_HZ["ogg"]
+    path.write_bytes(encode("ogg", build_tone(rate, 0.5), sample_rate_hz=rate) + b"OggT" * 9)
+    done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(path))
+
+    assert done.returncode == 1
+    assert done.stdout == b"[0:00.0 - 0:00.8] good morning\n"
+    assert done.stderr.decode() == (
+        f"speechbus: {path} was transcribed up to where it cannot be decoded:"
+        " it is damaged, or of another format than was said.\n"
+    )
 
 
 def test_json_lines_are_the_servers_messages_unchanged(door: StandInDoor, recording: Path) -> None:

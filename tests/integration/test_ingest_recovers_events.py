@@ -18,14 +18,17 @@ from speechbus_contracts import (
     decode_event,
     encode_event,
 )
+from speechbus_ingest.bus_stream import IngestContext
+from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import StreamRegistry
-from speechbus_ingest.stream import IngestContext, StreamRequest
+from speechbus_ingest.stream import StreamRequest
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
 from speechbus_runtime.jetstream import read_last
 from speechbus_runtime.publisher import AckedPublisher
 from tests.support.bus_log import wait_until
+from tests.support.encoded import build_wav
 from tests.support.system import System
 
 N_EVENTS = 300
@@ -67,6 +70,16 @@ def test_audio_accepted_behind_the_end_that_a_worker_saw_is_named_in_a_gap(
     assert (stored.from_ms, stored.to_ms, stored.gap_ms_total) == (400, 1_000, 600)
 
 
+def test_a_decoded_stream_that_the_bus_refuses_ends_alone(tmp_path: Path) -> None:
+    """Nobody waits for its opening any more when its first samples come, and others go on."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        sink, problem, n_subscriptions = asyncio.run(_open_what_is_refused(system.nats.url))
+
+    assert sink.kinds == ["closed"]
+    assert problem == "unannounced"
+    assert n_subscriptions == 0
+
+
 @asynccontextmanager
 async def _open_registry(url: str) -> AsyncGenerator[tuple[BusConnection, StreamRegistry], None]:
     loop = asyncio.get_running_loop()
@@ -76,6 +89,7 @@ async def _open_registry(url: str) -> AsyncGenerator[tuple[BusConnection, Stream
         publisher=AckedPublisher(bus),
         audio=AudioPublisher(bus, now_s=loop.time),
         supervisor=Supervisor(bus, now_s=loop.time, beat=lambda: None),
+        decoders=Decoders(Path(), streams_max=0),
         chunk_ms=100,
         shards=4,
         now_ns=lambda: 1_790_000_000_000_000_000,
@@ -83,6 +97,7 @@ async def _open_registry(url: str) -> AsyncGenerator[tuple[BusConnection, Stream
     registry = StreamRegistry(context, streams_max=1, streams_per_key_max=1, beat=lambda: None)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(registry.run())
+        await bus.flush()  # the registry runs meanwhile
         yield bus, registry
         await wait_until(lambda: registry.n_streams == 0)
         running.cancel()
@@ -90,6 +105,24 @@ async def _open_registry(url: str) -> AsyncGenerator[tuple[BusConnection, Stream
 
 
 REQUEST = StreamRequest(tenant="acme", door="native", sample_rate_hz=16_000)
+
+
+async def _open_what_is_refused(url: str) -> tuple[_Sink, str | None, int]:
+    sink = _Sink()
+    request = StreamRequest(
+        tenant="acme",
+        door="native",
+        sample_rate_hz=None,
+        audio_format="wav",
+        keywords=("x" * 2_000_000,),  # more than one message may have
+    )
+    async with _open_registry(url) as (bus, registry):
+        before = len(bus.direct_handlers)
+        async with registry.open_stream(request, sink) as stream:
+            stream.write(build_wav(bytes(3_200), sample_rate_hz=16_000))
+            await wait_until(stream.closed.is_set)
+        n_subscriptions = len(bus.direct_handlers) - before
+    return sink, stream.problem, n_subscriptions
 
 
 async def _close_too_early(url: str) -> tuple[AnyEvent | None, _Sink]:

@@ -340,7 +340,6 @@ def test_the_key_itself_is_a_token_in_either_place(door: Door, place: str) -> No
     [
         ({"format": "opus"}, 'invalid parameter "format": one of: pcm_s16le'),
         ({"format": "mulaw"}, 'missing parameter "sample_rate": required for mulaw'),
-        ({"format": "webm"}, "webm is not served yet; send one of: pcm_s16le"),
         ({"sample_rate": "7999"}, "8000 to 48000"),
         ({"language": "en US"}, 'invalid parameter "language"'),
         ({"translate_languages": "es,*"}, 'invalid parameter "translate_languages"'),

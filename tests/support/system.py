@@ -251,6 +251,7 @@ class System:
             "ingest": {
                 "API_KEYS": f"{self.tenant}:{self.key}",
                 "DRAIN_S": "5",
+                "DECODERS_MAX": "0",  # loading FFmpeg takes time that few tests need
                 **(ingest_settings or {}),
             },
             "transcriber": {"PROVIDERS": "echo", "DRAIN_S": "5", **(transcriber_settings or {})},

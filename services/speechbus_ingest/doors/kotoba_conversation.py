@@ -7,12 +7,13 @@ from typing import Final, cast
 
 import msgspec
 
+from speechbus_ingest.bus_stream import StreamExistsError
 from speechbus_ingest.doors.kotoba_exchange import Exchange
 from speechbus_ingest.doors.kotoba_peer import INTERNAL, FatalError, GoneError, Peer, over_limit
 from speechbus_ingest.doors.outbox import Outbox
 from speechbus_ingest.formats.names import AudioFormat, RawFormat
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
-from speechbus_ingest.stream import StreamExistsError, StreamRequest
+from speechbus_ingest.stream import StreamRequest
 from speechbus_wire.kotoba import Append, RequestError
 from speechbus_wire.kotoba_door import Clear, DoorMessage, Update, build_default_session
 from speechbus_wire.kotoba_openai import Cleared

@@ -5,7 +5,8 @@ Specified in docs/native-door.md.
 
 import asyncio
 import logging
-from typing import Annotated, Any, Final, cast
+from contextlib import suppress
+from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -14,7 +15,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from speechbus_contracts import ContractError, parse_token
 from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
-from speechbus_ingest.formats.names import CHANNELS_MAX, RAW_FORMATS, AudioFormat, RawFormat
+from speechbus_ingest.formats.names import (
+    CHANNELS_MAX,
+    ENCODED_FORMATS,
+    RAW_FORMATS,
+    AudioFormat,
+    EncodedFormat,
+    parse_format,
+)
+from speechbus_ingest.formats.undecodable import PROBLEMS
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import (
@@ -53,11 +62,12 @@ _Keyword = Annotated[str, msgspec.Meta(min_length=1, max_length=KEYWORD_CHARS_MA
 
 class _Hello(msgspec.Struct, frozen=True, tag="hello"):
     format: str
-    sample_rate_hz: int
+    sample_rate_hz: int | None = None
     language: str | None = None
     target_languages: _Tags = ()
     providers: _Tags = ()
     channels: Annotated[int, msgspec.Meta(ge=1, le=CHANNELS_MAX)] = 1
+    split_channels: bool = False
     filler_filter: bool | None = None
     keywords: Annotated[tuple[_Keyword, ...], msgspec.Meta(max_length=KEYWORDS_MAX)] = ()
     skip_silence: bool = True
@@ -148,24 +158,25 @@ class NativeDoor:
         except TimeoutError:
             raise _DoorError(
                 "overloaded",
-                "The bus does not answer. Try again in some seconds.",
+                "The bus or the decoder does not answer. Try again in some seconds.",
                 _CLOSE_TRY_LATER,
             ) from None
 
     async def _converse(self, socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
-        await _send(
-            socket,
-            {
-                "type": "ready",
-                "stream_id": stream.stream_id,
-                "accepted_samples": stream.accepted_samples,
-            },
-        )
+        ready: dict[str, Any] = {
+            "type": "ready",
+            "stream_id": stream.stream_id,
+            "accepted_samples": stream.accepted_samples,
+        }
+        if stream.request.split_channels is not None:
+            ready["stream_ids"] = stream.stream_ids
+        await _send(socket, ready)
         with plain_errors(_DoorError, _GoneError, WebSocketDisconnect):
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(_send_events(socket, stream, outbox))
                 receiver = tasks.create_task(_receive_audio(socket, stream))
                 watcher = tasks.create_task(self._watch(socket, stream))
+                teller = tasks.create_task(_tell_queued(socket, stream))
                 await asyncio.wait({sender, receiver, watcher}, return_when=asyncio.FIRST_COMPLETED)
                 parting = watcher.result() if watcher.done() else None
                 if not sender.done() and not receiver.done():
@@ -175,6 +186,7 @@ class NativeDoor:
                         return_when=asyncio.FIRST_COMPLETED,
                     )
                 sender.cancel()
+                teller.cancel()
                 watcher.cancel()
                 receiver.cancel()
         if parting is not None:
@@ -184,45 +196,63 @@ class NativeDoor:
         else:
             await socket.close(_CLOSE_NORMAL)
 
-    async def _watch(self, socket: WebSocket, stream: IngestStream) -> _DoorError | None:
-        """Tell the client when it waits for a worker; end the stream when it is idle or too long.
+    async def _watch(self, socket: WebSocket, stream: IngestStream) -> _DoorError:
+        """End the stream when it is idle, too long or broken.
 
         One sleeping task, so that receiving a message costs no timer.
 
         Returns:
             Why this side has ended the stream, as the client was told; its last finals follow.
         """
+        parting = await self._wait_for_parting(stream)
+        stream.end(parting.code)  # no effect on one that is broken: it has ended
+        await _send_error(socket, parting)
+        return parting
+
+    async def _wait_for_parting(self, stream: IngestStream) -> _DoorError:
         loop = asyncio.get_running_loop()
         ends_at_s = loop.time() + self._duration_s
-        try:
-            async with asyncio.timeout(QUEUED_AFTER_S):
-                await stream.claimed.wait()
-        except TimeoutError:
-            await _send(
-                socket,
-                {
-                    "type": "queued",
-                    "message": "No transcriber has room yet: keep sending, your audio is kept.",
-                },
-            )
-        while stream.end_reason is None:
+        while not stream.undecodable.is_set():
             now_s = loop.time()
             # A client that is held back cannot be idle.
             heard_at_s = stream.written_at_s if stream.has_room else now_s
             idle_at_s = heard_at_s + self._idle_s
-            if now_s >= idle_at_s:
-                parting = _DoorError(
-                    "idle", "Nothing came for too long: send audio, or end the stream."
-                )
-            elif now_s >= ends_at_s:
-                parting = _DoorError("limit", "The longest duration is reached: open a new stream.")
-            else:
-                await asyncio.sleep(min(idle_at_s, ends_at_s) - now_s)
-                continue
-            stream.end(parting.code)
-            await _send_error(socket, parting)
-            return parting
-        return None
+            wait_s = None
+            if stream.end_reason is None:
+                if now_s >= idle_at_s:
+                    return _DoorError(
+                        "idle", "Nothing came for too long: send audio, or end the stream."
+                    )
+                if now_s >= ends_at_s:
+                    return _DoorError(
+                        "limit", "The longest duration is reached: open a new stream."
+                    )
+                wait_s = min(idle_at_s, ends_at_s) - now_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await stream.undecodable.wait()
+        assert stream.problem is not None
+        return _DoorError(
+            "audio.undecodable",
+            f"The audio cannot be decoded: {PROBLEMS[stream.problem]}."
+            " What came before is transcribed.",
+        )
+
+
+async def _tell_queued(socket: WebSocket, stream: IngestStream) -> None:
+    """Tell the client when its stream waits for a worker."""
+    await stream.opened.wait()
+    try:
+        async with asyncio.timeout(QUEUED_AFTER_S):
+            await stream.claimed.wait()
+    except TimeoutError:
+        await _send(
+            socket,
+            {
+                "type": "queued",
+                "message": "No transcriber has room yet: keep sending, your audio is kept.",
+            },
+        )
 
 
 async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
@@ -247,6 +277,7 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
             if has_said_end:
                 stream.end("end")
             elif stream.end_reason is None:
+                await stream.settle()
                 stream.flush()
                 await asyncio.sleep(FLUSH_INTERVAL_S)
                 await stream.wait_for_room()
@@ -277,10 +308,7 @@ def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
         ) from None
     except (msgspec.DecodeError, RecursionError):
         raise _DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
-    if hello.format not in RAW_FORMATS:
-        raise _DoorError("hello.unknown_format", f"'format' is one of: {', '.join(RAW_FORMATS)}.")
-    if not SAMPLE_RATE_HZ_MIN <= hello.sample_rate_hz <= SAMPLE_RATE_HZ_MAX:
-        raise _DoorError("hello.sample_rate", "'sample_rate_hz' is between 8000 and 48000.")
+    audio_format, sample_rate_hz = _choose_format(hello)
     try:
         for token in (hello.language, *hello.target_languages, *hello.providers):
             if token is not None:
@@ -292,15 +320,33 @@ def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
     return StreamRequest(
         tenant=tenant,
         door="native",
-        sample_rate_hz=hello.sample_rate_hz,
+        sample_rate_hz=sample_rate_hz,
         language=hello.language,
         target_languages=hello.target_languages,
         providers=hello.providers,
         has_filler_filter=hello.filler_filter,
         keywords=hello.keywords,
         skips_silence=hello.skip_silence,
-        audio_format=AudioFormat(encoding=cast(RawFormat, hello.format), channels=hello.channels),
+        audio_format=audio_format,
+        split_channels=hello.channels if hello.split_channels else None,
     )
+
+
+def _choose_format(hello: _Hello) -> tuple[AudioFormat | EncodedFormat, int | None]:
+    """Return the format and, where the audio does not say it itself, the sample rate."""
+    try:
+        audio_format = parse_format(hello.format, channels=hello.channels)
+    except ValueError:
+        formats = ", ".join((*RAW_FORMATS, *ENCODED_FORMATS))
+        raise _DoorError("hello.unknown_format", f"'format' is one of: {formats}.") from None
+    if isinstance(audio_format, str):
+        return audio_format, None
+    rate = hello.sample_rate_hz
+    if rate is None or not SAMPLE_RATE_HZ_MIN <= rate <= SAMPLE_RATE_HZ_MAX:
+        raise _DoorError(
+            "hello.sample_rate", "'sample_rate_hz' is between 8000 and 48000, for raw formats."
+        )
+    return audio_format, rate
 
 
 def _field_problem(error: msgspec.ValidationError) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -25,14 +25,13 @@ from speechbus_ingest.doors.palabra_holds import (
     SessionHolds,
 )
 from speechbus_ingest.doors.palabra_refusals import RefusedError, build_unavailable
-from speechbus_ingest.formats.names import AudioFormat, RawFormat
+from speechbus_ingest.formats.names import parse_format
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.task_groups import plain_errors
 from speechbus_wire.palabra import (
-    RAW_FORMATS,
     SESSION_PATH,
     STREAM_PATH,
     ParameterError,
@@ -65,6 +64,7 @@ _CLOSE_CODES: Final = {
     "idle": _GOING_AWAY,
     "limit": _GOING_AWAY,
     "shutdown": _GOING_AWAY,
+    "undecodable": _POLICY,
 }
 """By reason of `stream.closed`; all others are this side's failure. Clients connect again after
 1001 and 1011, and not after 1008 (providers.md 3.7)."""
@@ -253,6 +253,8 @@ class PalabraDoor:
                 is_farewell = message.get("code") in {_NORMAL, _GOING_AWAY}
                 stream.end("end" if is_farewell else "client_gone")
                 raise _GoneError
+            if message.get("text") is not None:
+                await stream.settle()
             if _obey(message.get("bytes"), message.get("text"), stream, outbox):
                 await asyncio.sleep(FLUSH_INTERVAL_S)
             await stream.wait_for_room()
@@ -274,31 +276,21 @@ def _build_unauthorized() -> RefusedError:
 def _build_request(socket: WebSocket, tenant: str) -> tuple[StreamRequest, StreamParameters]:
     try:
         parameters = parse_stream_parameters(socket.query_params)
-        sample_rate_hz = _check_format(parameters)
     except ParameterError as error:
         raise RefusedError(400, "invalid_parameter", "Bad Request", str(error)) from None
     request = StreamRequest(
         tenant=tenant,
         door="palabra",
-        sample_rate_hz=sample_rate_hz,
+        sample_rate_hz=parameters.sample_rate_hz,
         language=parameters.language,
         target_languages=parameters.target_languages,
         # Only what the client has said: each provider has a default of its own.
         has_filler_filter=(
             parameters.has_filler_filter if "enable_filler_filter" in socket.query_params else None
         ),
-        audio_format=AudioFormat(encoding=cast(RawFormat, parameters.format)),
+        audio_format=parse_format(parameters.format),
     )
     return request, parameters
-
-
-def _check_format(parameters: StreamParameters) -> int:
-    if parameters.sample_rate_hz is None:
-        raise ParameterError(
-            f'invalid parameter "format": {parameters.format} is not served yet; send one of:'
-            f" {', '.join(RAW_FORMATS)}"
-        )
-    return parameters.sample_rate_hz
 
 
 def _obey(data: bytes | None, text: str | None, stream: IngestStream, outbox: Outbox) -> bool:

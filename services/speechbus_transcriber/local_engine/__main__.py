@@ -2,10 +2,18 @@
 
 import argparse
 import os
+import socket
 from pathlib import Path
+from typing import Final
 
-from speechbus_transcriber.local_engine.process_limits import die_with_parent
+from speechbus_runtime.fork_server import ForkServer
+from speechbus_runtime.process_limits import die_with_parent, limit_memory
+from speechbus_transcriber.providers import local_wire as wire
 
+DATA_BYTES_MAX: Final = 512 << 20
+"""Private writable memory of one session, twice what one needs: the kernel counts 160 MB after the
+models are loaded, Silero reserves 90 MB and hardly touches them, an utterance of 20 s adds 7 MB.
+Beyond the limit PocketSphinx aborts: one session ends instead of the machine swapping."""
 SESSIONS_PER_CORE = 8
 """A core carries 8 to 10 live sessions; beyond that all of them fall behind."""
 
@@ -35,14 +43,21 @@ def main() -> None:
 
 def _serve(socket_path: Path, vad: str, sessions_max: int) -> None:
     from speechbus_transcriber.local_engine.decoder import Decoder
+    from speechbus_transcriber.local_engine.session import serve_session
     from speechbus_transcriber.local_engine.voice_activity import VOICE_ACTIVITIES
-    from speechbus_transcriber.local_engine.zygote import Zygote
 
-    Zygote(
+    decoder = Decoder.load()  # once; this process itself never uses it
+    open_voice = VOICE_ACTIVITIES[vad]
+
+    def serve(connection: socket.socket) -> None:
+        serve_session(connection, decoder, open_voice())
+
+    ForkServer(
         socket_path,
-        decoder=Decoder.load(),
-        open_voice=VOICE_ACTIVITIES[vad],
-        sessions_max=sessions_max,
+        serve=serve,
+        limit_child=lambda: limit_memory(DATA_BYTES_MAX),
+        refusal=wire.encode_frame(wire.encode_message(wire.Error(code="engine_full"))),
+        children_max=sessions_max,
     ).run()
 
 

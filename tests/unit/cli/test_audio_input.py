@@ -1,75 +1,9 @@
 import asyncio
-import struct
-import wave
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from speechbus_cli.audio_input import AudioFile, open_wav, pace_chunks, read_wav
-from speechbus_cli.errors import FailedError
-
-
-def write_wav(path: Path, samples: list[int], *, channels: int = 1, rate: int = 16_000) -> Path:
-    with wave.open(str(path), "wb") as writer:
-        writer.setnchannels(channels)
-        writer.setsampwidth(2)
-        writer.setframerate(rate)
-        writer.writeframes(struct.pack(f"<{len(samples)}h", *samples))
-    return path
-
-
-def read_all(audio: AudioFile) -> bytes:
-    async def collect() -> bytes:
-        return b"".join([chunk async for chunk in read_wav(audio)])
-
-    return asyncio.run(collect())
-
-
-def test_a_file_is_read_sample_for_sample(tmp_path: Path) -> None:
-    """Frame-numbered audio goes this way in measurements: not one sample may change."""
-    samples = list(range(-2_000, 2_000))
-    audio = open_wav(write_wav(tmp_path / "a.wav", samples))
-
-    assert read_all(audio) == struct.pack(f"<{len(samples)}h", *samples)
-    assert (audio.seconds, audio.sample_rate_hz) == (0.25, 16_000)
-
-
-def test_channels_are_averaged(tmp_path: Path) -> None:
-    """A stereo recording of one speaker should simply work."""
-    audio = open_wav(write_wav(tmp_path / "a.wav", [100, 300, -32_768, -32_768], channels=2))
-
-    assert read_all(audio) == struct.pack("<2h", 200, -32_768)
-
-
-def test_a_cut_off_file_gives_what_is_there(tmp_path: Path) -> None:
-    """Recordings end when a machine does; their header then promises too much."""
-    path = write_wav(tmp_path / "a.wav", [1, 2, 3, 4], channels=2)
-    path.write_bytes(path.read_bytes()[:-1])
-
-    assert read_all(open_wav(path)) == struct.pack("<h", 1)
-
-
-@pytest.mark.parametrize("content", [b"", b"ID3\x04\x00", b"RIFF\x10\x00\x00\x00WAVEfmt "])
-def test_another_format_is_refused_with_what_works(tmp_path: Path, content: bytes) -> None:
-    """The sentence must help somebody with an MP3."""
-    path = tmp_path / "a.mp3"
-    path.write_bytes(content)
-
-    with pytest.raises(FailedError, match="what works today is WAV with PCM of 16 bit"):
-        open_wav(path)
-
-
-def test_a_rate_the_door_refuses_is_refused_before_connecting(tmp_path: Path) -> None:
-    """The person learns it at once, with the command that mends it."""
-    with pytest.raises(FailedError, match="96000 Hz: resample it"):
-        open_wav(write_wav(tmp_path / "a.wav", [0], rate=96_000))
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """With several files it must be clear which."""
-    with pytest.raises(FailedError, match=r"nowhere.wav: No such file"):
-        open_wav(tmp_path / "nowhere.wav")
+from speechbus_cli.audio_input import pace_chunks
 
 
 def test_the_pace_follows_a_schedule_and_does_not_drift() -> None:

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from speechbus_cli.audio_input import AudioFile
+from speechbus_cli.audio_file import AudioFile
 from speechbus_cli.client import Received
 from speechbus_cli.demo import Clip, Hearing, describe_hearing
 from speechbus_contracts import AnyEvent
@@ -8,7 +8,7 @@ from tests.support.stand_in_door import build_final, build_partial, turn_started
 
 
 def clip(said: str, start_ms: int, end_ms: int) -> Clip:
-    audio = AudioFile(path=Path("a.wav"), sample_rate_hz=16_000, channels=1, frames=16_000)
+    audio = AudioFile(path=Path("a.wav"), audio_format="wav", sample_rate_hz=16_000, seconds=1.0)
     return Clip(audio=audio, said=said, start_ms=start_ms, end_ms=end_ms)
 
 

@@ -17,8 +17,8 @@ each_format = pytest.mark.parametrize("encoding", RAW_FORMATS)
 
 def convert(encoding: RawFormat, data: bytes, *, channels: int = 1) -> list[int]:
     """All samples at once."""
-    converter = RawConverter(AudioFormat(encoding=encoding, channels=channels))
-    return array("h", converter.convert(data)).tolist()
+    converter = RawConverter(encoding, channels)
+    return array("h", converter.convert(data)[0]).tolist()
 
 
 @each_format
@@ -27,9 +27,9 @@ def test_bytes_cut_anywhere_give_the_same_samples(
     encoding: RawFormat, data: bytes, cuts: list[int], channels: int
 ) -> None:
     """Clients cut where their sockets do, also inside a sample."""
-    converter = RawConverter(AudioFormat(encoding=encoding, channels=channels))
+    converter = RawConverter(encoding, channels)
     borders = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
-    pieces = [converter.convert(data[low:high]) for low, high in pairwise(borders)]
+    pieces = [converter.convert(data[low:high])[0] for low, high in pairwise(borders)]
 
     assert array("h", b"".join(pieces)).tolist() == convert(encoding, data, channels=channels)
 

@@ -1,9 +1,7 @@
-"""The engine's first process: loads the models once and forks a child for each session.
+"""A process that has loaded what is costly once, and forks a child for each connection.
 
-A child shares the models' memory, has a decoder of its own, and can crash alone. PocketSphinx holds
-the interpreter lock throughout, so processes are also the only way to use more than one core. This
-process has a single thread: a fork copies only the calling one, and with it whatever locks others
-held.
+A child shares the loaded memory, works for one connection, and can crash alone. The process itself
+has a single thread: a fork copies only the calling one, and with it whatever locks others held.
 """
 
 import gc
@@ -20,16 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Never, cast
 
-from speechbus_transcriber.local_engine.decoder import Decoder
-from speechbus_transcriber.local_engine.process_limits import die_with_parent, limit_memory
-from speechbus_transcriber.local_engine.session import serve_session
-from speechbus_transcriber.local_engine.voice_activity import VoiceActivity
-from speechbus_transcriber.providers import local_wire as wire
+from speechbus_runtime.process_limits import die_with_parent
 
-__all__ = ["DRAIN_TIMEOUT_S", "Zygote"]
+__all__ = ["DRAIN_TIMEOUT_S", "ForkServer"]
 
 DRAIN_TIMEOUT_S: Final = 30.0
-"""How long sessions may go on after SIGTERM; the worker has moved or ended its streams by then."""
+"""How long children may go on after SIGTERM; the service has ended their work by then."""
 
 _BACKLOG: Final = 64
 """Connections waiting for `accept` during one fork, which takes milliseconds; a worker that takes
@@ -40,29 +34,32 @@ _REFUSED_MAX: Final = 64
 since a client that reads at all has done so by then."""
 
 
-class Zygote:
+class ForkServer:
     """Listens on a Unix socket and forks a child per accepted connection."""
 
     def __init__(
         self,
         socket_path: Path,
         *,
-        decoder: Decoder,
-        open_voice: Callable[[], VoiceActivity],
-        sessions_max: int,
+        serve: Callable[[socket.socket], None],
+        limit_child: Callable[[], None],
+        refusal: bytes,
+        children_max: int,
     ) -> None:
         """Prepare; nothing listens before `run`.
 
         Args:
-            socket_path: Where to listen; a socket left there by a dead engine is replaced.
-            decoder: The loaded models, which this process itself never uses.
-            open_voice: Makes a voice activity detector; called in each child.
-            sessions_max: Children at a time.
+            socket_path: Where to listen; a socket left there by a dead process is replaced.
+            serve: Works for one connection, in its child; closes the connection.
+            limit_child: Sets the limits of a child, in it, before `serve`.
+            refusal: What a connection gets for which there is no room.
+            children_max: Children at a time.
         """
         self._socket_path = socket_path
-        self._decoder = decoder
-        self._open_voice = open_voice
-        self._sessions_max = sessions_max
+        self._serve = serve
+        self._limit_child = limit_child
+        self._refusal = refusal
+        self._children_max = children_max
         self._children: set[int] = set()
         self._refused: deque[socket.socket] = deque()
         self._is_draining = False
@@ -81,7 +78,7 @@ class Zygote:
         signal.set_wakeup_fd(signals_writer.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _note)
         signal.signal(signal.SIGTERM, self._drain)
-        # Ctrl-C reaches the whole process group; the worker decides when the engine ends.
+        # Ctrl-C reaches the whole process group; the service decides when this ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._selector.register(signals, selectors.EVENT_READ, self._hear_signals)
         with signals, signals_writer, self._selector:
@@ -93,7 +90,7 @@ class Zygote:
             self._selector.register(listener, selectors.EVENT_READ, self._accept)
             # Objects that live on anyway: a collection in a child would copy all their pages.
             gc.freeze()
-            print("ready", flush=True)  # noqa: T201 - the worker waits for this line
+            print("ready", flush=True)  # noqa: T201 - the service waits for this line
             while not self._is_draining:
                 self._serve_once(None)
             self._selector.unregister(listener)
@@ -131,7 +128,7 @@ class Zygote:
             connection, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return  # the client left between the wake-up and the call
-        if len(self._children) >= self._sessions_max:
+        if len(self._children) >= self._children_max:
             self._refuse(connection)
             return
         own_pid = os.getpid()
@@ -143,13 +140,14 @@ class Zygote:
         _end_child(lambda: self._serve_as_child(own_pid, listener, connection))
 
     def _serve_as_child(
-        self, zygote_pid: int, listener: socket.socket, connection: socket.socket
+        self, server_pid: int, listener: socket.socket, connection: socket.socket
     ) -> None:
-        _become_child(zygote_pid)
+        _become_child(server_pid)
         self._selector.close()
         listener.close()
         connection.setblocking(True)  # noqa: FBT003 - the name says it
-        serve_session(connection, self._decoder, self._open_voice())
+        self._limit_child()
+        self._serve(connection)
 
     def _refuse(self, connection: socket.socket) -> None:
         """Say so, and keep the connection until the client hangs up.
@@ -159,7 +157,7 @@ class Zygote:
         """
         connection.setblocking(False)  # noqa: FBT003 - the name says it
         try:
-            connection.sendall(_ENGINE_FULL)
+            connection.sendall(self._refusal)
             connection.shutdown(socket.SHUT_WR)
         except OSError:
             connection.close()
@@ -178,9 +176,6 @@ class Zygote:
         self._selector.unregister(connection)
         self._refused.remove(connection)
         connection.close()
-
-
-_ENGINE_FULL: Final = wire.encode_frame(wire.encode_message(wire.Error(code="engine_full")))
 
 
 def _note(_signal: int, _frame: FrameType | None) -> None:
@@ -215,26 +210,25 @@ def _drop_received(connection: socket.socket) -> bool:
         return False
 
 
-def _become_child(zygote_pid: int) -> None:
+def _become_child(server_pid: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # A child ends with its session, or by the zygote's hand when the drain takes too long.
+    # A child ends with its connection, or by the server's hand when the drain takes too long.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    die_with_parent(zygote_pid)
-    limit_memory()
-    # The worker reads the zygote's output to its end and must not wait for the children's.
+    die_with_parent(server_pid)
+    # The service reads the server's output to its end and must not wait for the children's.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def _end_child(serve: Callable[[], None]) -> Never:
-    """Run one session and leave, without the exit handlers, which are the zygote's."""
+    """Serve one connection and leave, without the exit handlers, which are the server's."""
     status = 1
     try:
         serve()
         status = 0
-    except Exception:  # noqa: BLE001 - a bug ends this session only; its traceback must be seen
+    except Exception:  # noqa: BLE001 - a bug ends this child only; its traceback must be seen
         traceback.print_exc()
     finally:
         os._exit(status)

@@ -1,0 +1,372 @@
+"""One stream on the bus, from this side: PCM in, events out."""
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from speechbus_contracts import (
+    TRANSCRIPT_STORE,
+    AudioSubject,
+    ChunkKind,
+    ContractError,
+    Gap,
+    JobOpen,
+    StreamClosed,
+    StreamOpened,
+    WriteSubject,
+    build_claim_headers,
+    build_dedup_headers,
+    decode_event,
+    encode_event,
+    event_dedup_id,
+    job_dedup_id,
+)
+from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
+from speechbus_ingest.chunker import Chunker
+from speechbus_ingest.formats.decoders import Decoders
+from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.supervisor import Supervisor
+from speechbus_runtime.bus import BusConnection, encode_headers
+from speechbus_runtime.jetstream import fetch_stored
+from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+
+__all__ = ["BusStream", "EventSink", "IngestContext", "StreamExistsError"]
+
+logger = logging.getLogger(__name__)
+
+HELD_BACK_MAX: Final = 1_000
+"""Events of one stream that wait while missed ones are read; older ones are read again anyway."""
+KEEPALIVE_S: Final = 2.0
+"""A worker takes an ingest for lost after 10 s without any chunk."""
+
+
+class StreamExistsError(Exception):
+    """There is or was a stream of the id that the request names."""
+
+
+class EventSink(Protocol):
+    """The door's side of a stream: gets its events as they come from the bus.
+
+    Called in the read loop of the bus: must be quick and must not block.
+    """
+
+    def take_event(self, kind: str, payload: bytes) -> None:
+        """Take one event.
+
+        Args:
+            kind: last token of its subject: `opened`, `claim`, `final`, `partial`, `turn`, …;
+                `translation` for translations.
+            payload: the event's JSON.
+        """
+        ...
+
+
+class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What all streams of an ingest share."""
+
+    control_bus: BusConnection
+    publisher: AckedPublisher
+    audio: AudioPublisher
+    supervisor: Supervisor
+    decoders: Decoders
+    chunk_ms: int
+    shards: int
+    now_ns: Callable[[], int]
+    """Wall clock, ns since 1970."""
+
+
+class _Claimed(msgspec.Struct, frozen=True):
+    epoch: int
+    worker: str
+
+
+class _Epoch(msgspec.Struct, frozen=True):
+    epoch: int
+
+
+class _Covered(msgspec.Struct, frozen=True):
+    covered_ms: int
+
+
+class _Gap(msgspec.Struct, frozen=True):
+    to_ms: int
+
+
+_claimed_decoder: Final = msgspec.json.Decoder(_Claimed)
+_epoch_decoder: Final = msgspec.json.Decoder(_Epoch)
+_covered_decoder: Final = msgspec.json.Decoder(_Covered)
+_gap_decoder: Final = msgspec.json.Decoder(_Gap)
+
+
+class BusStream:
+    """A live stream.
+
+    Order of calls: `open`; then `write`, `flush` and `wait_for_room` as audio comes; `end` once;
+    wait for `closed`; always `release`.
+
+    Args:
+        opened: what is announced; its sample rate is that of what is written.
+        context: what all streams share.
+        sink: gets the events.
+    """
+
+    def __init__(self, opened: StreamOpened, context: IngestContext, sink: EventSink) -> None:
+        self.opened = opened
+        self.stream_id = opened.stream_id
+        self._context = context
+        self._sink = sink
+        self.closed = asyncio.Event()
+        """Set when `stream.closed` has been handed to the sink."""
+        self.worker_id: str | None = None
+        """Worker that has claimed it."""
+        self._epoch = 1
+        self._chunker = Chunker(sample_rate_hz=opened.sample_rate_hz, chunk_ms=context.chunk_ms)
+        self._lane = context.audio.open_lane(
+            str(AudioSubject(opened.shard, opened.tenant, opened.stream_id)),
+            sample_rate_hz=opened.sample_rate_hz,
+        )
+        self._waiting_since_s: float | None = None
+        self._has_ended = False
+        self._sids: list[int] = []
+        self._sequence = 0
+        self._unsaid: Gap | None = None
+        self._held_back: deque[tuple[int, str, bytes]] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether everything written so far is stored on the bus."""
+        return self._lane.is_stored
+
+    @property
+    def accepted_samples(self) -> int:
+        """Samples published so far."""
+        return self._lane.position
+
+    async def open(self) -> None:
+        """Announce the stream and ask for a worker; audio may follow at once.
+
+        Raises:
+            StreamExistsError: there is or was a stream of this id.
+        """
+        context, opened = self._context, self.opened
+        name = f"{opened.tenant}.{opened.stream_id}"
+        bus = context.control_bus
+        self._sids = [
+            bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.{name}.>", self._receive),
+            bus.subscribe_direct(f"{ROOT}.live.{name}.*", self._receive_live),
+        ]
+        # Of this opener, or JetStream would take another one's event for a repetition of it.
+        dedup_id = event_dedup_id(opened.stream_id, f"opened-{os.urandom(8).hex()}", 0)
+        try:
+            await context.publisher.publish(
+                str(WriteSubject(opened.tenant, opened.stream_id, "opened")),
+                encode_event(opened),
+                headers=encode_headers(build_claim_headers(dedup_id, last_claim_sequence=0)),
+            )
+        except StaleGuardError:
+            raise StreamExistsError from None
+        await self._place(1, "opened")
+        context.supervisor.add(self)
+        logger.info("stream opened", extra={"stream_id": self.stream_id, "door": opened.door})
+
+    def write(self, pcm: bytes) -> None:
+        """Take PCM s16le mono, cut anywhere; nothing is taken after the end."""
+        if self._has_ended:
+            return
+        chunks = self._chunker.split(pcm)
+        if chunks:
+            self._waiting_since_s = None
+            captured_at_ns = self._context.now_ns()
+            for chunk in chunks:
+                self._lane.publish(ChunkKind.AUDIO, chunk, captured_at_ns=captured_at_ns)
+        if self._waiting_since_s is None and self._chunker.n_waiting:
+            self._waiting_since_s = self._context.audio.now_s()
+
+    async def wait_for_room(self) -> None:
+        """Wait while too much audio is on its way."""
+        await self._lane.wait_for_room()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_for_room` would return at once."""
+        return self._lane.has_room
+
+    def flush(self) -> int:
+        """Ask for finals of everything written so far.
+
+        Returns:
+            Number of the flush chunk: the `stream.flushed` that answers it names this `chunk`.
+        """
+        self._publish_rest()
+        return self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
+
+    def end(self, reason: str) -> None:
+        """No more audio; called again, it does nothing."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._publish_rest()
+        self._lane.publish(
+            ChunkKind.END,
+            msgspec.json.encode({"reason": reason}),
+            captured_at_ns=self._context.now_ns(),
+        )
+
+    def tend(self, now_s: float) -> None:
+        """Do what is due: publish audio that waits for the rest of its chunk, show life."""
+        if self.closed.is_set():
+            return
+        waiting_s = self._waiting_since_s
+        if waiting_s is not None and now_s - waiting_s > self._context.chunk_ms / 1000:
+            self._publish_rest()
+        if now_s - self._lane.published_at_s > KEEPALIVE_S:
+            self._lane.publish(ChunkKind.SILENCE, b"", captured_at_ns=self._context.now_ns())
+
+    def release(self) -> None:
+        """Let go of everything on the bus; the stream is closed or given up."""
+        self._context.supervisor.remove(self)
+        self._lane.close()
+        for sid in self._sids:
+            self._context.control_bus.unsubscribe_direct(sid)
+        self._sids = []
+
+    # --- for the supervisor --------------------------------------------------------------------
+
+    def consume(self, sample: int) -> None:
+        """How far the worker has read."""
+        self._lane.consume(sample)
+
+    async def reopen(self, reason: str) -> None:
+        """Place the stream on another worker, under the next epoch."""
+        if not self.closed.is_set():
+            await self._place(self._epoch + 1, reason)
+
+    async def _place(self, epoch: int, reason: str) -> None:
+        job = JobOpen(
+            stream_id=self.stream_id, tenant=self.opened.tenant, epoch=epoch, reason=reason
+        )
+        await self._context.publisher.publish(
+            JOB_OPEN,
+            encode_event(job),
+            headers=encode_headers(build_dedup_headers(job_dedup_id(self.stream_id, epoch))),
+        )
+
+    # --- events from the bus -------------------------------------------------------------------
+
+    def _receive(self, subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
+        event = (_read_sequence(headers), subject.split(b".", 6)[5].decode(), payload)
+        if self._held_back is None:
+            self._take(*event)
+        else:
+            self._held_back.append(event)
+
+    def _take(self, sequence: int, kind: str, payload: bytes) -> None:
+        """Act on a stored event and hand it on, each once and in order."""
+        if sequence <= self._sequence or self.closed.is_set():
+            return
+        self._sequence = sequence
+        try:
+            self._note(kind, payload)
+        except (msgspec.DecodeError, ContractError):
+            logger.warning("an event broke the contract", extra={"stream_id": self.stream_id})
+        self._sink.take_event(kind, payload)
+        if kind == "closed":
+            self.closed.set()
+            self._has_ended = True  # a worker may do that by itself
+            self._lane.close()
+
+    def _find_unsaid(self, payload: bytes) -> None:
+        """Name what was accepted behind the end that a worker saw: it lost sight of us."""
+        closed = decode_event(payload)
+        accepted_ms = self._lane.position * 1000 // self.opened.sample_rate_hz
+        if isinstance(closed, StreamClosed) and accepted_ms > closed.audio_ms:
+            self._unsaid = Gap(
+                stream_id=self.stream_id,
+                tenant=self.opened.tenant,
+                epoch=closed.epoch,
+                from_ms=closed.audio_ms,
+                to_ms=accepted_ms,
+                reason="audio_lost",
+                next_index=closed.finals,
+                gap_ms_total=closed.gap_ms + accepted_ms - closed.audio_ms,
+                audio_received_at=self._context.now_ns() // 1_000_000,
+            )
+            self._sink.take_event("gap", encode_event(self._unsaid))
+
+    async def say_unsaid(self) -> None:
+        """Store the gap behind `closed`, if there is one; waits as long as NATS is away."""
+        if self._unsaid is not None:
+            dedup_id = event_dedup_id(self.stream_id, "gap", self._unsaid.to_ms)
+            await self._context.publisher.publish(
+                str(WriteSubject(self.opened.tenant, self.stream_id, "gap")),
+                encode_event(self._unsaid),
+                headers=encode_headers(build_dedup_headers(dedup_id)),
+            )
+
+    def _note(self, kind: str, payload: bytes) -> None:
+        match kind:
+            case "final" | "covered":
+                self._cover(_covered_decoder.decode(payload).covered_ms)
+            case "gap":
+                self._cover(_gap_decoder.decode(payload).to_ms)
+            case "claim":
+                claimed = _claimed_decoder.decode(payload)
+                if claimed.epoch >= self._epoch:
+                    self._epoch = claimed.epoch
+                    self.worker_id = claimed.worker
+            case "closed":
+                self._find_unsaid(payload)
+            case _:
+                pass
+
+    def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
+        # A worker that has lost the stream may not know it yet.
+        if _epoch_decoder.decode(payload).epoch >= self._epoch and self._held_back is None:
+            self._sink.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
+
+    def hold_back(self) -> None:
+        """The bus is away: events from now on wait until `recover` has read what was missed."""
+        if self._held_back is None:
+            self._held_back = deque(maxlen=HELD_BACK_MAX)
+
+    async def recover(self) -> None:
+        """Hand on the events that were stored while the bus was away, then go on live.
+
+        Raises:
+            JetStreamUnavailableError: no answer; call again.
+        """
+        subject = f"{WRITE_ROOT}.{self.opened.tenant}.{self.stream_id}.>"
+        while True:
+            messages = await fetch_stored(
+                self._context.control_bus,
+                TRANSCRIPT_STORE,
+                subject,
+                start_sequence=self._sequence + 1,
+            )
+            for message in messages:
+                self._take(message.sequence, message.subject.split(".")[5], message.payload)
+            if not messages:
+                break
+        held_back, self._held_back = self._held_back, None
+        for event in held_back or ():
+            self._take(*event)
+
+    def _cover(self, covered_ms: int) -> None:
+        self._lane.cover(covered_ms * self.opened.sample_rate_hz // 1000)
+
+    def _publish_rest(self) -> None:
+        self._waiting_since_s = None
+        rest = self._chunker.take_rest()
+        if rest:
+            self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
+
+
+def _read_sequence(headers: bytes) -> int:
+    """Return the sequence that JetStream gives to what it republishes."""
+    _, _, after = headers.partition(b"Nats-Sequence:")
+    return int(after.partition(b"\r\n")[0])
