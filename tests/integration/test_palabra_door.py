@@ -13,7 +13,9 @@ from speechbus_contracts import (
     StreamOpened,
     decode_event,
 )
+from tests.support.bus_log import BusLog, wait_until
 from tests.support.frame_numbers import build_frames
+from tests.support.native_client import watch_bus
 from tests.support.palabra import (
     KEYS,
     PATIENCE_S,
@@ -387,6 +389,32 @@ def test_a_client_that_went_without_a_goodbye_can_come_back(door: Door) -> None:
             await door.wait_until_free(token)
 
     asyncio.run(run())
+
+
+def test_what_a_client_sent_before_it_closed_is_transcribed(system: System, door: Door) -> None:
+    """Also when answers to it could not be sent any more, and it was not read yet."""
+    n_clients, n_frames = 30, 300
+
+    async def speak_and_go(token: str) -> None:
+        async with door.connect(token) as client:
+            for first in range(1, n_frames + 1, HALF_SECOND):
+                await client.send(build_frames(first, HALF_SECOND))
+
+    async def run() -> list[StreamClosed]:
+        tokens = [door.get_session()[1] for _ in range(n_clients)]
+        async with watch_bus(system) as log:
+            async with asyncio.TaskGroup() as tasks:
+                for token in tokens:
+                    tasks.create_task(speak_and_go(token))
+            await wait_until(lambda: len(_closed(log)) == n_clients)
+            return _closed(log)
+
+    assert [closed.audio_ms for closed in asyncio.run(run())] == [n_frames * 20] * n_clients
+
+
+def _closed(log: BusLog) -> list[StreamClosed]:
+    events = (event for events in log.events.values() for event in events)
+    return [event for event in events if isinstance(event, StreamClosed)]
 
 
 def test_a_key_has_as_many_sessions_as_the_setting_says(door: Door) -> None:

@@ -4,9 +4,10 @@ import asyncio
 from contextlib import suppress
 from typing import Final, Literal
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from speechbus_ingest.doors.kotoba_answers import name_events
+from speechbus_ingest.doors.sending import close, send_text
 from speechbus_wire.kotoba import RequestError, Told, encode_error, encode_error_body
 from speechbus_wire.kotoba_door import DoorMessage, decode_door_message
 from speechbus_wire.kotoba_openai import OpenAIMessage, encode_event, encode_session_event
@@ -77,7 +78,6 @@ class Peer:
         self.name_event = name_events(session_id)
         self._socket = socket
         self._session_id = session_id
-        self._has_gone = False
 
     async def read(self) -> DoorMessage:
         """Return its next message.
@@ -126,8 +126,7 @@ class Peer:
             async with asyncio.timeout(GOODBYE_S):
                 if error is not None:
                     await self._send_error(error)
-                with suppress(OSError, RuntimeError, WebSocketDisconnect):  # or have gone
-                    await self._socket.close(NORMAL if error is None else error.close_code)
+                await close(self._socket, NORMAL if error is None else error.close_code)
 
     async def _receive(self) -> str | None:
         message = await self._socket.receive()
@@ -142,13 +141,4 @@ class Peer:
         await self._send(encode_error(body["error"], event_id=self.name_event("er")))
 
     async def _send(self, text: str) -> None:
-        """Send a message, unless nobody listens.
-
-        Then what the client sent before it went is still to be read: its end is found there.
-        """
-        if self._has_gone:
-            return
-        try:
-            await self._socket.send({"type": "websocket.send", "text": text})
-        except (WebSocketDisconnect, OSError):
-            self._has_gone = True
+        await send_text(self._socket, text)

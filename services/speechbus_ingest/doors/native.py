@@ -10,11 +10,12 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from speechbus_contracts import ContractError, parse_token
 from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
+from speechbus_ingest.doors.sending import close, send_text
 from speechbus_ingest.formats.names import (
     CHANNELS_MAX,
     ENCODED_FORMATS,
@@ -140,7 +141,7 @@ class NativeDoor:
             await self._serve_accepted(socket, tenant)
         except _DoorError as error:
             await _say_goodbye(socket, error)
-        except (_GoneError, WebSocketDisconnect):
+        except _GoneError:
             pass
 
     async def _serve_accepted(self, socket: WebSocket, tenant: str) -> None:
@@ -171,7 +172,7 @@ class NativeDoor:
         if stream.request.split_channels is not None:
             ready["stream_ids"] = stream.stream_ids
         await _send(socket, ready)
-        with plain_errors(_DoorError, _GoneError, WebSocketDisconnect):
+        with plain_errors(_DoorError, _GoneError):
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(_send_events(socket, stream, outbox))
                 receiver = tasks.create_task(_receive_audio(socket, stream))
@@ -190,11 +191,11 @@ class NativeDoor:
                 watcher.cancel()
                 receiver.cancel()
         if parting is not None:
-            await socket.close(parting.close_code, parting.code)
+            await close(socket, parting.close_code, parting.code)
         elif stream.end_reason == "shutdown":
-            await socket.close(_CLOSE_RESTART, "the server goes away; open a new stream")
+            await close(socket, _CLOSE_RESTART, "the server goes away; open a new stream")
         else:
-            await socket.close(_CLOSE_NORMAL)
+            await close(socket, _CLOSE_NORMAL)
 
     async def _watch(self, socket: WebSocket, stream: IngestStream) -> _DoorError:
         """End the stream when it is idle, too long or broken.
@@ -371,13 +372,13 @@ async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) 
         except OutboxFullError:
             raise _DoorError("too_slow", "Read the events as they come.") from None
         for kind, payload in events:
-            await socket.send({"type": "websocket.send", "text": payload.decode()})
+            await send_text(socket, payload.decode())
             if kind == "closed":
                 return
 
 
 async def _send(socket: WebSocket, message: dict[str, Any]) -> None:
-    await socket.send({"type": "websocket.send", "text": msgspec.json.encode(message).decode()})
+    await send_text(socket, msgspec.json.encode(message).decode())
 
 
 async def _send_error(socket: WebSocket, error: _DoorError) -> None:
@@ -392,8 +393,5 @@ async def _refuse(socket: WebSocket, status: int, code: str, message: str) -> No
 
 
 async def _say_goodbye(socket: WebSocket, error: _DoorError) -> None:
-    try:
-        await _send_error(socket, error)
-        await socket.close(error.close_code, error.code)
-    except (OSError, RuntimeError, WebSocketDisconnect):
-        return  # it has gone already
+    await _send_error(socket, error)
+    await close(socket, error.close_code, error.code)

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 from starlette.routing import BaseRoute, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from speechbus_contracts import AnyEvent, ContractError, StreamClosed, decode_event
 from speechbus_ingest.doors.credentials import find_credential
@@ -25,6 +25,7 @@ from speechbus_ingest.doors.palabra_holds import (
     SessionHolds,
 )
 from speechbus_ingest.doors.palabra_refusals import RefusedError, build_unavailable
+from speechbus_ingest.doors.sending import close, send_text
 from speechbus_ingest.formats.names import parse_format
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
@@ -139,14 +140,13 @@ class PalabraDoor:
             except RefusedError as error:
                 await socket.send_denial_response(error.build_response(socket))
                 return
-            stack.enter_context(suppress(_GoneError, WebSocketDisconnect))
+            stack.enter_context(suppress(_GoneError))
             await socket.accept()
             try:
                 code = await self._serve_accepted(socket, request, parameters, held)
             except _ClosingError as error:
                 code = error.code
-            with suppress(OSError, RuntimeError):  # it may have gone already
-                await socket.close(code)
+            await close(socket, code)
 
     def _authenticate(self, socket: WebSocket) -> _Identity:
         token = find_credential(socket) or ""
@@ -223,7 +223,7 @@ class PalabraDoor:
         answers: Answers,
         held: HeldSession | None,
     ) -> int:
-        with plain_errors(_ClosingError, _GoneError, WebSocketDisconnect):
+        with plain_errors(_ClosingError, _GoneError):
             async with asyncio.TaskGroup() as tasks:
                 others = [tasks.create_task(self._receive(socket, stream, outbox))]
                 if held is not None:
@@ -353,4 +353,4 @@ def _decode(payload: bytes, stream: IngestStream) -> AnyEvent | None:
 
 async def _send(socket: WebSocket, messages: Sequence[ServerMessage]) -> None:
     for message in messages:
-        await socket.send({"type": "websocket.send", "text": encode_message(message)})
+        await send_text(socket, encode_message(message))
