@@ -23,11 +23,12 @@ logger = logging.getLogger(__name__)
 WINDOW_CHUNKS: Final = 64
 """Chunks of one stream waiting for their acknowledgement: 6.4 s of 100 ms chunks, longer than an
 R3 election lasts for most, and 200 kB at most at 16 kHz."""
-CREDIT_S: Final = 30.0
-"""Audio that may be ahead of the worker: less than AUDIO retains, so that nothing expires unread;
-only uploads faster than real time, or a pool without room, come this far."""
+CREDIT_S: Final = 80.0
+"""Audio that may be ahead of the worker: less than is held here. Only uploads faster than real
+time, or a pool or a provider that has been away for long, come this far. Then the client's socket
+is not read any more, and a live client gives up soon: its pings are not answered either."""
 REFRESH_S: Final = 60.0
-"""Age at which audio that no worker has read is published again; AUDIO forgets it after 90 s."""
+"""Age at which audio that is not covered is published again; AUDIO forgets it after 90 s."""
 ACK_TIMEOUT_S: Final = 1.0
 HELD_CHUNKS_MAX: Final = 4_500
 """Chunks kept of one stream: as long as AUDIO keeps them, at 20 ms each. Flushes and signs of life
@@ -157,11 +158,14 @@ class AudioLane:
                     return
 
     def _refresh(self, now_s: float) -> None:
-        """Publish again what waits for a worker longer than AUDIO keeps it."""
+        """Publish again what may have to be read when AUDIO has forgotten it.
+
+        That is also what a worker has read: when its provider breaks, it reads it again.
+        """
         for held in self._held:
             if now_s - held.sent_at_s < REFRESH_S:
                 return
-            if held.end_sample >= self._consumed_sample and held.is_acked:
+            if held.is_acked:
                 held.is_acked = False
                 self._unacked[held.number] = held
 

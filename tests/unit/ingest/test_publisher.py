@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -352,15 +353,23 @@ def test_in_the_end_the_store_has_everything_that_is_not_covered(
         stored |= {decode_chunk(message.payload).number for message in messages}
 
     assert {number for number, end in end_samples.items() if end > covered} <= stored
-    desk.lane.consume(desk.lane.position + 1)  # else what nobody reads is kept fresh in AUDIO
+    desk.lane.cover(desk.lane.position + 1)  # else it is kept fresh in AUDIO
     assert desk.sweep(10 * ACK_TIMEOUT_S) == []
 
 
-def test_audio_that_no_worker_reads_is_published_again_before_the_store_forgets_it() -> None:
-    """A pool that is away for minutes finds everything when it is back."""
+@pytest.mark.parametrize("is_read", [False, True])
+def test_audio_that_no_worker_reads_is_published_again_before_the_store_forgets_it(
+    *, is_read: bool
+) -> None:
+    """A pool that is away for minutes finds everything when it is back.
+
+    A worker whose provider broke in a long segment reads again what it had read.
+    """
     desk = Desk()
     desk.publish(bytes(3_200))
     desk.acknowledge(desk.new_messages())
+    if is_read:
+        desk.lane.consume(desk.lane.position)
 
     assert desk.sweep(REFRESH_S - 1) == []
     assert desk.sweep(2) == [0]
