@@ -160,7 +160,7 @@ def test_doctor_finds_it_well(running: RunningDev) -> None:
 def test_sigterm_ends_every_process(running: RunningDev) -> None:
     """Nothing of it may hold ports or memory afterwards, and a supervisor sees a clean end."""
     family = running.family()
-    assert len(family) == 4  # NATS, correlator, transcriber, ingest
+    assert len(family) == 5  # NATS, correlator, transcriber, ingest and its decoders
 
     running.process.send_signal(signal.SIGTERM)
 
@@ -190,7 +190,7 @@ def test_nothing_outlives_a_killed_dev(running: RunningDev) -> None:
     running.process.kill()
 
     try:
-        assert [bool(select.select([watch], [], [], 30.0)[0]) for watch in watches] == [True] * 4
+        assert [bool(select.select([watch], [], [], 30.0)[0]) for watch in watches] == [True] * 5
     finally:
         for watch in watches:
             os.close(watch)

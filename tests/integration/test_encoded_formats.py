@@ -14,6 +14,7 @@ import pytest
 
 from speechbus_contracts import StreamClosed, StreamFlushed, StreamOpened
 from speechbus_ingest.formats.names import CONTAINERS, Container
+from tests.support.bus_log import wait_until
 from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, build_wav, encode
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 from tests.support.native_client import (
@@ -246,6 +247,7 @@ def test_a_killed_decoder_takes_its_own_stream_only(system: System) -> None:
         ):
             before = decoders_of(system)
             await doomed.open(format="ogg", **HELLO)
+            await wait_until(lambda: bool(decoders_of(system) - before))
             (child,) = decoders_of(system) - before
             await other.open(format="ogg", **HELLO)
             for client in (doomed, other):

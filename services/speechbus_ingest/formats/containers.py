@@ -88,17 +88,21 @@ class Block(msgspec.Struct, frozen=True):
 class _Watched:
     """A source as FFmpeg's demuxers need it; ends where the container's structure breaks."""
 
-    def __init__(self, source: Source, kind: _Kind) -> None:
+    def __init__(self, source: Source, kind: _Kind, carried: bytes) -> None:
         self._source = source
+        self._carried = carried
+        """Bytes of the source that were read before."""
         self._framing = kind.framing() if kind.framing is not None else None
         self._problem: UndecodableError | None = None
         self.is_patient = kind.has_whole_reads
         """Until the header has been read."""
 
     def read(self, n: int) -> bytes:
-        data = b"" if self._problem is not None else self._source.read(n)
+        if self._problem is not None or self.next_recording is not None:
+            return b""
+        data = self._read_some(n)
         while self.is_patient and 0 < len(data) < n:
-            more = self._source.read(n - len(data))
+            more = self._read_some(n - len(data))
             if not more:
                 break
             data += more
@@ -107,6 +111,20 @@ class _Watched:
                 self._framing.feed(data)
             except UndecodableError as error:
                 self._problem = error
+            if self.next_recording is not None:
+                # Its first bytes may have come with the data before, which does no harm.
+                data = data[: max(0, len(data) - len(self.next_recording))]
+        return data
+
+    @property
+    def next_recording(self) -> bytes | None:
+        """The first bytes of another recording in the same stream, once they have come."""
+        return None if self._framing is None else self._framing.after
+
+    def _read_some(self, n: int) -> bytes:
+        if not self._carried:
+            return self._source.read(n)
+        data, self._carried = self._carried[:n], self._carried[n:]
         return data
 
     def finish(self) -> None:
@@ -122,21 +140,25 @@ class _Watched:
 
 
 def decode(source: Source, job: Job) -> Iterator[Block]:
-    """Decode a whole stream, as it comes.
+    """Decode a whole stream, as it comes: one recording, or several of WebM or Ogg in a row.
 
     Raises:
         UndecodableError: it cannot be decoded any further.
     """
     kind = _KINDS[job.container]
-    watched = _Watched(source, kind)
+    decoding = _Decoding(job, kind)
+    begun: bytes | None = b""
     try:
-        with _open(watched, kind) as container:
-            watched.is_patient = False
-            yield from _Decoding(job, kind).run(container)
-        # A demuxer may see the end before the client has said so, and what follows still counts.
-        while watched.read(READ_BYTES):
-            continue
-        watched.finish()
+        while begun is not None:
+            watched = _Watched(source, kind, begun)
+            with _open(watched, kind) as container:
+                watched.is_patient = False
+                yield from decoding.run(container)
+            # A demuxer may see the end before the client says so, and what follows still counts.
+            while watched.read(READ_BYTES):
+                continue
+            watched.finish()
+            begun = watched.next_recording
     except UndecodableError as error:
         raise UndecodableError(error.problem if source.n_read else "no_audio") from None
     except MemoryError:
@@ -172,6 +194,8 @@ class _Decoding:
         self._ends_at_s: float | None = None
 
     def run(self, container: av.container.InputContainer) -> Iterator[Block]:
+        """Decode one recording."""
+        self._ends_at_s = None
         if not container.streams.audio:
             raise UndecodableError("no_audio")
         track = container.streams.audio[0]

@@ -80,7 +80,10 @@ def serve_stream(connection: socket.socket) -> None:
 
 
 def _receive_job(connection: socket.socket) -> Job:
-    size, _ = HEAD.unpack(connection.recv(HEAD.size, socket.MSG_WAITALL))
+    head = connection.recv(HEAD.size, socket.MSG_WAITALL)
+    if len(head) < HEAD.size:
+        raise ConnectionResetError  # ingest has changed its mind, or is dead
+    size, _ = HEAD.unpack(head)
     return msgspec.json.decode(connection.recv(size, socket.MSG_WAITALL), type=Job)
 
 

@@ -50,6 +50,9 @@ class Framing:
 
     def __init__(self) -> None:
         self._bytes = ByteFeed()
+        self.after: bytes | None = None
+        """The beginning of another recording behind this one, as far as it has come; None: there
+        is none so far."""
         self._is_between = True
         """Whether the stream may end here."""
         self._parser = self._parse()
@@ -61,7 +64,7 @@ class Framing:
             UndecodableError: there is something where a header should be.
         """
         self._bytes.put(data)
-        next(self._parser)
+        next(self._parser, None)
 
     def finish(self) -> None:
         """Say that nothing follows.
@@ -74,6 +77,11 @@ class Framing:
 
     def _parse(self) -> Generator[None, None, None]:
         raise NotImplementedError
+
+    def _end_before(self, head: bytes) -> None:
+        """Another recording begins with `head`, which has been taken."""
+        self.after = head + self._bytes.take_some(None)
+        self._is_between = True
 
 
 class Mp3Framing(Framing):
@@ -132,7 +140,8 @@ class OggFraming(Framing):
                 raise UndecodableError("damaged")
             is_beginning = bool(head[5] & 2)
             if is_beginning and has_data:
-                raise UndecodableError("changed")  # another recording
+                self._end_before(head)
+                return
             has_data = has_data or not is_beginning
             lengths = yield from self._bytes.take(head[26])
             yield from self._bytes.skip(sum(lengths))
@@ -154,12 +163,13 @@ class WebmFraming(Framing):
                 open_ends.pop()
             self._is_between = not any(open_ends) and has_segment
             name = yield from self._take_name()
+            if name == _EBML and has_segment and self._is_between:
+                self._end_before(_EBML.to_bytes(4))
+                return
             self._is_between = False
             size = yield from self._take_size()
             if len(open_ends) == 2 and open_ends[-1] is None and name not in _IN_CLUSTER:
                 open_ends.pop()
-            if name == _EBML and has_segment:
-                raise UndecodableError("changed")  # another recording
             if name not in _CHILDREN[len(open_ends)]:
                 raise UndecodableError("damaged")
             end = None if size is None else self._bytes.n_used + size

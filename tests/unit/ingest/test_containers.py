@@ -177,19 +177,36 @@ def test_rates_beyond_those_of_the_doors_are_refused() -> None:
     assert decode_all("flac", data) == (0, [], "sample_rate")
 
 
-def test_a_second_recording_in_the_same_stream_is_not_passed_over() -> None:
-    """A browser's recorder that was started again; AAC has no beginning and goes on."""
-    problems = {}
-    for container in CONTAINERS:
-        _, data = recording(container)
-        _, (whole,), _ = decode_all(container, data)
-        _, (decoded,), problems[container] = decode_all(container, data + data)
-        assert decoded[: len(whole) - 4_608] == whole[: len(whole) - 4_608]
+@pytest.mark.parametrize("container", ["webm", "ogg"])
+def test_recordings_in_a_row_are_decoded_one_after_the_other(container: Container) -> None:
+    """A browser's recorder that is started again, and blobs of which each is a whole file."""
+    _, data = recording(container)
+    _, (whole,), _ = decode_all(container, data)
+    row = data * 3
+    seed = random.Random(container)
+    cuts = [[1], [7], *([seed.randint(1, 3_000) for _ in range(50)] for _ in range(5))]
 
-    assert problems == {
-        "webm": "changed",
-        "mp3": "damaged",
-        "aac": None,
-        "ogg": "changed",
-        "flac": "damaged",
-    }
+    for lengths in ([1 << 20], *cuts):
+        assert decode_all(container, row, *lengths) == (48_000, [whole * 3], None)
+    assert decode_all(container, data + data[:-9])[2] == "truncated"
+    assert decode_all(container, data + data[:100])[1] == [whole]
+
+
+def test_a_recording_behind_another_has_to_be_of_the_same_kind() -> None:
+    """A stream has one sample rate, and is told of its channels once."""
+    _, data = recording("webm")
+    _, stereo = recording("webm", channels=2)
+    _, (whole,), _ = decode_all("webm", data)
+
+    assert decode_all("webm", data + stereo) == (48_000, [whole], "changed")
+
+
+@pytest.mark.parametrize("container", ["mp3", "aac", "flac"])
+def test_a_recording_behind_another_is_not_passed_over(container: Container) -> None:
+    """AAC has no beginning and goes on; the others' beginnings are in the way."""
+    _, data = recording(container)
+    _, (whole,), _ = decode_all(container, data)
+    _, (decoded,), problem = decode_all(container, data + data)
+
+    assert decoded[: len(whole) - 4_608] == whole[: len(whole) - 4_608]
+    assert problem == (None if container == "aac" else "damaged")
