@@ -238,8 +238,10 @@ class IngestStream:
         self.written_at_s = self._context.audio.now_s()
         if self._decoding is not None:
             self._decoding.write(data)
+        elif self._converter is None:  # the hot path: one plain stream
+            self._buses[0].write(data)
         else:
-            self._pass([data] if self._converter is None else self._converter.convert(data))
+            self._pass(self._converter.convert(data))
 
     def _pass(self, pcm: list[bytes]) -> None:
         for bus, samples in zip(self._buses, pcm, strict=True):
@@ -262,7 +264,10 @@ class IngestStream:
         """Whether `wait_for_room` would return at once."""
         if self._decoding is not None:
             return self._decoding.has_room
-        return all(bus.has_room for bus in self._buses)
+        for bus in self._buses:  # noqa: SIM110 (asked with every message: a generator costs)
+            if not bus.has_room:
+                return False
+        return True
 
     async def settle(self) -> None:
         """Wait until what was written has been decoded, so that a flush means all of it."""

@@ -1,5 +1,6 @@
 """Gives a session the stream's audio, without its silence while the stream is behind."""
 
+import math
 from collections import deque
 from typing import Final
 
@@ -36,39 +37,36 @@ class AudioFeed:
         self._driver = driver
         self._timeline = timeline
         self._rate_hz = sample_rate_hz
-        self._may_skip = may_skip
+        self._n_behind_max = BEHIND_S * sample_rate_hz if may_skip else math.inf
         self._skipper: SilenceSkipper | None = None
-        self._waiting: deque[Piece] = deque()
+        self.waiting: deque[Piece] = deque()
+        """What is to be sent before anything else is given."""
 
     def give(self, pcm: memoryview, *, n_behind: int) -> None:
-        """Send a chunk, or have it wait for `send_waiting`.
+        """Send a chunk, or have it wait among `waiting`.
 
         Args:
             pcm: PCM s16le mono, whole samples.
             n_behind: samples that are there behind it.
         """
-        if not self._may_skip:
-            self._send(pcm)
-        elif self._skipper is not None:
-            self._waiting += self._skipper.feed(pcm)
-            if n_behind < CAUGHT_UP_S * self._rate_hz:
-                self._stop_skipping()
-        elif n_behind > BEHIND_S * self._rate_hz:
+        if self._skipper is None:
+            if n_behind <= self._n_behind_max:
+                self._timeline.give(len(pcm) >> 1)
+                self._driver.send_audio(pcm)
+                return
             self._skipper = SilenceSkipper(sample_rate_hz=self._rate_hz)
-            self._waiting += self._skipper.feed(pcm)
-        else:
-            self._send(pcm)
+        self.waiting += self._skipper.feed(pcm)
+        if n_behind < CAUGHT_UP_S * self._rate_hz:
+            self._stop_skipping()
 
-    def send_waiting(self) -> bool:
-        """Send what waits longest, up to the length of a chunk; False: nothing waits."""
-        if not self._waiting:
-            return False
-        piece = self._waiting.popleft()
+    def send_waiting(self) -> None:
+        """Send what waits longest, up to the length of a chunk; something is `waiting`."""
+        piece = self.waiting.popleft()
         if piece.n_skipped:
             self._timeline.skip(piece.n_skipped)
         if piece.pcm:
-            self._send(memoryview(piece.pcm))
-        return True
+            self._timeline.give(len(piece.pcm) >> 1)
+            self._driver.send_audio(memoryview(piece.pcm))
 
     def flush(self) -> None:
         """Ask for the finals of everything given."""
@@ -82,15 +80,11 @@ class AudioFeed:
 
     def _stop_skipping(self) -> None:
         if self._skipper is not None:
-            self._waiting.append(self._skipper.release())
+            self.waiting.append(self._skipper.release())
             self._skipper = None
 
     def _send_all(self) -> None:
         # What is held back is shorter than a chunk, and nothing else waits when a marker is read.
         self._stop_skipping()
-        while self.send_waiting():
-            pass
-
-    def _send(self, pcm: memoryview) -> None:
-        self._timeline.give(len(pcm) // 2)
-        self._driver.send_audio(pcm)
+        while self.waiting:
+            self.send_waiting()

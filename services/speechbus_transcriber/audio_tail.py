@@ -67,7 +67,9 @@ class AudioTail:
         number = chunk.number
         if number > self._highest:
             self._highest = number
-            self._end = max(self._end, chunk.first_sample + chunk.n_samples)
+            end = chunk.first_sample + chunk.n_samples
+            if end > self._end:  # noqa: PLR1730 (once per chunk: a call costs)
+                self._end = end
         if self._next_number is None:
             if self._is_before_position(chunk):
                 self._before = max(self._before, number)

@@ -53,6 +53,8 @@ class SessionTimeline:
 
     def translate(self, heard: Heard) -> Heard:
         """Return the same result in the stream's time."""
+        if self._offset == 0:
+            return heard  # a stream's first session: both clocks are the same
         to_stream_ms = self.to_stream_ms
         return msgspec.structs.replace(
             heard,

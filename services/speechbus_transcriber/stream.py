@@ -214,7 +214,9 @@ class StreamRun:
         assert driver is not None
         assert feed is not None
         while self._is_reading:
-            if not feed.send_waiting():
+            if feed.waiting:
+                feed.send_waiting()
+            else:
                 item = tail.take()
                 if item is None:
                     break
@@ -222,9 +224,10 @@ class StreamRun:
                     self._lose(item, feed)
                 elif item.kind is ChunkKind.AUDIO:
                     self._times.note(tail.position, item.captured_at_ns)
-                    feed.give(memoryview(item.payload), n_behind=tail.n_behind)
-                    if tail.n_behind > self._behind_max:
-                        self._lose(tail.jump(tail.position + tail.n_behind - self._rate_hz), feed)
+                    n_behind = tail.n_behind
+                    feed.give(memoryview(item.payload), n_behind=n_behind)
+                    if n_behind > self._behind_max:
+                        self._lose(tail.jump(tail.position + n_behind - self._rate_hz), feed)
                 else:
                     self._obey(item, feed)
             if driver.is_congested or self._output.is_full:

@@ -52,8 +52,8 @@ def begin(*, may_skip: bool = True) -> tuple[AudioFeed, _Heard, SessionTimeline]
 def give(feed: AudioFeed, audio: bytes, *, n_behind: int) -> None:
     """Give all of it in chunks; what waits goes out between them, as a stream does it."""
     for at in range(0, len(audio), 2 * CHUNK_SAMPLES):
-        while feed.send_waiting():
-            pass
+        while feed.waiting:
+            feed.send_waiting()
         chunk = memoryview(audio)[at : at + 2 * CHUNK_SAMPLES]
         feed.give(chunk, n_behind=n_behind)
 
@@ -105,8 +105,8 @@ def test_every_sound_given_is_where_it_was(steps: list[tuple[int, int, bool]]) -
     feed, driver, timeline = begin()
     at = 0
     for n_samples, n_behind, is_flushed in steps:
-        while feed.send_waiting():
-            pass
+        while feed.waiting:
+            feed.send_waiting()
         chunk = AUDIO[2 * at : 2 * (at + n_samples)]
         at += len(chunk) // 2
         feed.give(memoryview(chunk), n_behind=n_behind)
