@@ -68,7 +68,7 @@ class AudioTail:
         if number > self._highest:
             self._highest = number
             end = chunk.first_sample + chunk.n_samples
-            if end > self._end:  # noqa: PLR1730 (once per chunk: a call costs)
+            if end > self._end:
                 self._end = end
         if self._next_number is None:
             if self._is_before_position(chunk):
