@@ -268,8 +268,8 @@ class IngestStream:
         if not self.opened.is_set():  # then its chunks will be the first
             self._n_early_flushes = min(self._n_early_flushes + 1, EARLY_FLUSHES_MAX)
             return self._n_early_flushes - 1
-        numbers = [bus.flush() for bus in self._buses if not bus.closed.is_set()]
-        return numbers[0] if numbers else 0
+        numbers = [bus.flush() for bus in self._buses]
+        return numbers[0]
 
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
