@@ -26,7 +26,6 @@ from speechbus_ingest.formats.names import (
 )
 from speechbus_ingest.formats.raw import RawConverter
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
-from speechbus_runtime.publisher import PublishRefusedError
 
 __all__ = ["SAMPLE_RATE_HZ_MAX", "SAMPLE_RATE_HZ_MIN", "IngestStream", "StreamRequest"]
 
@@ -165,8 +164,8 @@ class IngestStream:
                 self._decoding.close()
             if not self._buses:
                 await self.open(SILENT_RATE_HZ)  # so that it is closed like any other
-        except PublishRefusedError:
-            logger.exception("stream refused by the bus", extra={"stream_id": self.stream_id})
+        except Exception:  # no door waits for this task, and it must not take the others along
+            logger.exception("stream could not be opened", extra={"stream_id": self.stream_id})
             self._note_problem("unannounced")
             self._close_unannounced()
         self._is_decoded = True
