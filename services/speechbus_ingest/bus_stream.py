@@ -201,7 +201,10 @@ class BusStream:
 
         Returns:
             Number of the flush chunk: the `stream.flushed` that answers it names this `chunk`.
+            After the end, -1: what that flushes is on its way already.
         """
+        if self._has_ended:
+            return -1
         self._publish_rest()
         return self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
 

@@ -27,7 +27,6 @@ from speechbus_ingest.formats.names import (
 )
 from speechbus_ingest.formats.raw import RawConverter
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
-from speechbus_runtime.publisher import PublishRefusedError
 
 __all__ = [
     "SAMPLE_RATE_HZ_MAX",
@@ -178,8 +177,8 @@ class IngestStream:
                 self._decoding.close()
             if not self._buses:
                 await self.open(SILENT_RATE_HZ)  # so that it is closed like any other
-        except PublishRefusedError:
-            logger.exception("stream refused by the bus", extra={"stream_id": self.stream_id})
+        except Exception:  # no door waits for this task, and it must not take the others along
+            logger.exception("stream could not be opened", extra={"stream_id": self.stream_id})
             self._note_problem("unannounced")
             self._close_unannounced()
         self._is_decoded = True
@@ -286,8 +285,8 @@ class IngestStream:
         if not self.opened.is_set():  # then its chunks will be the first
             self._n_early_flushes = min(self._n_early_flushes + 1, EARLY_FLUSHES_MAX)
             return self._n_early_flushes - 1
-        numbers = [bus.flush() for bus in self._buses if not bus.closed.is_set()]
-        return numbers[0] if numbers else 0
+        numbers = [bus.flush() for bus in self._buses]
+        return numbers[0]
 
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
