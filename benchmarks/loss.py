@@ -3,7 +3,7 @@
     python -m benchmarks.loss [--rows reset,outage] [--list]
 
 Real processes throughout: nats-server, ingest, transcribers, and the providers' simulators with
-scripted faults. The audio is frame-numbered speech with pauses (2 s and 1.5 s), so the finals alone
+scripted faults. The audio is frame-numbered speech with pauses (2 s and 2.5 s), so the finals alone
 tell what was lost, said twice, or said at a wrong time. Simulated Palabra hears real-time pace only
 and ignores what comes faster. Prints a row as soon as it is measured, and the table at the end.
 """

@@ -23,7 +23,8 @@ class AudioFeed:
         driver: of the session.
         timeline: learns what was given and what was left out.
         sample_rate_hz: of the stream.
-        may_skip: whether silence may be left out.
+        turn_pause_ms: silence after which the provider ends a turn, which is never left out of a
+            longer one; None: no silence may be left out.
     """
 
     def __init__(
@@ -32,12 +33,13 @@ class AudioFeed:
         timeline: SessionTimeline,
         *,
         sample_rate_hz: int,
-        may_skip: bool,
+        turn_pause_ms: int | None,
     ) -> None:
         self._driver = driver
         self._timeline = timeline
         self._rate_hz = sample_rate_hz
-        self._n_behind_max = BEHIND_S * sample_rate_hz if may_skip else math.inf
+        self._turn_pause_ms = turn_pause_ms or 0
+        self._n_behind_max = math.inf if turn_pause_ms is None else BEHIND_S * sample_rate_hz
         self._skipper: SilenceSkipper | None = None
         self.waiting: deque[Piece] = deque()
         """What is to be sent before anything else is given."""
@@ -54,7 +56,9 @@ class AudioFeed:
                 self._timeline.give(len(pcm) >> 1)
                 self._driver.send_audio(pcm)
                 return
-            self._skipper = SilenceSkipper(sample_rate_hz=self._rate_hz)
+            self._skipper = SilenceSkipper(
+                sample_rate_hz=self._rate_hz, kept_after_ms=self._turn_pause_ms
+            )
         self.waiting += self._skipper.feed(pcm)
         if n_behind < CAUGHT_UP_S * self._rate_hz:
             self._stop_skipping()

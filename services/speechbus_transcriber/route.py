@@ -53,8 +53,9 @@ class Route:
         self._names = deque(names)
         self._heard_at_s: float | None = None
         self._limits: dict[str, _Limit] = {}
-        self._n_silent = 0
-        """Failed sessions in a row that said nothing."""
+        self._n_stuck = 0
+        """Failed sessions in a row that began in the same place: some audio may be poison to the
+        provider, and then asking more often does not help."""
         self.failures = 0
         """Failed sessions in a row at the current provider."""
 
@@ -81,8 +82,13 @@ class Route:
             self._heard_at_s = now_s
             self._limits.pop(self._names[0], None)
 
-    def fail(self, error: ProviderError, *, now_s: float) -> float:
+    def fail(self, error: ProviderError, *, now_s: float, has_advanced: bool = False) -> float:
         """The session has failed: choose who is next.
+
+        Args:
+            error: why.
+            now_s: the caller's clock.
+            has_advanced: more of the stream is covered than when the session began.
 
         Returns:
             Seconds to wait before the next session, at least: chance may only add to it, since a
@@ -97,14 +103,14 @@ class Route:
             self._limits[name] = self._limit(name, error, now_s=now_s)
             self._names.rotate(-1)
             return self._move_on(now_s=now_s)
-        if self._heard_at_s is not None:
+        if has_advanced:
             # It works, if not for long: waiting would only add to the delay.
-            self._n_silent = 0
-            if now_s - self._heard_at_s > STEADY_S:
-                self.failures = 0
+            self._n_stuck = 0
+        if self._heard_at_s is not None and now_s - self._heard_at_s > STEADY_S:
+            self.failures = 0
         self.failures += 1
-        self._n_silent += 1
-        backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4.0**self._n_silent)
+        self._n_stuck += 1
+        backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4.0**self._n_stuck)
         if self.failures >= FAILURES_MAX and len(self._names) > 1:
             self._names.rotate(-1)
             return max(backoff_s, self._move_on(now_s=now_s))
@@ -119,7 +125,7 @@ class Route:
 
     def _move_on(self, *, now_s: float) -> float:
         """Go to the next provider in turn that has room, else to the first that may have it."""
-        self.failures = self._n_silent = 0
+        self.failures = self._n_stuck = 0
         if not self._names:
             return 0.0
         # `min` takes the first of equals: the order of the route decides.

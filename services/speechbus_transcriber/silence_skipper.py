@@ -16,14 +16,18 @@ import webrtcvad  # pyright: ignore[reportMissingTypeStubs]
 __all__ = ["Piece", "SilenceSkipper"]
 
 BLOCK_MS: Final = 20
-KEPT_AFTER_MS: Final = 400
-"""Of each silence, from its begin: the ends of words are soft, and providers end turns by it."""
 KEPT_BEFORE_MS: Final = 160
-"""Of each silence, up to its end: the beginnings of words are soft, too."""
+"""Of each silence, up to its end: the beginnings of words are soft."""
 FLOOR_RATIO: Final = 3
 """Silence lies within this many times the quietest of late (10 dB); speech is 15 dB above it."""
-FLOOR_MIN: Final = 32
-"""-60 dBFS: the floor of muted microphones is not taken at its word."""
+FLOOR_MIN: Final = 8
+"""The floor of muted microphones is not taken at its word."""
+LOUD_MIN: Final = 200
+"""Where nothing this loud (-44 dBFS) was heard of late, speech may be as quiet as silence is."""
+LOUD_FALL: Final = 0.999
+"""Per block: half of it is left after 14 s."""
+DIGITAL_SILENCE: Final = 2
+"""Nobody speaks there, however quietly."""
 FLOOR_RISE: Final = 1.01
 """Per block: a room that gets louder is known within some seconds."""
 _VAD_RATE_HZ: Final = 8_000
@@ -45,9 +49,12 @@ class SilenceSkipper:
 
     Args:
         sample_rate_hz: of the audio, 8,000 to 48,000.
+        kept_after_ms: of each silence, from its begin: the ends of words are soft, and the provider
+            ends turns by it.
     """
 
-    def __init__(self, *, sample_rate_hz: int) -> None:
+    def __init__(self, *, sample_rate_hz: int, kept_after_ms: int) -> None:
+        self._n_kept_after = kept_after_ms // BLOCK_MS
         n_samples = sample_rate_hz * BLOCK_MS // 1000
         self._block_bytes = 2 * n_samples
         self._vad = webrtcvad.Vad(_VAD_MODE)
@@ -61,6 +68,7 @@ class SilenceSkipper:
         self._skipped_bytes = 0
         # Not the first block's: audio may begin in the middle of a word.
         self._floor = float(FLOOR_MIN)
+        self._loud = 0.0
 
     def feed(self, pcm: memoryview) -> Iterator[Piece]:
         """Take PCM s16le mono, whole samples; yield what is to be sent of it, if anything.
@@ -74,7 +82,7 @@ class SilenceSkipper:
             block = audio[start : start + self._block_bytes]
             if not self._is_silent(block):
                 self._n_quiet = 0
-            elif self._n_quiet < KEPT_AFTER_MS // BLOCK_MS:
+            elif self._n_quiet < self._n_kept_after:
                 self._n_quiet += 1
             else:
                 self._hold(block)
@@ -111,7 +119,10 @@ class SilenceSkipper:
         samples = memoryview(block).cast("h")
         peak = max(max(samples), -min(samples))
         self._floor = max(FLOOR_MIN, min(peak, self._floor * FLOOR_RISE))
-        if peak > self._floor * FLOOR_RATIO:
+        self._loud = max(peak, self._loud * LOUD_FALL)
+        if peak <= DIGITAL_SILENCE:
+            return True
+        if peak > self._floor * FLOOR_RATIO or self._loud < LOUD_MIN:
             return False
         narrow = array("h", self._bring_to_vad(samples)).tobytes()
         return not self._vad.is_speech(narrow, _VAD_RATE_HZ)  # pyright: ignore[reportUnknownMemberType]

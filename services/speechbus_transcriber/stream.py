@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, Literal
 
 import msgspec
@@ -124,6 +125,7 @@ class StreamRun:
         self._driver: SessionDriver | None = None
         self._feed: AudioFeed | None = None
         self._session: SegmentContext | None = None
+        self._session_start = 0
         self._is_reading = False
         self._lost: Lost | None = None
         self._end_reason: str | None = None
@@ -273,7 +275,7 @@ class StreamRun:
             self._read()
 
     def _take_results(self, results: list[Result]) -> None:
-        self._route.hear(now_s=self._heard_source_s)
+        self._route.hear(now_s=self._loop.time())
         if self._output.take(results):
             self._is_finished = True
             self._wake.set()
@@ -335,7 +337,8 @@ class StreamRun:
             target_languages=opened.target_languages,
             channel=opened.channel,
         )
-        timeline = SessionTimeline(start_sample=self._tail.position, sample_rate_hz=self._rate_hz)
+        self._session_start = self._tail.position
+        timeline = SessionTimeline(start_sample=self._session_start, sample_rate_hz=self._rate_hz)
         self._output.begin_session(self._session, timeline)
         self._is_finished = False
         self._failure = None
@@ -354,8 +357,7 @@ class StreamRun:
             self._driver,
             timeline,
             sample_rate_hz=self._rate_hz,
-            # Where audio goes out faster than real time, there is no need.
-            may_skip=opened.skips_silence and provider.capabilities.pace is not None,
+            turn_pause_ms=provider.capabilities.turn_pause_ms if opened.skips_silence else None,
         )
         self._route.open()
         await self._driver.open()
@@ -374,7 +376,11 @@ class StreamRun:
     async def _recover(self, error: ProviderError) -> None:
         """Decide who goes on after a failed session, and from where."""
         self._end_session()
-        backoff_s = self._route.fail(error, now_s=self._loop.time())
+        backoff_s = self._route.fail(
+            error,
+            now_s=self._loop.time(),
+            has_advanced=self._output.covered_sample > self._session_start,
+        )
         logger.log(
             logging.ERROR if isinstance(error, ProviderProtocolError) else logging.WARNING,
             "provider session failed",
@@ -388,8 +394,22 @@ class StreamRun:
         )
         # Streams that failed together do not come back together.
         jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (not a secret)
-        await asyncio.sleep(backoff_s + jitter_s)
+        await self._pause(backoff_s + jitter_s)
         self._rewind()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless another worker takes the stream meanwhile.
+
+        Raises:
+            _SupersededError: it has.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._is_superseded:
+                    self._wake.clear()
+                    await self._wake.wait()
+        if self._is_superseded:
+            raise _SupersededError
 
     def _rewind(self) -> None:
         """Read again from what is covered."""

@@ -8,17 +8,23 @@ from collections.abc import Iterable
 from speechbus_contracts import SegmentFinal
 from tests.support.frame_numbers import FRAME_MS, Tiling, build_frames
 
-__all__ = ["build_conversation", "check_conversation", "sounds"]
+__all__ = [
+    "PAUSE_FRAMES",
+    "SPEECH_FRAMES",
+    "build_conversation",
+    "check_conversation",
+    "sounds",
+]
 
 LOUD = 3_000
 FRAMES_MAX = 32_000 - LOUD
-PAUSE_FRAMES = 75
+PAUSE_FRAMES = 125
 SPEECH_FRAMES = 100
 _SILENCE = bytes(len(build_frames(1, 1)))
 
 
 def sounds(frame: int) -> bool:
-    """Whether a frame (from 1) is speech: a pause of 1.5 s, 2 s of it, and so on."""
+    """Whether a frame (from 1) is speech: a pause of 2.5 s, 2 s of it, and so on."""
     return (frame - 1) % (PAUSE_FRAMES + SPEECH_FRAMES) >= PAUSE_FRAMES
 
 

@@ -43,6 +43,7 @@ CAPABILITIES: Final = Capabilities(
     translates=False,
     sample_rates_hz=(24_000, 16_000, 44_100, 48_000),
     pace=Pace(rate=1.0, lead_ms=1_000),
+    turn_pause_ms=700,
     deaf_after_s=3.5,
 )
 """Languages of its AsyncAPI document, rates of its samples' table (24 kHz is the model's). Samples
@@ -51,7 +52,8 @@ and SDK send in real time, and nothing says that faster is taken (providers.md 1
 CHUNK_MS: Final = 100
 """Its samples send 80 ms, its SDK 200 (providers.md 1.1)."""
 SILENCE_MS: Final = 600
-"""Of `server_vad`: a pause inside a sentence is shorter."""
+"""Of `server_vad`: a pause inside a sentence is shorter. `turn_pause_ms` is longer, for a server
+whose detector starts late."""
 SETUP_TIMEOUT_S: Final = 10.0
 """The server itself waits this long for the update (providers.md 1.4)."""
 QUIET_S: Final = 0.5

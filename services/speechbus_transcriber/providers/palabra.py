@@ -40,10 +40,12 @@ CAPABILITIES: Final = Capabilities(
     has_word_times=False,
     translates=True,
     pace=Pace(rate=1.0, lead_ms=500),
+    turn_pause_ms=1_200,
     deaf_after_s=3.5,
 )
 """Languages of its JS client; audio clearly faster than real time is not transcribed, and clients
-allow about 0.5 s of lead (providers.md 3.3, 3.4). Any rate from 8 to 48 kHz is taken."""
+allow about 0.5 s of lead (providers.md 3.3, 3.4). Any rate from 8 to 48 kHz is taken. A segment's
+final comes after about 1 s of silence (3.6)."""
 
 SESSIONS_PATH: Final = "/session-storage/sessions"
 CHUNK_MS: Final = 320

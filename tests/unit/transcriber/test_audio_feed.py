@@ -41,11 +41,11 @@ class _Heard(SessionDriver):
         self.asked.append(("finish", len(self.audio)))
 
 
-def begin(*, may_skip: bool = True) -> tuple[AudioFeed, _Heard, SessionTimeline]:
+def begin(*, turn_pause_ms: int | None = 400) -> tuple[AudioFeed, _Heard, SessionTimeline]:
     """A session at the beginning of a stream."""
     driver = _Heard()
     timeline = SessionTimeline(start_sample=0, sample_rate_hz=RATE_HZ)
-    feed = AudioFeed(driver, timeline, sample_rate_hz=RATE_HZ, may_skip=may_skip)
+    feed = AudioFeed(driver, timeline, sample_rate_hz=RATE_HZ, turn_pause_ms=turn_pause_ms)
     return feed, driver, timeline
 
 
@@ -75,8 +75,8 @@ def test_a_backlog_is_given_without_its_long_silence() -> None:
 
 def test_a_stream_that_is_not_behind_is_given_whole() -> None:
     """So is one that was told to be, and one whose provider needs no pace."""
-    for may_skip, n_behind in ((True, CHUNK_SAMPLES), (False, BACKLOG)):
-        feed, driver, timeline = begin(may_skip=may_skip)
+    for turn_pause_ms, n_behind in ((400, CHUNK_SAMPLES), (None, BACKLOG)):
+        feed, driver, timeline = begin(turn_pause_ms=turn_pause_ms)
         give(feed, AUDIO, n_behind=n_behind)
         feed.finish()
 

@@ -50,17 +50,30 @@ def test_waiting_grows_up_to_a_bound_when_there_is_nobody_else() -> None:
     assert route.current == "only"
 
 
-def test_a_provider_that_speaks_before_it_breaks_is_asked_again_at_once() -> None:
+def test_a_provider_that_gets_on_before_it_breaks_is_asked_again_at_once() -> None:
     """Ten breaks in a row cost ten short waits, not ten long ones; others are still preferred."""
     route = Route(["only"])
     waits: list[float] = []
     for number in range(10):
         route.open()
         route.hear(now_s=10.0 * number)
-        waits.append(route.fail(DOWN, now_s=10.0 * number + 5))
+        waits.append(route.fail(DOWN, now_s=10.0 * number + 5, has_advanced=True))
 
     assert len(set(waits)) == 1
     assert waits[0] < 0.5
+
+
+def test_a_provider_that_breaks_at_the_same_audio_again_and_again_is_asked_less_often() -> None:
+    """It answers each time, and gets no further: a message that cannot be read, say."""
+    route = Route(["only"])
+    waits: list[float] = []
+    for number in range(8):
+        route.open()
+        route.hear(now_s=number)
+        waits.append(route.fail(DOWN, now_s=number + 0.5))
+
+    assert waits == sorted(waits)
+    assert waits[-1] == BACKOFF_MAX_S
 
 
 def test_a_session_that_lived_long_clears_the_failures_before_it() -> None:

@@ -13,7 +13,6 @@ from speechbus_cli.speech import Recordings
 from speechbus_transcriber.resampler import Resampler
 from speechbus_transcriber.silence_skipper import (
     BLOCK_MS,
-    KEPT_AFTER_MS,
     KEPT_BEFORE_MS,
     Piece,
     SilenceSkipper,
@@ -23,12 +22,13 @@ pytest_plugins = ["tests.support.speech"]
 
 RATE_HZ = 16_000
 PAUSE_MS = 2_000
+KEPT_AFTER_MS = 400
 KEPT_MS = KEPT_AFTER_MS + KEPT_BEFORE_MS + 2 * BLOCK_MS
 
 
 def play(pcm: bytes, *, rate_hz: int, cuts: Iterable[int] = ()) -> list[Piece]:
     """Give the audio to a skipper in pieces, and take what is left at the end."""
-    skipper = SilenceSkipper(sample_rate_hz=rate_hz)
+    skipper = SilenceSkipper(sample_rate_hz=rate_hz, kept_after_ms=KEPT_AFTER_MS)
     pieces: list[Piece] = []
     at = 0
     for cut in [*cuts, len(pcm)]:
@@ -50,9 +50,9 @@ def check_order(pcm: bytes, pieces: list[Piece]) -> int:
 
 
 def converse(
-    recordings: Recordings, *, rate_hz: int, noise: int
+    recordings: Recordings, *, rate_hz: int, noise: int, level_db: float = 0
 ) -> tuple[bytes, list[tuple[int, int]]]:
-    """Five sentences with pauses, in noise of this amplitude.
+    """Five sentences with pauses, this much quieter, in noise of this amplitude.
 
     Returns:
         PCM, and where the sentences lie in it, in bytes.
@@ -69,9 +69,9 @@ def converse(
         sentences.append((n_bytes, n_bytes + len(pcm)))
         audio += [pcm, pause]
         n_bytes += len(pcm) + len(pause)
-    clean = np.frombuffer(b"".join(audio), np.int16).astype(np.int32)
+    clean = np.rint(np.frombuffer(b"".join(audio), np.int16) * 10 ** (level_db / 20))
     hiss = np.random.default_rng(7).integers(-noise, noise + 1, clean.size)
-    return (clean + hiss).clip(-32_768, 32_767).astype("<i2").tobytes(), sentences
+    return (clean.astype(np.int32) + hiss).clip(-32_768, 32_767).astype("<i2").tobytes(), sentences
 
 
 @pytest.mark.parametrize("noise", [0, 10, 100])
@@ -94,11 +94,38 @@ def test_pauses_are_left_out_and_no_speech_is(
         at += 2 * piece.n_skipped + len(piece.pcm)
 
 
+@pytest.mark.parametrize("noise", [0, 3, 10])
+@pytest.mark.parametrize("level_db", [-30, -36, -40, -44])
+def test_quiet_speech_is_no_silence(recordings: Recordings, level_db: float, noise: int) -> None:
+    """A far microphone: what is left out of the sentences lies in the noise, or next to nothing."""
+    pcm, sentences = converse(recordings, rate_hz=RATE_HZ, noise=noise, level_db=level_db)
+    spoken_ms = sum(end - begin for begin, end in sentences) * 500 // RATE_HZ
+    left_out_ms = 0
+    at = 0
+    for piece in play(pcm, rate_hz=RATE_HZ):
+        span = (at, at + 2 * piece.n_skipped)
+        at = span[1] + len(piece.pcm)
+        for sentence in sentences:
+            shared = min(span[1], sentence[1]) - max(span[0], sentence[0])
+            left_out_ms += max(0, shared) * 500 // RATE_HZ
+        left_out = np.frombuffer(pcm[span[0] : span[1]], np.int16).astype(np.int32)
+        assert left_out.size == 0 or np.abs(left_out).max() <= 3 * max(noise, 8) * 1.5
+
+    assert left_out_ms <= spoken_ms * 0.1
+
+
 def test_speech_in_a_loud_room_is_kept_whole(recordings: Recordings) -> None:
     """Rather too little is left out than too much."""
     pcm, _ = converse(recordings, rate_hz=RATE_HZ, noise=3_000)
 
     assert check_order(pcm, play(pcm, rate_hz=RATE_HZ)) == 0
+
+
+def test_a_muted_microphone_is_silent_whatever_came_before() -> None:
+    """Nobody speaks in zeros."""
+    pcm = bytes(2 * 60 * RATE_HZ)
+
+    assert check_order(pcm, play(pcm, rate_hz=RATE_HZ)) >= 59 * RATE_HZ
 
 
 AUDIO = random.Random(3)
