@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from tests.support.bus_log import wait_until
 from tests.support.command_line import run_speechbus
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 from tests.support.native_client import NativeClient, connect_native, watch_bus
+from tests.support.simulator import simulator
 from tests.support.system import Service, ServiceKind, System
 
 pytestmark = pytest.mark.nats
@@ -105,6 +106,31 @@ async def _stop_ingest_under_streams(system: System) -> list[NativeClient]:
         await wait_until(lambda: all(spoken[n] > before[n] + 2 for n in spoken))
         worker.thaw()
     return [client.result() for client in clients]
+
+
+def test_a_worker_that_waits_for_its_provider_hands_over_at_once(tmp_path: Path) -> None:
+    """A deployment during a rate limit: the wait that the provider asked for is not waited out."""
+    script = 'faults = [{kind = "refuse", status = 429, retry_after_s = 60}]'
+    with ExitStack() as stack:
+        variables = stack.enter_context(simulator(tmp_path, script))
+        system = stack.enter_context(
+            System(
+                tmp_path / "system",
+                transcriber_settings={"PROVIDERS": "palabra"},
+                environment=variables,
+            )
+        )
+        (worker,) = system.transcribers
+
+        async def hand_over() -> tuple[int, bool]:
+            async with connect_native(system.ingest, system.key) as client:
+                await client.open(providers=["palabra"])
+                await wait_until(lambda: "http_429" in worker.log_path.read_text())
+                await asyncio.to_thread(system.add_service, "transcriber")
+                worker.request_stop()
+                return await asyncio.to_thread(end_of, worker)
+
+        assert asyncio.run(hand_over()) == (0, True)
 
 
 def test_a_worker_that_stops_alone_leaves_its_streams_to_the_next(tmp_path: Path) -> None:
