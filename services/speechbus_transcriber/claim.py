@@ -1,7 +1,7 @@
 """Taking ownership of a stream: read the last claim, compare-and-set, then read the checkpoint."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -50,7 +50,7 @@ async def claim_stream(
     job: JobOpen,
     *,
     worker_id: str,
-    provider: str,
+    choose: Callable[[StreamOpened], str],
     now_ms: int,
 ) -> OwnedStream | None:
     """Claim the stream of a job.
@@ -60,7 +60,7 @@ async def claim_stream(
         publisher: for the claim.
         job: what was placed here.
         worker_id: this worker.
-        provider: first provider of this worker's own route, for the event.
+        choose: names the provider that this worker will try first, for the event.
         now_ms: ms since 1970.
 
     Returns:
@@ -84,7 +84,7 @@ async def claim_stream(
             tenant=job.tenant,
             epoch=job.epoch,
             worker=worker_id,
-            provider=next(iter(opened.providers), provider),
+            provider=choose(opened),
             from_ms=final.covered_ms if isinstance(final, SegmentFinal) else 0,
             reason=job.reason,
             claimed_at=now_ms,

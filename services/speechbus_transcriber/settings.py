@@ -17,6 +17,8 @@ SETTINGS_PREFIX: Final = "SPEECHBUS_TRANSCRIBER_"
 PALABRA_KEY_URL: Final = "wss://stream.palabra.ai/asr/v1/speech-to-text/stream"
 PALABRA_CLIENT_URL: Final = "wss://api.palabra.ai/asr/v1/speech-to-text/stream"
 """With an API key, or a session's token (providers.md 3.1)."""
+WEBSOCKET_SCHEMES: Final = ("wss://", "ws://")
+HTTP_SCHEMES: Final = ("https://", "http://")
 SESSIONS_DEFAULT: Final = 100
 """A tenth of what one process was measured to carry; raise it when cores are free."""
 
@@ -138,6 +140,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             yield "palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET"
         if "kotoba" in self.providers and self.accounts.kotoba is None:
             yield "kotoba needs KOTOBA_API_KEY"
+        for name, url, schemes in (
+            ("PALABRA_STT_URL", self.palabra_stt_url, WEBSOCKET_SCHEMES),
+            ("PALABRA_API_URL", self.palabra_api_url, HTTP_SCHEMES),
+            ("KOTOBA_ASR_URL", self.kotoba_asr_url, WEBSOCKET_SCHEMES),
+        ):
+            if url and not url.startswith(schemes):
+                yield f"{name} begins with {' or '.join(schemes)}"
         if self.worker_id:
             try:
                 parse_token(self.worker_id)

@@ -42,7 +42,7 @@ from speechbus_transcriber.providers.interface import (
     Result,
     SessionRequest,
 )
-from speechbus_transcriber.providers.registry import Provider, default_route, plan_route
+from speechbus_transcriber.providers.registry import Provider, default_route, plan_stream
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
 from speechbus_transcriber.session_timeline import SessionTimeline
@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 Outcome = Literal["closed", "superseded"]
 
+CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
+CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
 SOURCE_SILENT_S: Final = 2.5
@@ -101,13 +103,18 @@ class StreamRun:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
-        self._route = Route(
-            plan_route(
-                opened.providers or default_route(tuple(context.providers)),
-                available=context.providers,
-                language=opened.language,
+        route = plan_stream(opened, context.providers)
+        left_out = [name for name in default_route(tuple(context.providers)) if name not in route]
+        if left_out and not opened.providers:
+            logger.info(
+                "providers left out: they do not take the stream's language, or need to be told it",
+                extra={
+                    "stream_id": self.stream_id,
+                    "providers": left_out,
+                    "language": opened.language,
+                },
             )
-        )
+        self._route = Route(route)
         self._live = LiveOutput(context.control_bus, opened, may_show=context.may_show)
         self._catch_up = CatchUp(context.audio_bus, opened, self._wake.set)
         self._times = CaptureTimes(
@@ -390,6 +397,7 @@ class StreamRun:
                 "provider": error.provider,
                 "code": error.code,
                 "next_provider": self._route.current,
+                **({"advice": CHECK_ACCOUNT} if error.code in CREDENTIALS_REFUSED else {}),
             },
         )
         # Streams that failed together do not come back together.

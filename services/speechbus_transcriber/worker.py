@@ -21,6 +21,7 @@ from speechbus_runtime.lifecycle import StopSignal
 from speechbus_runtime.publisher import PublishRefusedError
 from speechbus_transcriber.claim import claim_stream
 from speechbus_transcriber.placement import JobPuller
+from speechbus_transcriber.providers.registry import plan_stream
 from speechbus_transcriber.stream import StreamContext, StreamRun
 
 __all__ = ["Worker"]
@@ -131,7 +132,7 @@ class Worker:
                 context.publisher,
                 job,
                 worker_id=context.worker_id,
-                provider=next(iter(context.providers)),
+                choose=lambda opened: next(iter(plan_stream(opened, context.providers)), "none"),
                 now_ms=context.now_ns() // 1_000_000,
             )
         except JetStreamUnavailableError:

@@ -50,7 +50,7 @@ async def _write_after_being_fenced(url: str) -> BusLog:
     async def claim(worker_id: str, epoch: int) -> OwnedStream | None:
         job = JobOpen(stream_id="s-1", tenant="acme", epoch=epoch, reason="test")
         return await claim_stream(
-            bus, publisher, job, worker_id=worker_id, provider="echo", now_ms=0
+            bus, publisher, job, worker_id=worker_id, choose=lambda _: "echo", now_ms=0
         )
 
     first = await claim("first", 1)

@@ -14,7 +14,8 @@ async def send_text(socket: WebSocket, text: str) -> None:
     there. An error would take that away.
     """
     if socket.application_state is WebSocketState.CONNECTED:
-        with suppress(WebSocketDisconnect, OSError):
+        # The server under us may have closed it a moment ago, for a message that is too large.
+        with suppress(WebSocketDisconnect, OSError, RuntimeError):
             await socket.send({"type": "websocket.send", "text": text})
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from speechbus_contracts import StreamOpened
 from speechbus_transcriber.providers import echo, kotoba, local, palabra
 from speechbus_transcriber.providers.interface import (
     Capabilities,
@@ -23,6 +24,7 @@ __all__ = [
     "build_providers",
     "default_route",
     "plan_route",
+    "plan_stream",
 ]
 
 CLOUD_PROVIDERS: Final = ("palabra", "kotoba")
@@ -75,6 +77,20 @@ def _build(name: str, accounts: Accounts) -> Provider:
             )
         case _:
             raise KeyError(name)
+
+
+def plan_stream(opened: StreamOpened, available: Mapping[str, Provider]) -> list[str]:
+    """Return the providers to try for a stream, in order.
+
+    Args:
+        opened: names its own route, if it has one, and its language.
+        available: what this worker has.
+    """
+    return plan_route(
+        opened.providers or default_route(tuple(available)),
+        available=available,
+        language=opened.language,
+    )
 
 
 def default_route(available: Sequence[str]) -> Sequence[str]:

@@ -59,6 +59,9 @@ def test_a_key_and_client_credentials_lead_to_their_own_addresses() -> None:
         ({"PALABRA_CLIENT_SECRET": "the-secret"}, "come together"),
         ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "nobody"}, "palabra, kotoba, local, echo"),
         ({"SPEECHBUS_TRANSCRIBER_PROVIDERS": "kotoba"}, "KOTOBA_API_KEY"),
+        ({"KOTOBA_ASR_URL": "http://kotoba.example"}, "KOTOBA_ASR_URL begins with wss:// or ws://"),
+        ({"PALABRA_STT_URL": "palabra.example"}, "PALABRA_STT_URL begins with"),
+        ({"PALABRA_API_URL": "ftp://palabra.example"}, "PALABRA_API_URL begins with https://"),
     ],
 )
 def test_a_mistake_says_which_variable_to_set(variables: dict[str, str], hint: str) -> None:

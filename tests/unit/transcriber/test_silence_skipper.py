@@ -17,6 +17,7 @@ from speechbus_transcriber.silence_skipper import (
     Piece,
     SilenceSkipper,
 )
+from tests.support.frame_numbers import build_frames
 
 pytest_plugins = ["tests.support.speech"]
 
@@ -119,6 +120,15 @@ def test_speech_in_a_loud_room_is_kept_whole(recordings: Recordings) -> None:
     pcm, _ = converse(recordings, rate_hz=RATE_HZ, noise=3_000)
 
     assert check_order(pcm, play(pcm, rate_hz=RATE_HZ)) == 0
+
+
+def test_numbered_frames_are_no_silence() -> None:
+    """Who measures what is lost with them (docs/simulators.md) finds every one."""
+    pcm = b"".join(build_frames(first, 400) + bytes(2 * RATE_HZ) for first in (1, 401, 801))
+
+    assert check_order(pcm, play(pcm, rate_hz=RATE_HZ)) < 3 * RATE_HZ
+    heard = b"".join(piece.pcm for piece in play(pcm, rate_hz=RATE_HZ))
+    assert all(build_frames(frame, 1) in heard for frame in range(1, 1_201))
 
 
 def test_a_muted_microphone_is_silent_whatever_came_before() -> None:
