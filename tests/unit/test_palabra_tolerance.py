@@ -26,6 +26,7 @@ from tests.support.palabra_session import (
     build,
     final,
     partial,
+    publish,
 )
 
 FINALIZE = '{"message_type":"finalize"}'
@@ -160,6 +161,29 @@ def test_finals_that_overlap_are_put_one_behind_the_other() -> None:
     session.say("a", "One.", 0, 900, is_eos=True)
 
     assert session.say("b", "Two.", 820, 1_500, is_eos=True) == [final("Two.", 900, 1_500, "b")]
+
+
+def test_words_inside_what_is_covered_are_not_dropped() -> None:
+    """They were not said before only because their time says so; they cover no more for that."""
+    session = Session()
+    session.speak(3_000)
+    results = session.say("a", "I think that", 0, 2_000, is_eos=True)
+    results += session.say("b", "yes exactly", 1_500, 1_900, is_eos=True)
+    results += session.say("c", "exactly", 1_500, 1_900, is_eos=True)
+    results += session.say("d", "So be it.", 2_000, 2_600, is_eos=True)
+
+    assert results == [
+        final("I think that", 0, 2_000, "a"),
+        final("yes exactly", 2_000, 2_001, "b", covered_ms=2_000),
+        final("exactly", 2_001, 2_001, "c", covered_ms=2_000),
+        final("So be it.", 2_001, 2_600, "d"),
+    ]
+    assert [said.text for said in publish(results)] == [
+        "I think that",
+        "yes exactly",
+        "exactly",
+        "So be it.",
+    ]
 
 
 def test_case_08_an_empty_final_that_nobody_saw_is_not_told() -> None:
