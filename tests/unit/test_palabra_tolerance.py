@@ -136,6 +136,42 @@ def test_a_marker_without_a_question_is_no_answer_to_the_next() -> None:
     assert session.say("f", "<fin>", 0, 0) == [Covered(1_000), Flushed()]
 
 
+def ask_twice_and_give_up_once() -> Session:
+    """A session with a finalize at 2 s that was given up, and another one at 12.2 s."""
+    session = Session()
+    session.speak(2_000)
+    session.protocol.flush(now_s=session.now_s)
+    session.speak(3_000)
+    session.say("a", "hello", 300, 1_800)
+    session.speak(7_200)
+    assert session.wait(0) == [final("hello", 300, 1_800, "a"), Flushed()]
+    session.protocol.flush(now_s=session.now_s)
+    return session
+
+
+def test_a_late_marker_is_no_answer_to_the_next_question() -> None:
+    """It says what was heard before its own, and that was told as answered."""
+    session = ask_twice_and_give_up_once()
+
+    assert session.say("f", "<fin>", 0, 0) == [Covered(2_000)]
+    assert session.say("b", "world and more", 3_000, 6_000, is_eos=True) == [
+        final("world and more", 3_000, 6_000, "b")
+    ]
+    assert session.say("g", "<fin>", 0, 0) == [Covered(12_200), Flushed()]
+
+
+def test_a_marker_that_was_passed_over_is_not_waited_for() -> None:
+    """Words behind its place come behind it: else each marker would be taken for the one before."""
+    session = ask_twice_and_give_up_once()
+    session.say("b", "world and", 3_000, 5_000)
+
+    assert session.say("b", "world and more<fin>", 3_000, 6_000, is_eos=True) == [
+        final("world and more", 3_000, 6_000, "b"),
+        Covered(12_200),
+        Flushed(),
+    ]
+
+
 def test_no_time_is_behind_the_audio() -> None:
     """Finals cover to their end: what was not sent yet must not count as heard."""
     session = Session()

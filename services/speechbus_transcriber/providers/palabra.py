@@ -60,6 +60,8 @@ TRANSLATIONS_TIMEOUT_S: Final = 5.0
 FORMER_S: Final = 1.0
 """A final waits so long for that of the segment before it. They come in order, as far as is known;
 one that came behind would be put in the wrong place, or lose its last words."""
+LATE_MAX: Final = 256
+"""Markers that did not come in time and still may; one is asked for in each turn."""
 SESSION_S_MAX: Final = 1e7
 """Longer than any session lives: a time beyond is no time."""
 
@@ -109,6 +111,7 @@ class PalabraProtocol:
         self._given_at_s: float | None = None
         self._quiet_at_s = 0.0  # at once: that call tells the session's beginning
         self._asked: deque[_Asked] = deque()
+        self._late: deque[_Asked] = deque(maxlen=LATE_MAX)
         self._heard_since_asked = False
         self._translations = PalabraTranslations(request.target_languages)
         self._segments = PalabraSegments(self._translations)
@@ -298,12 +301,14 @@ class PalabraProtocol:
         text, has_fin = wire.split_fin(message.segment.text)
         if not text.strip():
             self._results += self._take_empty(message, has_fin=has_fin)
-        elif message.is_eos or has_fin:
-            self._results += self._segments.end(segment_id, self._read(message, text))
         else:
-            self._results += self._segments.update(segment_id, self._read(message, text))
+            segment = self._read(message, text)
+            self._forget_late(segment.start_ms)
+            is_final = message.is_eos or has_fin
+            take = self._segments.end if is_final else self._segments.update
+            self._results += take(segment_id, segment)
         if has_fin:
-            self._answer(now_s, is_marked=True)
+            self._take_marker(now_s)
         if not self._segments.is_any_held:
             self._former_at_s = None
         elif self._former_at_s is None:
@@ -368,30 +373,46 @@ class PalabraProtocol:
         """
         if not self._heard_since_asked:
             raise ProviderUnavailableError("finalize_unanswered", provider=self.name)
+        self._late.append(self._asked[0])
         self._answer(now_s, is_marked=False)  # it speaks, and does not know the marker
 
-    def _answer(self, now_s: float, *, is_marked: bool) -> None:
-        """Take the oldest finalize as answered: by the marker, or by waiting long enough.
+    def _take_marker(self, now_s: float) -> None:
+        """Take the marker as the answer to the oldest finalize that has none."""
+        if self._late:
+            self._settle(self._late.popleft(), is_marked=True)
+        elif self._asked:
+            self._answer(now_s, is_marked=True)
+        # else it came by itself (`finalization_mode=auto`)
 
-        Only the marker tells that all audio before the finalize was heard. Without it nothing is
-        covered beyond the finals, so that a broken session is repeated from there; and a segment
-        goes on through a finalize of our own.
-        """
-        if not self._asked:
-            return  # the marker came late, or by itself (`finalization_mode=auto`)
+    def _forget_late(self, start_ms: int) -> None:
+        """Words that begin at or behind the place of a late marker: it does not come any more."""
+        while self._late and self._late[0].given_ms <= start_ms:
+            self._late.popleft()
+
+    def _answer(self, now_s: float, *, is_marked: bool) -> None:
+        """Take the oldest finalize as answered: by the marker, or by waiting long enough."""
         asked = self._asked.popleft()
-        if is_marked or asked.purpose != "probe":
-            # Without audio since then, nothing began behind it, even where a time says so.
-            is_all = asked.given_ms == self._clock.given_ms
-            self._results += self._segments.settle(asked.given_ms + is_all)
-        if is_marked:
-            self._results += self._segments.cover(asked.given_ms)
+        self._settle(asked, is_marked=is_marked)
         if asked.purpose == "flush":
             self._results.append(Flushed())
         elif asked.purpose == "finish":
             self._translations_at_s = now_s + TRANSLATIONS_TIMEOUT_S
             if not self._translations.is_waiting(now_ms=self._clock.given_ms):
                 self._end()
+
+    def _settle(self, asked: _Asked, *, is_marked: bool) -> None:
+        """End what began before a finalize.
+
+        Only the marker tells that all audio before the finalize was heard. Without it nothing is
+        covered beyond the finals, so that a broken session is repeated from there; and a segment
+        goes on through a finalize of our own.
+        """
+        if is_marked or asked.purpose != "probe":
+            # Without audio since then, nothing began behind it, even where a time says so.
+            is_all = asked.given_ms == self._clock.given_ms
+            self._results += self._segments.settle(asked.given_ms + is_all)
+        if is_marked:
+            self._results += self._segments.cover(asked.given_ms)
 
     def _end(self) -> None:
         self._translations_at_s = None
