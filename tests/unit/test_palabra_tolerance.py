@@ -7,6 +7,7 @@ from speechbus_transcriber.providers.interface import (
     Finished,
     Flushed,
     HttpResponse,
+    ProviderUnavailableError,
     Translated,
     WebSocketConnect,
 )
@@ -134,6 +135,78 @@ def test_a_marker_without_a_question_is_no_answer_to_the_next() -> None:
     assert session.say("a", "Hello.<fin>", 0, 800) == [final("Hello.", 0, 800, "a")]
     session.protocol.flush(now_s=session.now_s)
     assert session.say("f", "<fin>", 0, 0) == [Covered(1_000), Flushed()]
+
+
+def speak_and_rest() -> Session:
+    """A session at a server without `finalize` that has ended its segment; then a quiet second."""
+    session = Session()
+    session.speak(3_000)
+    session.say("a", "Hello.", 300, 1_800, is_eos=True)
+    session.speak(1_000)
+    return session
+
+
+def test_a_quiet_end_has_an_end_without_finalize() -> None:
+    """Silence has nothing to say; as an error it would bring sessions that hear only silence."""
+    session = speak_and_rest()
+    session.finish()
+
+    assert session.wait(FIN_TIMEOUT_S - 0.1) == []
+    assert session.wait(0.2) == [Finished()]
+
+
+def test_a_flush_in_silence_is_answered_without_finalize_and_covers_nothing() -> None:
+    """Nothing is open, and no marker tells that all was heard."""
+    session = speak_and_rest()
+    session.protocol.flush(now_s=session.now_s)
+
+    assert session.wait(FIN_TIMEOUT_S + 0.1) == [Flushed()]
+
+
+@pytest.mark.parametrize("has_spoken", [True, False])
+def test_pauses_end_no_session_without_finalize(*, has_spoken: bool) -> None:
+    """It is asked once; that nobody listens is seen when somebody speaks (`deaf_after_s`)."""
+    session = speak_and_rest() if has_spoken else Session()
+    sent: list[str | bytes] = []
+    for _ in range(20):
+        sent += session.speak(5_000)
+        assert session.wait(0) == []
+
+    assert sent.count(FINALIZE) == 1
+
+
+def test_what_is_open_keeps_the_silence_from_being_an_answer() -> None:
+    """Silence would have ended it: nobody listens, and a new session hears the audio again."""
+    session = speak_and_rest()
+    session.say("b", "and", 3_500, 3_900)
+    session.finish()
+
+    with pytest.raises(ProviderUnavailableError, match="finalize_unanswered"):
+        session.wait(FIN_TIMEOUT_S + 0.1)
+
+
+def test_the_end_of_a_session_that_never_spoke_is_no_answer() -> None:
+    """It may have been deaf from the start, and what was said too short to tell."""
+    session = Session()
+    session.speak(30_000)
+    session.finish()
+
+    with pytest.raises(ProviderUnavailableError, match="finalize_unanswered"):
+        session.wait(FIN_TIMEOUT_S + 0.1)
+
+
+@pytest.mark.parametrize("n_late", [0, 1])
+def test_who_has_answered_finalize_is_asked_in_each_pause(n_late: int) -> None:
+    """Then no answer is a dead session; also when the first answer was late."""
+    session = speak_and_rest()
+    session.speak(PROBE_AFTER_MS)
+    session.wait(n_late * (FIN_TIMEOUT_S + 0.1))
+    assert isinstance(session.say("f", "<fin>", 0, 0)[-1], Covered)
+    sent = session.speak(PROBE_AFTER_MS + 5_000)
+
+    assert FINALIZE in sent
+    with pytest.raises(ProviderUnavailableError, match="finalize_unanswered"):
+        session.wait(FIN_TIMEOUT_S + 0.1)
 
 
 def ask_twice_and_give_up_once() -> Session:

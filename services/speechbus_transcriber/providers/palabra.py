@@ -86,6 +86,8 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     purpose: Literal["flush", "finish", "probe"]
     given_ms: int
     """Audio of the stream sent before it."""
+    n_heard: int
+    """Messages received before it."""
     deadline_s: float
 
 
@@ -112,7 +114,8 @@ class PalabraProtocol:
         self._quiet_at_s = 0.0  # at once: that call tells the session's beginning
         self._asked: deque[_Asked] = deque()
         self._late: deque[_Asked] = deque(maxlen=LATE_MAX)
-        self._heard_since_asked = False
+        self._n_heard = 0  # messages about speech
+        self._knows_finalize: bool | None = None
         self._translations = PalabraTranslations(request.target_languages)
         self._segments = PalabraSegments(self._translations)
         self._heard_ms = 0  # audio of the stream when the provider last spoke
@@ -207,10 +210,12 @@ class PalabraProtocol:
         return messages
 
     def _is_probe_due(self) -> bool:
+        if self._asked or self._knows_finalize is False:
+            return False
         # Inside a segment only after a long silence of the provider: a finalize would cut it.
         segments = self._segments
         since_ms = self._heard_ms if segments.is_any_open else segments.covered_ms
-        return not self._asked and self._clock.given_ms - since_ms >= PROBE_AFTER_MS
+        return self._clock.given_ms - since_ms >= PROBE_AFTER_MS
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Ask for finals of everything sent so far; `Flushed` follows among the results."""
@@ -282,7 +287,7 @@ class PalabraProtocol:
             raise self._confused("bad_message") from None
         match received:
             case wire.Transcription():
-                self._heard_since_asked = True
+                self._n_heard += 1
                 self._heard_ms = self._clock.given_ms
                 self._take_transcription(received, now_s)
             case wire.TranslatedTranscription():
@@ -350,11 +355,11 @@ class PalabraProtocol:
     def _finalize(
         self, purpose: Literal["flush", "finish", "probe"], *, now_s: float
     ) -> list[str | bytes]:
-        self._heard_since_asked = False
         self._asked.append(
             _Asked(
                 purpose=purpose,
                 given_ms=self._clock.given_ms,
+                n_heard=self._n_heard,
                 deadline_s=now_s + FIN_TIMEOUT_S,
             )
         )
@@ -368,21 +373,38 @@ class PalabraProtocol:
         """The oldest finalize is overdue.
 
         Raises:
-            ProviderUnavailableError: nothing at all has come since: the session is dead, and a new
-                one hears the audio again.
+            ProviderUnavailableError: nothing at all has come since, and something should have: the
+                session is dead, and a new one hears the audio again.
         """
-        if not self._heard_since_asked:
+        asked = self._asked[0]
+        if self._n_heard == asked.n_heard and not self._may_be_quiet(asked):
             raise ProviderUnavailableError("finalize_unanswered", provider=self.name)
-        self._late.append(self._asked[0])
-        self._answer(now_s, is_marked=False)  # it speaks, and does not know the marker
+        if self._knows_finalize is None:
+            self._knows_finalize = False
+        self._late.append(asked)
+        self._answer(now_s, is_marked=False)
+
+    def _may_be_quiet(self, asked: _Asked) -> bool:
+        """Whether a server without `finalize` (the seed has none) would say nothing, either.
+
+        It would when nobody speaks and all it has begun is final. But a session that never spoke
+        may always have been deaf: it answers no question of the client's by its silence.
+        """
+        has_spoken = self._n_heard > 0
+        is_all_final = not self._segments.is_any_open
+        return (
+            not self._knows_finalize and is_all_final and (has_spoken or asked.purpose == "probe")
+        )
 
     def _take_marker(self, now_s: float) -> None:
         """Take the marker as the answer to the oldest finalize that has none."""
+        if not self._late and not self._asked:
+            return  # it came by itself (`finalization_mode=auto`)
+        self._knows_finalize = True
         if self._late:
             self._settle(self._late.popleft(), is_marked=True)
-        elif self._asked:
+        else:
             self._answer(now_s, is_marked=True)
-        # else it came by itself (`finalization_mode=auto`)
 
     def _forget_late(self, start_ms: int) -> None:
         """Words that begin at or behind the place of a late marker: it does not come any more."""
