@@ -263,6 +263,23 @@ def test_words_whose_time_is_wrong_are_still_heard_at_the_end() -> None:
     assert session.say("f", "<fin>", 0, 0) == [final("hello", 1_000, 1_000, "a"), Finished()]
 
 
+@pytest.mark.parametrize(
+    ("start_ms", "end_ms", "heard_at"),
+    [(500, 499, (500, 500)), (500, 0, (500, 500)), (-1, 400, (0, 400)), (-2, -1, (0, 1))],
+)
+def test_words_at_impossible_times_are_heard(
+    start_ms: int, end_ms: int, heard_at: tuple[int, int]
+) -> None:
+    """As an error they would come again with the same audio, for ever."""
+    session = Session()
+    session.speak(1_000)
+    results = session.say("a", "Hello.", start_ms, end_ms, is_eos=True)
+
+    assert [(said.text, said.start_ms, said.end_ms) for said in publish(results)] == [
+        ("Hello.", *heard_at)
+    ]
+
+
 def test_finals_that_overlap_are_put_one_behind_the_other() -> None:
     """Segments tile the stream, whatever a recognizer's padding says."""
     session = Session()

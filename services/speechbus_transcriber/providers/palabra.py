@@ -328,8 +328,9 @@ class PalabraProtocol:
         return self._segments.end(message.transcription_id, self._read(message, ""))
 
     def _read(self, message: wire.Transcription, text: str) -> Segment:
-        start_s, end_s = message.segment.start_time, message.segment.end_time
-        if not 0 <= start_s <= end_s <= SESSION_S_MAX:
+        start_s = max(0.0, message.segment.start_time)
+        end_s = max(start_s, message.segment.end_time)
+        if end_s > SESSION_S_MAX:
             raise self._confused("impossible_times")
         return Segment(
             text=text,
