@@ -188,6 +188,7 @@ def test_fields_that_the_door_does_not_know_are_ignored(system: System) -> None:
         ("null", "hello.invalid"),
         ({"type": "hello"}, "hello.invalid"),
         ({"type": "end"}, "hello.invalid"),
+        ({"format": "pcm_s16le", "sample_rate_hz": 16_000}, "hello.invalid"),
         ({**HELLO, "type": 1}, "hello.invalid"),
         ({**HELLO, "sample_rate_hz": "16000"}, "hello.invalid"),
         ({**HELLO, "sample_rate_hz": 16_000.5}, "hello.invalid"),

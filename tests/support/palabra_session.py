@@ -1,10 +1,15 @@
 """A session at Palabra that a test feeds by hand: both the driver's side and the provider's."""
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
-from speechbus_transcriber.providers.interface import Heard, Result, SessionRequest
+from speechbus_contracts import SegmentFinal
+from speechbus_transcriber.checkpoint import Checkpoint
+from speechbus_transcriber.providers.interface import Covered, Heard, Result, SessionRequest
 from speechbus_transcriber.providers.palabra import PalabraAccount, PalabraProtocol
+from speechbus_transcriber.segmenter import SegmentContext, begin
+from speechbus_transcriber.session_finals import SessionFinals
 
 __all__ = [
     "API",
@@ -16,6 +21,7 @@ __all__ = [
     "build",
     "final",
     "partial",
+    "publish",
 ]
 
 RATE_HZ = 16_000
@@ -26,6 +32,10 @@ WITH_CREDENTIALS = PalabraAccount(
     stt_url=URL, api_url=API, client_id="the-id", client_secret="the-secret"
 )
 
+CONTEXT: Final = SegmentContext(
+    stream_id="s", tenant="t", epoch=1, provider="palabra", language="en", target_languages=()
+)
+
 
 def build(*targets: str, account: PalabraAccount = WITH_KEY) -> PalabraProtocol:
     """An adapter before its session."""
@@ -33,11 +43,26 @@ def build(*targets: str, account: PalabraAccount = WITH_KEY) -> PalabraProtocol:
     return PalabraProtocol(request, account)
 
 
-def heard(text: str, start_ms: int, end_ms: int, segment_id: str, *, is_final: bool) -> Heard:
-    """What the segmenter is told."""
+def final(
+    text: str, start_ms: int, end_ms: int, segment_id: str, *, covered_ms: int | None = None
+) -> Heard:
+    """A final; covers what ends with it unless told otherwise."""
     return Heard(
         text=text,
-        is_final=is_final,
+        is_final=True,
+        start_ms=start_ms,
+        end_ms=end_ms,
+        covered_ms=end_ms if covered_ms is None else covered_ms,
+        language="en",
+        provider_transcription_id=segment_id,
+    )
+
+
+def partial(text: str, start_ms: int, end_ms: int, segment_id: str) -> Heard:
+    """A partial."""
+    return Heard(
+        text=text,
+        is_final=False,
         start_ms=start_ms,
         end_ms=end_ms,
         language="en",
@@ -45,14 +70,23 @@ def heard(text: str, start_ms: int, end_ms: int, segment_id: str, *, is_final: b
     )
 
 
-def final(text: str, start_ms: int, end_ms: int, segment_id: str) -> Heard:
-    """A final."""
-    return heard(text, start_ms, end_ms, segment_id, is_final=True)
-
-
-def partial(text: str, start_ms: int, end_ms: int, segment_id: str) -> Heard:
-    """A partial."""
-    return heard(text, start_ms, end_ms, segment_id, is_final=False)
+def publish(results: Iterable[Result]) -> list[SegmentFinal]:
+    """The finals that the stream makes of a session's results, corrections left out."""
+    segmenter = begin(Checkpoint(), is_shown=False)
+    known = SessionFinals()
+    finals: list[SegmentFinal] = []
+    for result in results:
+        if isinstance(result, Heard) and not known.knows(result):
+            events, segmenter = segmenter.hear(result, CONTEXT, audio_received_at=0, now_ms=0)
+        elif isinstance(result, Covered):
+            events, segmenter = segmenter.cover(result.covered_ms, CONTEXT, audio_received_at=0)
+        else:
+            continue
+        for event in events:
+            if isinstance(event, SegmentFinal):
+                known.add(event)
+                finals.append(event)
+    return finals
 
 
 class Session:

@@ -535,6 +535,8 @@ def test_by_hand_a_turn_that_nobody_ends_is_ended() -> None:
         (["おはよう。", "元気?"], "おはよう。元気?"),
         (["", "a", "", "b"], "a b"),
         (["안녕", "하세요"], "안녕 하세요"),
+        (["ok 🙂", "yes"], "ok 🙂 yes"),
+        (["ﾃｽﾄ", "ﾃﾞｽ"], "ﾃｽﾄﾃﾞｽ"),
     ],
 )
 def test_by_hand_parts_are_joined_as_they_are_written(parts: list[str], whole: str) -> None:

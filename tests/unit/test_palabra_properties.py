@@ -22,7 +22,7 @@ from speechbus_transcriber.providers.palabra import (
     TRANSLATIONS_TIMEOUT_S,
 )
 from tests.support.frame_numbers import build_frames
-from tests.support.palabra_session import RATE_HZ, Session
+from tests.support.palabra_session import RATE_HZ, Session, publish
 
 AUDIO_MS: Final = 3_000
 BYTES_PER_MS: Final = RATE_HZ * 2 // 1000
@@ -107,7 +107,9 @@ def test_broken_messages_raise_a_protocol_error_or_nothing(messages: list[str]) 
     assert all(error.__cause__ is None for error in errors)
     for result in results:
         if isinstance(result, Heard):
-            assert 0 <= result.start_ms <= result.end_ms <= AUDIO_MS
+            # Words that come behind all that was covered have a place, of 1 ms at most.
+            assert 0 <= result.start_ms <= result.end_ms <= AUDIO_MS + 1
+            assert (result.covered_ms or 0) <= AUDIO_MS
 
 
 @given(conversation=conversations, asks=st.sampled_from(["", "f", "ff", "fe", "e"]))
@@ -134,7 +136,8 @@ def test_what_is_said_in_any_order_keeps_the_promises(
                 assert "<fin>" not in result.text
                 if result.is_final and not said:
                     assert result.start_ms >= covered_ms
-                    covered_ms = result.end_ms
+                    assert result.covered_ms is not None
+                    covered_ms = result.covered_ms
                 if result.is_final:
                     assert said[-1:] != [result.text]  # said again, it is nothing new
                     said.append(result.text)
@@ -151,6 +154,14 @@ def test_what_is_said_in_any_order_keeps_the_promises(
                 pass
     assert results.count(Finished()) == 1
     assert results[-1] == Finished()
+    first = {
+        result.provider_transcription_id: result.text
+        for result in reversed(results)
+        if isinstance(result, Heard) and result.is_final and result.text
+    }
+    published = publish(results)
+    assert {final.provider_transcription_id: final.text for final in published} == first
+    assert len(published) == len(first)
 
 
 @given(conversation=conversations, cut=st.integers(0, 25), asks=st.sampled_from(["", "f", "fe"]))
@@ -170,27 +181,32 @@ def test_a_prefix_of_what_is_said_gives_a_prefix_of_what_is_heard(
         st.tuples(
             st.lists(st.sampled_from(["one", "one two", "uh one", "two"]), min_size=1, max_size=4),
             st.booleans(),
+            st.sampled_from([0, 250, 600, 5_000]),
         ),
         max_size=8,
     )
 )
-def test_nothing_that_was_said_is_lost(segments: list[tuple[list[str], bool]]) -> None:
-    """Each segment ends with its last words, whether the provider ended it or not (case 07)."""
+def test_nothing_that_was_said_is_lost(segments: list[tuple[list[str], bool, int]]) -> None:
+    """Each segment ends with its last words, whether the provider ended it or not (case 07).
+
+    Whatever its times: without length, inside the segment before, or behind all audio.
+    """
     session = open_session()
     results: list[Result] = []
-    for number, (words, is_ended) in enumerate(segments):
+    for number, (words, is_ended, ms) in enumerate(segments):
         start_ms = 400 * number  # the last ones are behind all audio
         for place, text in enumerate(words):
             is_eos = is_ended and place == len(words) - 1
-            results += session.say(f"s{number}", text, start_ms, start_ms + 250, is_eos=is_eos)
+            results += session.say(f"s{number}", text, start_ms, start_ms + ms, is_eos=is_eos)
     session.finish()
     results += session.say("f", "<fin>", 0, 0)
     results += session.wait(TRANSLATIONS_TIMEOUT_S)
 
     finals = [result for result in results if isinstance(result, Heard) and result.is_final]
     assert [(final.provider_transcription_id, final.text) for final in finals] == [
-        (f"s{number}", words[-1]) for number, (words, _) in enumerate(segments)
+        (f"s{number}", words[-1]) for number, (words, _, _) in enumerate(segments)
     ]
+    assert [final.text for final in publish(results)] == [final.text for final in finals]
     assert results[-1] == Finished()
 
 

@@ -7,6 +7,7 @@ from speechbus_transcriber.providers.interface import (
     Finished,
     Flushed,
     HttpResponse,
+    ProviderUnavailableError,
     Translated,
     WebSocketConnect,
 )
@@ -26,6 +27,7 @@ from tests.support.palabra_session import (
     build,
     final,
     partial,
+    publish,
 )
 
 FINALIZE = '{"message_type":"finalize"}'
@@ -135,6 +137,114 @@ def test_a_marker_without_a_question_is_no_answer_to_the_next() -> None:
     assert session.say("f", "<fin>", 0, 0) == [Covered(1_000), Flushed()]
 
 
+def speak_and_rest() -> Session:
+    """A session at a server without `finalize` that has ended its segment; then a quiet second."""
+    session = Session()
+    session.speak(3_000)
+    session.say("a", "Hello.", 300, 1_800, is_eos=True)
+    session.speak(1_000)
+    return session
+
+
+def test_a_quiet_end_has_an_end_without_finalize() -> None:
+    """Silence has nothing to say; as an error it would bring sessions that hear only silence."""
+    session = speak_and_rest()
+    session.finish()
+
+    assert session.wait(FIN_TIMEOUT_S - 0.1) == []
+    assert session.wait(0.2) == [Finished()]
+
+
+def test_a_flush_in_silence_is_answered_without_finalize_and_covers_nothing() -> None:
+    """Nothing is open, and no marker tells that all was heard."""
+    session = speak_and_rest()
+    session.protocol.flush(now_s=session.now_s)
+
+    assert session.wait(FIN_TIMEOUT_S + 0.1) == [Flushed()]
+
+
+@pytest.mark.parametrize("has_spoken", [True, False])
+def test_pauses_end_no_session_without_finalize(*, has_spoken: bool) -> None:
+    """It is asked once; that nobody listens is seen when somebody speaks (`deaf_after_s`)."""
+    session = speak_and_rest() if has_spoken else Session()
+    sent: list[str | bytes] = []
+    for _ in range(20):
+        sent += session.speak(5_000)
+        assert session.wait(0) == []
+
+    assert sent.count(FINALIZE) == 1
+
+
+def test_what_is_open_keeps_the_silence_from_being_an_answer() -> None:
+    """Silence would have ended it: nobody listens, and a new session hears the audio again."""
+    session = speak_and_rest()
+    session.say("b", "and", 3_500, 3_900)
+    session.finish()
+
+    with pytest.raises(ProviderUnavailableError, match="finalize_unanswered"):
+        session.wait(FIN_TIMEOUT_S + 0.1)
+
+
+def test_the_end_of_a_session_that_never_spoke_is_no_answer() -> None:
+    """It may have been deaf from the start, and what was said too short to tell."""
+    session = Session()
+    session.speak(30_000)
+    session.finish()
+
+    with pytest.raises(ProviderUnavailableError, match="finalize_unanswered"):
+        session.wait(FIN_TIMEOUT_S + 0.1)
+
+
+@pytest.mark.parametrize("n_late", [0, 1])
+def test_who_has_answered_finalize_is_asked_in_each_pause(n_late: int) -> None:
+    """Then no answer is a dead session; also when the first answer was late."""
+    session = speak_and_rest()
+    session.speak(PROBE_AFTER_MS)
+    session.wait(n_late * (FIN_TIMEOUT_S + 0.1))
+    assert isinstance(session.say("f", "<fin>", 0, 0)[-1], Covered)
+    sent = session.speak(PROBE_AFTER_MS + 5_000)
+
+    assert FINALIZE in sent
+    with pytest.raises(ProviderUnavailableError, match="finalize_unanswered"):
+        session.wait(FIN_TIMEOUT_S + 0.1)
+
+
+def ask_twice_and_give_up_once() -> Session:
+    """A session with a finalize at 2 s that was given up, and another one at 12.2 s."""
+    session = Session()
+    session.speak(2_000)
+    session.protocol.flush(now_s=session.now_s)
+    session.speak(3_000)
+    session.say("a", "hello", 300, 1_800)
+    session.speak(7_200)
+    assert session.wait(0) == [final("hello", 300, 1_800, "a"), Flushed()]
+    session.protocol.flush(now_s=session.now_s)
+    return session
+
+
+def test_a_late_marker_is_no_answer_to_the_next_question() -> None:
+    """It says what was heard before its own, and that was told as answered."""
+    session = ask_twice_and_give_up_once()
+
+    assert session.say("f", "<fin>", 0, 0) == [Covered(2_000)]
+    assert session.say("b", "world and more", 3_000, 6_000, is_eos=True) == [
+        final("world and more", 3_000, 6_000, "b")
+    ]
+    assert session.say("g", "<fin>", 0, 0) == [Covered(12_200), Flushed()]
+
+
+def test_a_marker_that_was_passed_over_is_not_waited_for() -> None:
+    """Words behind its place come behind it: else each marker would be taken for the one before."""
+    session = ask_twice_and_give_up_once()
+    session.say("b", "world and", 3_000, 5_000)
+
+    assert session.say("b", "world and more<fin>", 3_000, 6_000, is_eos=True) == [
+        final("world and more", 3_000, 6_000, "b"),
+        Covered(12_200),
+        Flushed(),
+    ]
+
+
 def test_no_time_is_behind_the_audio() -> None:
     """Finals cover to their end: what was not sent yet must not count as heard."""
     session = Session()
@@ -153,6 +263,23 @@ def test_words_whose_time_is_wrong_are_still_heard_at_the_end() -> None:
     assert session.say("f", "<fin>", 0, 0) == [final("hello", 1_000, 1_000, "a"), Finished()]
 
 
+@pytest.mark.parametrize(
+    ("start_ms", "end_ms", "heard_at"),
+    [(500, 499, (500, 500)), (500, 0, (500, 500)), (-1, 400, (0, 400)), (-2, -1, (0, 1))],
+)
+def test_words_at_impossible_times_are_heard(
+    start_ms: int, end_ms: int, heard_at: tuple[int, int]
+) -> None:
+    """As an error they would come again with the same audio, for ever."""
+    session = Session()
+    session.speak(1_000)
+    results = session.say("a", "Hello.", start_ms, end_ms, is_eos=True)
+
+    assert [(said.text, said.start_ms, said.end_ms) for said in publish(results)] == [
+        ("Hello.", *heard_at)
+    ]
+
+
 def test_finals_that_overlap_are_put_one_behind_the_other() -> None:
     """Segments tile the stream, whatever a recognizer's padding says."""
     session = Session()
@@ -160,6 +287,29 @@ def test_finals_that_overlap_are_put_one_behind_the_other() -> None:
     session.say("a", "One.", 0, 900, is_eos=True)
 
     assert session.say("b", "Two.", 820, 1_500, is_eos=True) == [final("Two.", 900, 1_500, "b")]
+
+
+def test_words_inside_what_is_covered_are_not_dropped() -> None:
+    """They were not said before only because their time says so; they cover no more for that."""
+    session = Session()
+    session.speak(3_000)
+    results = session.say("a", "I think that", 0, 2_000, is_eos=True)
+    results += session.say("b", "yes exactly", 1_500, 1_900, is_eos=True)
+    results += session.say("c", "exactly", 1_500, 1_900, is_eos=True)
+    results += session.say("d", "So be it.", 2_000, 2_600, is_eos=True)
+
+    assert results == [
+        final("I think that", 0, 2_000, "a"),
+        final("yes exactly", 2_000, 2_001, "b", covered_ms=2_000),
+        final("exactly", 2_001, 2_001, "c", covered_ms=2_000),
+        final("So be it.", 2_001, 2_600, "d"),
+    ]
+    assert [said.text for said in publish(results)] == [
+        "I think that",
+        "yes exactly",
+        "exactly",
+        "So be it.",
+    ]
 
 
 def test_case_08_an_empty_final_that_nobody_saw_is_not_told() -> None:

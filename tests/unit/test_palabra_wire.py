@@ -66,6 +66,22 @@ def test_unknown_types_of_a_transcript_are_ignored_by_both_sides(path: Path) -> 
             assert wire.decode_server_message(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"message_type":"finalize"}', wire.Finalize()),
+        ('{"message_type":"finalize","more":1}', wire.Finalize()),
+        ("{}", None),
+        ('{"type":"KeepAlive"}', None),
+        ('{"message_type":null}', None),
+        ('{"message_type":"Finalize"}', None),
+    ],
+)
+def test_only_a_finalize_is_one(text: str, message: wire.ClientMessage | None) -> None:
+    """Clients of other services say other things, and each finalize cuts a segment."""
+    assert wire.decode_client_message(text) == message
+
+
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_the_query_of_a_transcript_is_understood(path: Path) -> None:
     """All settings of a stream are in its URL."""

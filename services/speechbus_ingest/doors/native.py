@@ -6,7 +6,7 @@ Specified in docs/native-door.md.
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from starlette.responses import Response
@@ -61,7 +61,8 @@ _Tags = Annotated[tuple[str, ...], msgspec.Meta(max_length=16)]
 _Keyword = Annotated[str, msgspec.Meta(min_length=1, max_length=KEYWORD_CHARS_MAX)]
 
 
-class _Hello(msgspec.Struct, frozen=True, tag="hello"):
+class _Hello(msgspec.Struct, frozen=True):
+    type: Literal["hello"]  # as a tag it could be missing
     format: str
     sample_rate_hz: int | None = None
     language: str | None = None

@@ -17,6 +17,7 @@ from speechbus_contracts import (
     StreamFlushed,
     TranslationFinal,
 )
+from speechbus_ingest.doors.stabilizer import separator
 
 __all__ = ["TURN_CHARS_MAX", "ManualTurns"]
 
@@ -24,8 +25,6 @@ TURN_CHARS_MAX: Final = 20_000
 """Half an hour of speech. Each partial repeats the whole turn, so one that nobody ends is ended."""
 TURNS_KEPT_MAX: Final = 64
 """Whose translations may still come: those of the last minutes."""
-_UNSPACED: Final = (("\u3000", "\u9fff"), ("\uff00", "\uffef"))
-"""Characters of writing without blanks between words (Chinese, Japanese)."""
 
 
 class _Turn:
@@ -172,11 +171,5 @@ def _finish(turn: _Turn, language: str, *, is_whole: bool = True) -> list[AnyEve
 def _join(texts: Iterable[str]) -> str:
     joined = ""
     for text in texts:
-        if joined and text and not _is_unspaced(joined[-1]) and not _is_unspaced(text[0]):
-            joined += " "
-        joined += text
+        joined += separator(joined, text) + text
     return joined
-
-
-def _is_unspaced(character: str) -> bool:
-    return any(first <= character <= last for first, last in _UNSPACED)

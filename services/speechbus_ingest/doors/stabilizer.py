@@ -82,4 +82,7 @@ def _correction(sent: str, text: str) -> str:
 def _is_spaced(character: str) -> bool:
     """Tell whether words around a character are set apart by blanks."""
     is_hangul = "\uac00" <= character <= "\ud7a3"
-    return is_hangul or unicodedata.east_asian_width(character) not in "WF"
+    is_symbol = character < "\u2e80" or "\U0001f000" <= character <= "\U0001faff"  # emoji are wide
+    is_narrow_kana = "\uff61" <= character <= "\uff9f"
+    is_wide = unicodedata.east_asian_width(character) in "WF"
+    return is_hangul or is_symbol or not (is_wide or is_narrow_kana)

@@ -62,6 +62,8 @@ TRANSLATIONS_TIMEOUT_S: Final = 5.0
 FORMER_S: Final = 1.0
 """A final waits so long for that of the segment before it. They come in order, as far as is known;
 one that came behind would be put in the wrong place, or lose its last words."""
+LATE_MAX: Final = 256
+"""Markers that did not come in time and still may; one is asked for in each turn."""
 SESSION_S_MAX: Final = 1e7
 """Longer than any session lives: a time beyond is no time."""
 
@@ -86,6 +88,8 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     purpose: Literal["flush", "finish", "probe"]
     given_ms: int
     """Audio of the stream sent before it."""
+    n_heard: int
+    """Messages received before it."""
     deadline_s: float
 
 
@@ -111,7 +115,9 @@ class PalabraProtocol:
         self._given_at_s: float | None = None
         self._quiet_at_s = 0.0  # at once: that call tells the session's beginning
         self._asked: deque[_Asked] = deque()
-        self._heard_since_asked = False
+        self._late: deque[_Asked] = deque(maxlen=LATE_MAX)
+        self._n_heard = 0  # messages about speech
+        self._knows_finalize: bool | None = None
         self._translations = PalabraTranslations(request.target_languages)
         self._segments = PalabraSegments(self._translations)
         self._heard_ms = 0  # audio of the stream when the provider last spoke
@@ -206,10 +212,12 @@ class PalabraProtocol:
         return messages
 
     def _is_probe_due(self) -> bool:
+        if self._asked or self._knows_finalize is False:
+            return False
         # Inside a segment only after a long silence of the provider: a finalize would cut it.
         segments = self._segments
         since_ms = self._heard_ms if segments.is_any_open else segments.covered_ms
-        return not self._asked and self._clock.given_ms - since_ms >= PROBE_AFTER_MS
+        return self._clock.given_ms - since_ms >= PROBE_AFTER_MS
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Ask for finals of everything sent so far; `Flushed` follows among the results."""
@@ -281,7 +289,7 @@ class PalabraProtocol:
             raise self._confused("bad_message") from None
         match received:
             case wire.Transcription():
-                self._heard_since_asked = True
+                self._n_heard += 1
                 self._heard_ms = self._clock.given_ms
                 self._take_transcription(received, now_s)
             case wire.TranslatedTranscription():
@@ -300,12 +308,14 @@ class PalabraProtocol:
         text, has_fin = wire.split_fin(message.segment.text)
         if not text.strip():
             self._results += self._take_empty(message, has_fin=has_fin)
-        elif message.is_eos or has_fin:
-            self._results += self._segments.end(segment_id, self._read(message, text))
         else:
-            self._results += self._segments.update(segment_id, self._read(message, text))
+            segment = self._read(message, text)
+            self._forget_late(segment.start_ms)
+            is_final = message.is_eos or has_fin
+            take = self._segments.end if is_final else self._segments.update
+            self._results += take(segment_id, segment)
         if has_fin:
-            self._answer(now_s, is_marked=True)
+            self._take_marker(now_s)
         if not self._segments.is_any_held:
             self._former_at_s = None
         elif self._former_at_s is None:
@@ -320,8 +330,9 @@ class PalabraProtocol:
         return self._segments.end(message.transcription_id, self._read(message, ""))
 
     def _read(self, message: wire.Transcription, text: str) -> Segment:
-        start_s, end_s = message.segment.start_time, message.segment.end_time
-        if not 0 <= start_s <= end_s <= SESSION_S_MAX:
+        start_s = max(0.0, message.segment.start_time)
+        end_s = max(start_s, message.segment.end_time)
+        if end_s > SESSION_S_MAX:
             raise self._confused("impossible_times")
         return Segment(
             text=text,
@@ -347,11 +358,11 @@ class PalabraProtocol:
     def _finalize(
         self, purpose: Literal["flush", "finish", "probe"], *, now_s: float
     ) -> list[str | bytes]:
-        self._heard_since_asked = False
         self._asked.append(
             _Asked(
                 purpose=purpose,
                 given_ms=self._clock.given_ms,
+                n_heard=self._n_heard,
                 deadline_s=now_s + FIN_TIMEOUT_S,
             )
         )
@@ -365,35 +376,68 @@ class PalabraProtocol:
         """The oldest finalize is overdue.
 
         Raises:
-            ProviderUnavailableError: nothing at all has come since: the session is dead, and a new
-                one hears the audio again.
+            ProviderUnavailableError: nothing at all has come since, and something should have: the
+                session is dead, and a new one hears the audio again.
         """
-        if not self._heard_since_asked:
+        asked = self._asked[0]
+        if self._n_heard == asked.n_heard and not self._may_be_quiet(asked):
             raise ProviderUnavailableError("finalize_unanswered", provider=self.name)
-        self._answer(now_s, is_marked=False)  # it speaks, and does not know the marker
+        if self._knows_finalize is None:
+            self._knows_finalize = False
+        self._late.append(asked)
+        self._answer(now_s, is_marked=False)
+
+    def _may_be_quiet(self, asked: _Asked) -> bool:
+        """Whether a server without `finalize` (the seed has none) would say nothing, either.
+
+        It would when nobody speaks and all it has begun is final. But a session that never spoke
+        may always have been deaf: it answers no question of the client's by its silence.
+        """
+        has_spoken = self._n_heard > 0
+        is_all_final = not self._segments.is_any_open
+        return (
+            not self._knows_finalize and is_all_final and (has_spoken or asked.purpose == "probe")
+        )
+
+    def _take_marker(self, now_s: float) -> None:
+        """Take the marker as the answer to the oldest finalize that has none."""
+        if not self._late and not self._asked:
+            return  # it came by itself (`finalization_mode=auto`)
+        self._knows_finalize = True
+        if self._late:
+            self._settle(self._late.popleft(), is_marked=True)
+        else:
+            self._answer(now_s, is_marked=True)
+
+    def _forget_late(self, start_ms: int) -> None:
+        """Words that begin at or behind the place of a late marker: it does not come any more."""
+        while self._late and self._late[0].given_ms <= start_ms:
+            self._late.popleft()
 
     def _answer(self, now_s: float, *, is_marked: bool) -> None:
-        """Take the oldest finalize as answered: by the marker, or by waiting long enough.
-
-        Only the marker tells that all audio before the finalize was heard. Without it nothing is
-        covered beyond the finals, so that a broken session is repeated from there; and a segment
-        goes on through a finalize of our own.
-        """
-        if not self._asked:
-            return  # the marker came late, or by itself (`finalization_mode=auto`)
+        """Take the oldest finalize as answered: by the marker, or by waiting long enough."""
         asked = self._asked.popleft()
-        if is_marked or asked.purpose != "probe":
-            # Without audio since then, nothing began behind it, even where a time says so.
-            is_all = asked.given_ms == self._clock.given_ms
-            self._results += self._segments.settle(asked.given_ms + is_all)
-        if is_marked:
-            self._results += self._segments.cover(asked.given_ms)
+        self._settle(asked, is_marked=is_marked)
         if asked.purpose == "flush":
             self._results.append(Flushed())
         elif asked.purpose == "finish":
             self._translations_at_s = now_s + TRANSLATIONS_TIMEOUT_S
             if not self._translations.is_waiting(now_ms=self._clock.given_ms):
                 self._end()
+
+    def _settle(self, asked: _Asked, *, is_marked: bool) -> None:
+        """End what began before a finalize.
+
+        Only the marker tells that all audio before the finalize was heard. Without it nothing is
+        covered beyond the finals, so that a broken session is repeated from there; and a segment
+        goes on through a finalize of our own.
+        """
+        if is_marked or asked.purpose != "probe":
+            # Without audio since then, nothing began behind it, even where a time says so.
+            is_all = asked.given_ms == self._clock.given_ms
+            self._results += self._segments.settle(asked.given_ms + is_all)
+        if is_marked:
+            self._results += self._segments.cover(asked.given_ms)
 
     def _end(self) -> None:
         self._translations_at_s = None

@@ -42,6 +42,7 @@ class PalabraSegments:
         self._ended: set[str] = set()  # of the open ones: those whose final waits for a former's
         self._finals: dict[str, Segment] = {}
         self._covered_ms = 0
+        self._last_end_ms = 0
 
     @property
     def covered_ms(self) -> int:
@@ -74,7 +75,7 @@ class PalabraSegments:
             results += [*self._promote(next(iter(self._open))), *self._release()]
         # One segment is shown at a time: a later one when the one before it is final.
         if not is_same and next(iter(self._open)) == segment_id:
-            results.append(_hear(segment_id, segment, is_final=False))
+            results.append(_hear(segment_id, segment))
         return results
 
     def end(self, segment_id: str, segment: Segment) -> list[Result]:
@@ -85,7 +86,7 @@ class PalabraSegments:
             if not is_newest or segment.text in {"", known.text}:
                 return []
             self._finals[segment_id] = segment
-            return [_hear(segment_id, segment, is_final=True)]
+            return [_hear(segment_id, segment, covered_ms=self._covered_ms)]
         was_open = segment_id in self._open
         if not segment.text and (not was_open or segment_id in self._ended):
             return []  # nothing is shown of it that could be taken back (case 08)
@@ -149,29 +150,33 @@ class PalabraSegments:
         return self._make_final(segment_id, self._open.pop(segment_id))
 
     def _make_final(self, segment_id: str, segment: Segment) -> list[Result]:
-        # Finals tile the stream: one that begins inside another begins behind it.
-        start_ms = max(segment.start_ms, self._covered_ms)
-        end_ms = max(segment.end_ms, start_ms)
-        segment = msgspec.structs.replace(segment, start_ms=start_ms, end_ms=end_ms)
-        self._covered_ms = end_ms
+        # Finals tile the stream: one that begins inside another begins behind it. Words end behind
+        # all that was covered, too: else the segmenter would take them for something said before.
+        # But they cover no more for that.
+        start_ms = max(segment.start_ms, self._last_end_ms, self._covered_ms)
+        self._last_end_ms = max(segment.end_ms, start_ms, self._covered_ms + bool(segment.text))
+        self._covered_ms = max(segment.end_ms, self._covered_ms)
+        segment = msgspec.structs.replace(segment, start_ms=start_ms, end_ms=self._last_end_ms)
         self._finals.pop(segment_id, None)  # an empty one; what it says now is the newest
         self._finals[segment_id] = segment
         if len(self._finals) > FINALS_MAX:
             oldest = next(iter(self._finals))
             del self._finals[oldest]
             self._translations.forget(oldest)
-        heard = _hear(segment_id, segment, is_final=True)
+        heard = _hear(segment_id, segment, covered_ms=self._covered_ms)
         if not segment.text:
             return [heard]
-        return [heard, *self._translations.add_final(segment_id, end_ms=end_ms)]
+        return [heard, *self._translations.add_final(segment_id, end_ms=segment.end_ms)]
 
 
-def _hear(segment_id: str, segment: Segment, *, is_final: bool) -> Heard:
+def _hear(segment_id: str, segment: Segment, *, covered_ms: int | None = None) -> Heard:
+    """Return a partial, or a final, which tells what is covered."""
     return Heard(
         text=segment.text,
-        is_final=is_final,
+        is_final=covered_ms is not None,
         start_ms=segment.start_ms,
         end_ms=segment.end_ms,
+        covered_ms=covered_ms,
         language=segment.language,
         provider_transcription_id=segment_id,
     )
