@@ -5,9 +5,8 @@ nothing in silence, so the adapter finalizes by itself now and then: the answer 
 before it, and its absence tells a dead session.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
@@ -27,6 +26,7 @@ from speechbus_transcriber.providers.interface import (
     SessionRequest,
     WebSocketConnect,
 )
+from speechbus_transcriber.providers.palabra_finalizes import Asked, PalabraFinalizes, Purpose
 from speechbus_transcriber.providers.palabra_segments import PalabraSegments, Segment
 from speechbus_transcriber.providers.palabra_translations import PalabraTranslations
 from speechbus_transcriber.providers.session_clock import SessionClock
@@ -62,8 +62,6 @@ TRANSLATIONS_TIMEOUT_S: Final = 5.0
 FORMER_S: Final = 1.0
 """A final waits so long for that of the segment before it. They come in order, as far as is known;
 one that came behind would be put in the wrong place, or lose its last words."""
-LATE_MAX: Final = 256
-"""Markers that did not come in time and still may; one is asked for in each turn."""
 SESSION_S_MAX: Final = 1e7
 """Longer than any session lives: a time beyond is no time."""
 
@@ -80,17 +78,6 @@ class PalabraAccount(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         """Without the secrets."""
         return "PalabraAccount()"
-
-
-class _Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A finalize without its answer."""
-
-    purpose: Literal["flush", "finish", "probe"]
-    given_ms: int
-    """Audio of the stream sent before it."""
-    n_heard: int
-    """Messages received before it."""
-    deadline_s: float
 
 
 class PalabraProtocol:
@@ -114,10 +101,7 @@ class PalabraProtocol:
         self._rest = bytearray()
         self._given_at_s: float | None = None
         self._quiet_at_s = 0.0  # at once: that call tells the session's beginning
-        self._asked: deque[_Asked] = deque()
-        self._late: deque[_Asked] = deque(maxlen=LATE_MAX)
-        self._n_heard = 0  # messages about speech
-        self._knows_finalize: bool | None = None
+        self._finalizes = PalabraFinalizes()
         self._translations = PalabraTranslations(request.target_languages)
         self._segments = PalabraSegments(self._translations)
         self._heard_ms = 0  # audio of the stream when the provider last spoke
@@ -212,12 +196,11 @@ class PalabraProtocol:
         return messages
 
     def _is_probe_due(self) -> bool:
-        if self._asked or self._knows_finalize is False:
-            return False
         # Inside a segment only after a long silence of the provider: a finalize would cut it.
         segments = self._segments
         since_ms = self._heard_ms if segments.is_any_open else segments.covered_ms
-        return self._clock.given_ms - since_ms >= PROBE_AFTER_MS
+        is_long = self._clock.given_ms - since_ms >= PROBE_AFTER_MS
+        return is_long and self._finalizes.may_probe
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Ask for finals of everything sent so far; `Flushed` follows among the results."""
@@ -238,11 +221,10 @@ class PalabraProtocol:
         rest_at_s = None
         if self._rest and self._given_at_s is not None:
             rest_at_s = self._given_at_s + CHUNK_MS / 1000
-        fin_at_s = self._asked[0].deadline_s if self._asked else None
         deadlines = (
             rest_at_s,
             self._quiet_at_s,
-            fin_at_s,
+            self._finalizes.deadline_s,
             self._former_at_s,
             self._translations_at_s,
         )
@@ -265,7 +247,8 @@ class PalabraProtocol:
         if self._former_at_s is not None and now_s >= self._former_at_s:
             self._former_at_s = None
             self._results += self._segments.stop_holding()
-        if self._asked and now_s >= self._asked[0].deadline_s:
+        fin_at_s = self._finalizes.deadline_s
+        if fin_at_s is not None and now_s >= fin_at_s:
             self._give_up_fin(now_s)
         if self._translations_at_s is not None and now_s >= self._translations_at_s:
             self._end()
@@ -289,7 +272,7 @@ class PalabraProtocol:
             raise self._confused("bad_message") from None
         match received:
             case wire.Transcription():
-                self._n_heard += 1
+                self._finalizes.hear()
                 self._heard_ms = self._clock.given_ms
                 self._take_transcription(received, now_s)
             case wire.TranslatedTranscription():
@@ -310,7 +293,7 @@ class PalabraProtocol:
             self._results += self._take_empty(message, has_fin=has_fin)
         else:
             segment = self._read(message, text)
-            self._forget_late(segment.start_ms)
+            self._finalizes.hear_words(segment.start_ms)
             is_final = message.is_eos or has_fin
             take = self._segments.end if is_final else self._segments.update
             self._results += take(segment_id, segment)
@@ -355,16 +338,9 @@ class PalabraProtocol:
 
     # --- finalize ------------------------------------------------------------------------------
 
-    def _finalize(
-        self, purpose: Literal["flush", "finish", "probe"], *, now_s: float
-    ) -> list[str | bytes]:
-        self._asked.append(
-            _Asked(
-                purpose=purpose,
-                given_ms=self._clock.given_ms,
-                n_heard=self._n_heard,
-                deadline_s=now_s + FIN_TIMEOUT_S,
-            )
+    def _finalize(self, purpose: Purpose, *, now_s: float) -> list[str | bytes]:
+        self._finalizes.ask(
+            purpose, given_ms=self._clock.given_ms, deadline_s=now_s + FIN_TIMEOUT_S
         )
         return [*self._take_rest(), wire.encode_message(wire.Finalize())]
 
@@ -376,48 +352,25 @@ class PalabraProtocol:
         """The oldest finalize is overdue.
 
         Raises:
-            ProviderUnavailableError: nothing at all has come since, and something should have: the
-                session is dead, and a new one hears the audio again.
+            ProviderUnavailableError: the session is dead, and a new one hears the audio again.
         """
-        asked = self._asked[0]
-        if self._n_heard == asked.n_heard and not self._may_be_quiet(asked):
+        asked = self._finalizes.give_up(is_any_open=self._segments.is_any_open)
+        if asked is None:
             raise ProviderUnavailableError("finalize_unanswered", provider=self.name)
-        if self._knows_finalize is None:
-            self._knows_finalize = False
-        self._late.append(asked)
-        self._answer(now_s, is_marked=False)
-
-    def _may_be_quiet(self, asked: _Asked) -> bool:
-        """Whether a server without `finalize` (the seed has none) would say nothing, either.
-
-        It would when nobody speaks and all it has begun is final. But a session that never spoke
-        may always have been deaf: it answers no question of the client's by its silence.
-        """
-        has_spoken = self._n_heard > 0
-        is_all_final = not self._segments.is_any_open
-        return (
-            not self._knows_finalize and is_all_final and (has_spoken or asked.purpose == "probe")
-        )
+        self._settle(asked, is_marked=False)
+        self._answer(asked, now_s)
 
     def _take_marker(self, now_s: float) -> None:
-        """Take the marker as the answer to the oldest finalize that has none."""
-        if not self._late and not self._asked:
-            return  # it came by itself (`finalization_mode=auto`)
-        self._knows_finalize = True
-        if self._late:
-            self._settle(self._late.popleft(), is_marked=True)
-        else:
-            self._answer(now_s, is_marked=True)
+        answered = self._finalizes.take_marker()
+        if answered is None:
+            return
+        asked, is_late = answered
+        self._settle(asked, is_marked=True)
+        if not is_late:
+            self._answer(asked, now_s)
 
-    def _forget_late(self, start_ms: int) -> None:
-        """Words that begin at or behind the place of a late marker: it does not come any more."""
-        while self._late and self._late[0].given_ms <= start_ms:
-            self._late.popleft()
-
-    def _answer(self, now_s: float, *, is_marked: bool) -> None:
-        """Take the oldest finalize as answered: by the marker, or by waiting long enough."""
-        asked = self._asked.popleft()
-        self._settle(asked, is_marked=is_marked)
+    def _answer(self, asked: Asked, now_s: float) -> None:
+        """Tell that a finalize is answered: by the marker, or by waiting long enough."""
         if asked.purpose == "flush":
             self._results.append(Flushed())
         elif asked.purpose == "finish":
@@ -425,7 +378,7 @@ class PalabraProtocol:
             if not self._translations.is_waiting(now_ms=self._clock.given_ms):
                 self._end()
 
-    def _settle(self, asked: _Asked, *, is_marked: bool) -> None:
+    def _settle(self, asked: Asked, *, is_marked: bool) -> None:
         """End what began before a finalize.
 
         Only the marker tells that all audio before the finalize was heard. Without it nothing is
