@@ -469,9 +469,10 @@ def test_flushes_are_bounded_and_those_open_at_the_end_are_answered() -> None:
             is_final=True,
             start_ms=900,
             end_ms=1_000,
-            covered_ms=1_000,
+            covered_ms=0,
             language="ja",
         ),
+        Covered(1_000),
         *[Flushed()] * FLUSHES_MAX,
         Finished(),
     ]

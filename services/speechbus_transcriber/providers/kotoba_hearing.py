@@ -51,7 +51,8 @@ class KotobaHearing:
         if not delta.delta:
             self.tells_silence |= not self.turns.is_any_open
             return [*self._end_pause(), *self._cover_silence(delta.audio_processed_ms)]
-        piece = Piece(delta.delta, *self._span(delta))
+        start_ms, end_ms = self._span(delta)
+        piece = Piece(delta.delta, start_ms, end_ms, has_times=_has_times(delta))
         results = self.turns.add(self._key(delta.item_id), piece)
         self._words_sent_ms = self._places.sent_ms
         return results if self.ends_turns else [*results, *self._end_sentence()]
@@ -74,7 +75,7 @@ class KotobaHearing:
                 text=completed.transcript,
                 start_ms=start_ms,
                 end_ms=end_ms,
-                has_times=completed.start_ms is not None and completed.end_ms is not None,
+                has_times=_has_times(completed),
                 processed_ms=None if processed_ms is None else to_stream_ms(processed_ms),
             )
         )
@@ -117,3 +118,7 @@ class KotobaHearing:
             raise confused("time_runs_backwards")
         to_stream_ms = self._places.to_stream_ms
         return to_stream_ms(told.start_ms), to_stream_ms(told.end_ms)
+
+
+def _has_times(told: wire.Delta | wire.Completed) -> bool:
+    return told.start_ms is not None and told.end_ms is not None
