@@ -78,8 +78,9 @@ class TranscriptionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the text; the same as `language` (providers.md 1.10)."""
     keywords: tuple[str, ...] = ()
     kana: bool = False
-    timestamps: bool = False
-    """Whether texts come with times and the point from which to send again."""
+    timestamps: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether texts come with times and the point from which to send again. Not known to all
+    servers, so it is left out where it is not wanted."""
 
 
 class ServerVad(msgspec.Struct, frozen=True, tag_field="type", tag="server_vad"):

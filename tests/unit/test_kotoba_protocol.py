@@ -25,6 +25,7 @@ from speechbus_transcriber.providers.kotoba import (
     SILENCE_MS,
     KotobaAccount,
     KotobaProtocol,
+    KotobaWishes,
 )
 from speechbus_transcriber.providers.kotoba_flushes import TIMEOUT_S
 from speechbus_transcriber.providers.kotoba_hearing import SELF_LENGTH_MS
@@ -268,7 +269,7 @@ def test_flushes_that_are_open_at_the_end_are_answered_behind_the_last_final() -
         ("rate_limit_event", "ProviderRateLimitedError:rate_limit_error"),
         ("error_as_string", "ProviderRateLimitedError:rate_limit_error"),
         ("limit_without_code", "ProviderRateLimitedError:rate_limit_error"),
-        ("error_before_updated", "ProviderRejectedError:invalid_parameters"),
+        ("error_before_updated", "ProviderUnavailableError:settings_refused"),
         ("mute", "ProviderUnavailableError:unanswered"),
         ("error_at_top", "ProviderUnavailableError:session_expired"),
         ("error_then_close", "ProviderUnavailableError:internal_error"),
@@ -429,7 +430,9 @@ def test_case_24_the_settings_are_sent_once_complete_and_before_all_audio() -> N
 def test_the_key_is_sent_as_its_host_wants_it_and_shown_nowhere(url: str, scheme: str) -> None:
     """The same protocol is served by fal."""
     account = KotobaAccount(api_key="the-key", url=url)
-    protocol = KotobaProtocol(SessionRequest(sample_rate_hz=24_000, language=None), account)
+    protocol = KotobaProtocol(
+        SessionRequest(sample_rate_hz=24_000, language=None), account, KotobaWishes()
+    )
     request = protocol.connect_request()
 
     assert isinstance(request, WebSocketConnect)
