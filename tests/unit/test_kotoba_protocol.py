@@ -13,7 +13,6 @@ from speechbus_transcriber.providers.interface import (
     Heard,
     HttpResponse,
     ProviderError,
-    ProviderProtocolError,
     ProviderUnavailableError,
     Result,
     SessionRequest,
@@ -31,7 +30,7 @@ from speechbus_transcriber.providers.kotoba_flushes import TIMEOUT_S
 from speechbus_transcriber.providers.kotoba_hearing import SELF_LENGTH_MS
 from speechbus_wire import kotoba as wire
 from tests.support.golden import read_golden, replay, transcripts_of
-from tests.support.kotoba_session import KotobaSession, build
+from tests.support.kotoba_session import KotobaSession, build, delta
 
 NAMES = transcripts_of("kotoba/client")
 
@@ -477,11 +476,14 @@ def test_what_is_said_in_any_order_keeps_its_promises(
     assert results[-1] == Finished()
 
 
-def test_garbage_in_a_frame_of_the_wrong_kind_is_a_protocol_error() -> None:
-    """The vendor speaks text only."""
+def test_a_binary_message_is_ignored() -> None:
+    """As by the vendor's SDK: the protocol has none (providers.md 1.2)."""
     session = KotobaSession()
-    with pytest.raises(ProviderProtocolError, match="kotoba: binary_message"):
-        session.protocol.receive_message(b"{}", now_s=0.0)
+    session.speak(1_000)
+    assert session.protocol.receive_message(b'{"type":"error"}', now_s=1.0) == ()
+    session.receive(delta("one", "t1", 0, 900))
+
+    assert [result.text for result in session.results if isinstance(result, Heard)] == ["one"]
 
 
 def test_a_refused_upgrade_is_never_accepted() -> None:

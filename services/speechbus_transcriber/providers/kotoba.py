@@ -261,12 +261,10 @@ class KotobaProtocol:
 
         Raises:
             ProviderError: by the kind of an `error` event.
-            ProviderProtocolError: binary, no JSON, or a known type with wrong fields.
+            ProviderProtocolError: no JSON, or a known type with wrong fields.
         """
-        if self._is_finished:
-            return ()
-        if not isinstance(message, str):
-            raise confused("binary_message")
+        if self._is_finished or not isinstance(message, str):
+            return ()  # binary: ignored, as by the vendor's SDK (providers.md 1.2)
         try:
             received = wire.decode_server_message(message)
         except wire.KotobaError:
