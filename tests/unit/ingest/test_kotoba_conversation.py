@@ -138,7 +138,7 @@ def converse(page: Callable[[], Page], registry: Registry) -> tuple[Page, float]
         )
         await socket.accept()
         conversation = Conversation(
-            Peer(socket, dialect="kotoba", session_id="sess_1"),
+            Peer(socket, dialect="kotoba", session_id="sess_1", is_fal=False),
             cast(StreamRegistry, registry),
             Caller(tenant="acme", dialect="kotoba", claims=None),
             idle_s=IDLE_S,
