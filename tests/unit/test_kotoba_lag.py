@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbus_contracts import SegmentFinal
-from speechbus_transcriber.checkpoint import Checkpoint
+from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
 from speechbus_transcriber.providers.interface import Covered, Heard, Result
 from speechbus_transcriber.providers.kotoba_finals import LAG_MS
 from speechbus_transcriber.segmenter import SegmentContext, Segmenter, begin
@@ -67,6 +67,10 @@ class Stream:
         self._words = words
         self._tells_silence = tells_silence
         self._segmenter: Segmenter = begin(Checkpoint(), is_shown=False)
+
+    def change_worker(self) -> None:
+        """The next one knows what the log has."""
+        self._segmenter = begin(build_checkpoint(self.finals[-1:]), is_shown=True)
 
     @property
     def covered_ms(self) -> int:
@@ -177,14 +181,17 @@ def test_no_word_is_lost_wherever_the_connection_breaks(
     turns=st.lists(st.tuples(st.just(PAUSE_MS), st.integers(5, 9)), min_size=1, max_size=6),
     lag_ms=st.integers(0, PAUSE_MS // STEP_MS).map(lambda n: n * STEP_MS),
     break_ms=BREAKS,
+    changes_worker=st.booleans(),
 )
 def test_turns_are_not_doubled_where_the_server_lags_less_than_their_pauses(
-    turns: list[tuple[int, int]], lag_ms: int, break_ms: int
+    *, turns: list[tuple[int, int]], lag_ms: int, break_ms: int, changes_worker: bool
 ) -> None:
     """What is heard again is one whole final, which the segmenter takes away."""
     words = build_words(turns)
     stream = Stream(words, tells_silence=False)
     stream.run(lag_ms=lag_ms, until_ms=break_ms)
+    if changes_worker:
+        stream.change_worker()
     covered_ms = [final.covered_ms for final in stream.finals]
     stream.run(lag_ms=lag_ms, until_ms=words[-1].end_ms + PAUSE_MS + LAG_MS + STEP_MS)
 
