@@ -102,7 +102,7 @@ class KotobaStream:
     def _set_up(self, asked: wire.Session, now_s: float) -> None:
         if self._settings is not None:
             raise wire.RequestError("invalid_event", "The session has its settings already.")
-        session = settle(asked)
+        session = settle(asked, is_old=self._faults.find("refuse_settings", 0) is not None)
         self._settings = session
         silence_ms = None
         if isinstance(session.turn_detection, wire.ServerVad):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from speechbus_simulator.kotoba_settings import fill_in
 from speechbus_wire import kotoba as wire
 
 __all__ = ["GA_PATH", "MINT_PATH", "ClientSecrets"]
@@ -92,7 +93,7 @@ class ClientSecrets:
             session = {"type": "transcription", "object": "realtime.transcription_session"}
             session |= {"id": f"sess_{self._token()}"} | wishes.session
             return {**secret, "session": session}
-        asked = _session_decoder.decode(body)
+        asked = fill_in(_session_decoder.decode(body))
         secret = self._keep(asked.client_secret.expires_after or asked.client_secret.expires_at)
         return {
             **msgspec.to_builtins(asked),

@@ -1,14 +1,14 @@
 """Which settings of a session the simulated Kotoba takes. Pure."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from speechbus_simulator.samples import RATES_HZ, Encoding
 from speechbus_wire import kotoba as wire
 
-__all__ = ["ENCODINGS", "settle"]
+__all__ = ["ENCODINGS", "fill_in", "settle"]
 
 KEYWORDS_MAX: Final = 1_000
 KEYWORD_CHARS_MAX: Final = 64
@@ -23,8 +23,22 @@ ENCODINGS: Final[Mapping[str, Encoding]] = {
 }
 
 
-def settle(asked: wire.Session) -> wire.Session:
+_Session = TypeVar("_Session", bound=wire.Session)
+
+
+def fill_in(asked: _Session) -> _Session:
+    """Return the same settings with what was left out."""
+    wanted = asked.input_audio_transcription
+    wanted = msgspec.structs.replace(wanted, timestamps=bool(wanted.timestamps))
+    return msgspec.structs.replace(asked, input_audio_transcription=wanted)
+
+
+def settle(asked: wire.Session, *, is_old: bool) -> wire.Session:
     """Return the session as it will be.
+
+    Args:
+        asked: by the client.
+        is_old: the server has no turn detection and no times yet (providers.md 1.1).
 
     Raises:
         RequestError: it cannot be.
@@ -56,4 +70,12 @@ def settle(asked: wire.Session) -> wire.Session:
             f"At most {KEYWORDS_MAX} keywords of {KEYWORD_CHARS_MAX} characters.",
             param="keywords",
         )
-    return asked
+    if is_old and asked.turn_detection is not False:
+        raise wire.RequestError(
+            "invalid_parameters", "turn_detection is false.", param="turn_detection"
+        )
+    if is_old and wanted.timestamps is not msgspec.UNSET:
+        raise wire.RequestError(
+            "invalid_parameters", "There are no timestamps.", param="timestamps"
+        )
+    return fill_in(asked)

@@ -23,6 +23,7 @@ FaultKind = Literal[
     "refuse",
     "refuse_token",
     "refuse_minting",
+    "refuse_settings",
     "unanswered",
     "reset",
     "half_open",
@@ -57,6 +58,7 @@ FAULT_KEYS: Final[Mapping[str, frozenset[str]]] = {
     "refuse": _OF_REFUSALS | {"for_s"},
     "refuse_token": frozenset(),
     "refuse_minting": _OF_REFUSALS,
+    "refuse_settings": frozenset(),
     "unanswered": frozenset(),
     "close": frozenset({"after_ms", "code"}),
     "error": frozenset({"after_ms", "error_code"}),
@@ -69,6 +71,7 @@ FAULT_KEYS: Final[Mapping[str, frozenset[str]]] = {
 }
 """What a fault may have besides `kind` and `session`; those that are not here: `after_ms`."""
 _KINDS_OF_ONE: Final[Mapping[str, Provider]] = {
+    "refuse_settings": "kotoba",
     "string_error": "kotoba",
     "top_level_error": "kotoba",
     "fal_error": "kotoba",

@@ -11,6 +11,7 @@ from speechbus_contracts import (
     SegmentRetracted,
     StreamCovered,
 )
+from speechbus_transcriber.overlap import Said
 
 __all__ = ["Checkpoint", "build_checkpoint"]
 
@@ -26,6 +27,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     gap_ms: int = 0
     audio_received_at: int | None = None
     """When ingest had the audio at `covered_ms`, ms since 1970; None: nothing covered yet."""
+    said: Said = Said()
+    """What the last final has said: where it does not cover its end, it is heard again."""
 
 
 def build_checkpoint(events: Iterable[AnyEvent]) -> Checkpoint:
@@ -37,6 +40,8 @@ def build_checkpoint(events: Iterable[AnyEvent]) -> Checkpoint:
         match event:
             case SegmentFinal():
                 final_index = event.index
+                said = Said().add(event.text, to_ms=event.end_ms)
+                found = msgspec.structs.replace(found, said=said)
                 found = _advance(found, event.covered_ms, event.index + 1, event.audio_received_at)
             case StreamCovered():
                 found = _advance(found, event.covered_ms, event.next_index, event.audio_received_at)

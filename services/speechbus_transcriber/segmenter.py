@@ -199,6 +199,7 @@ def begin(checkpoint: Checkpoint, *, is_shown: bool) -> Segmenter:
         finals=checkpoint.finals,
         gap_ms=checkpoint.gap_ms,
         is_shown=is_shown,
+        said=checkpoint.said,
     )
 
 

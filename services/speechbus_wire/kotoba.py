@@ -34,6 +34,7 @@ __all__ = [
     "Told",
     "TranscriptionSettings",
     "Updated",
+    "check_event_id",
     "decode_audio",
     "decode_client_message",
     "decode_server_message",
@@ -78,8 +79,9 @@ class TranscriptionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the text; the same as `language` (providers.md 1.10)."""
     keywords: tuple[str, ...] = ()
     kana: bool = False
-    timestamps: bool = False
-    """Whether texts come with times and the point from which to send again."""
+    timestamps: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether texts come with times and the point from which to send again. Not known to all
+    servers, so it is left out where it is not wanted."""
 
 
 class ServerVad(msgspec.Struct, frozen=True, tag_field="type", tag="server_vad"):
@@ -281,11 +283,21 @@ def decode_client_message(text: str) -> ClientMessage:
         raise RequestError("invalid_json", "The message is no JSON object.") from None
     if isinstance(message, SessionUpdate):
         _check_session(message.session)
-    elif isinstance(message, Append) and not _EVENT_ID.match(message.event_id or "none"):
+    elif isinstance(message, Append):
+        check_event_id(message)
+    return message
+
+
+def check_event_id(append: Append) -> None:
+    """Check the name that a client gives its audio (providers.md 1.5).
+
+    Raises:
+        RequestError: it is none.
+    """
+    if not _EVENT_ID.match(append.event_id or "none"):
         raise RequestError(
             "invalid_parameters", "event_id has 1 to 36 of A-Z a-z 0-9 _ -", param="event_id"
         )
-    return message
 
 
 def _check_session(session: Session) -> None:

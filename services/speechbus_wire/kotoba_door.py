@@ -3,19 +3,15 @@
 They agree on how audio comes, and differ in the session's settings and in what a commit means.
 """
 
-import re
 from typing import Final
 
 import msgspec
 
-from speechbus_wire.kotoba import Append, Commit, RequestError
+from speechbus_wire.kotoba import Append, Commit, RequestError, check_event_id
 from speechbus_wire.kotoba_openai import read_general_session
 from speechbus_wire.kotoba_sessions import Asked, Dialect, amend, read_session
 
 __all__ = ["Clear", "DoorMessage", "Update", "build_default_session", "decode_door_message"]
-
-_APPEND_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,36}\Z")
-"""An append's `event_id` (providers.md 1.5)."""
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -58,7 +54,9 @@ _TYPES: Final = frozenset(
 )
 
 
-def decode_door_message(text: str, dialect: Dialect, settings: bytes = b"{}") -> DoorMessage:
+def decode_door_message(
+    text: str, dialect: Dialect, settings: bytes = b"{}", *, is_fal: bool = False
+) -> DoorMessage:
     """Read what a client sent; fields that are not known are ignored.
 
     Args:
@@ -66,6 +64,7 @@ def decode_door_message(text: str, dialect: Dialect, settings: bytes = b"{}") ->
         dialect: in which the client introduced itself. `session.update` is OpenAI's general
             dialect whoever sends it.
         settings: JSON of the settings so far. Updates of OpenAI's name what they change.
+        is_fal: it came by fal's address.
 
     Raises:
         RequestError: no JSON, no event of the dialect, or wrong fields.
@@ -78,7 +77,8 @@ def decode_door_message(text: str, dialect: Dialect, settings: bytes = b"{}") ->
                     settings = amend(settings, bytes(message.session))
                 else:
                     settings = bytes(message.session)
-                asked = read_session(settings, "kotoba" if dialect == "kotoba" else "beta")
+                spoken: Dialect = "kotoba" if dialect == "kotoba" else "beta"
+                asked = read_session(settings, spoken, is_fal=is_fal)
                 return Update(asked, settings)
             case _GeneralUpdate():
                 if dialect == "general":
@@ -86,14 +86,9 @@ def decode_door_message(text: str, dialect: Dialect, settings: bytes = b"{}") ->
                 else:
                     settings = bytes(message.session)
                 return Update(read_general_session(settings), settings)
-            case Append() if dialect == "kotoba" and not _APPEND_ID.match(
-                message.event_id or "none"
-            ):
-                raise RequestError(
-                    "invalid_parameters",
-                    "event_id has 1 to 36 of A-Z a-z 0-9 _ -",
-                    param="event_id",
-                )
+            case Append() if dialect == "kotoba":
+                check_event_id(message)
+                return message
             case Clear() if dialect == "kotoba":
                 raise RequestError("invalid_event", "There is no such event.", param="type")
             case _:

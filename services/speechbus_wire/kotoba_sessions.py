@@ -109,7 +109,7 @@ _object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 _session_decoder: Final = msgspec.json.Decoder(_Session)
 
 
-def read_session(session: bytes, dialect: Dialect) -> Asked:
+def read_session(session: bytes, dialect: Dialect, *, is_fal: bool = False) -> Asked:
     """Read the settings of a `transcription_session`, Kotoba's or the beta's.
 
     Args:
@@ -117,6 +117,8 @@ def read_session(session: bytes, dialect: Dialect) -> Asked:
         dialect: `kotoba` or `beta`: they differ in what stands for no turn detection, and in
             whether there is one when it is not named. Settings that name a `model` are the beta's
             in any case.
+        is_fal: the client came by fal's address, where turns are detected unless the settings say
+            no (providers.md 1.1).
 
     Raises:
         RequestError: a field is wrong.
@@ -132,7 +134,11 @@ def read_session(session: bytes, dialect: Dialect) -> Asked:
         dialect = "beta"
     language = _read_language(settings)
     keywords = check_keywords((*(settings.keywords or ()), *read_prompt(settings.prompt)))
-    detection = _read_turn_detection(asked.turn_detection, dialect)
+    detection = (
+        ServerVad()
+        if is_fal and asked.turn_detection is msgspec.UNSET
+        else _read_turn_detection(asked.turn_detection, dialect)
+    )
     audio = _read_format(asked)
     echo = msgspec.to_builtins(settings) | {
         "language": language,

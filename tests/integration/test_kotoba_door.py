@@ -129,6 +129,20 @@ def test_case_26_without_turns_the_deltas_are_everything(door: Door) -> None:
     assert all(item_id.startswith("chunk_") for item_id in ids)
 
 
+def test_at_fals_address_turns_are_detected_by_default(door: Door) -> None:
+    """As at fal (providers.md 1.1)."""
+
+    async def run() -> dict[str, Any]:
+        path = "/acme/kotoba-streaming-stt/v1/realtime"
+        async with door.connect("Key key-of-acme", path=path) as client:
+            await client.say({"type": "transcription_session.update", "session": {}})
+            return await client.hear_until("updated")
+
+    updated = asyncio.run(run())
+
+    assert updated["session"]["turn_detection"] == {"type": "server_vad"}
+
+
 def test_case_25_an_update_before_created_is_taken(door: Door) -> None:
     """The vendor's SDK sends it at once, and audio right behind it."""
 

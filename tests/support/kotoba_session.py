@@ -11,7 +11,7 @@ from speechbus_transcriber.providers.interface import (
     Result,
     SessionRequest,
 )
-from speechbus_transcriber.providers.kotoba import KotobaAccount, KotobaProtocol
+from speechbus_transcriber.providers.kotoba import KotobaAccount, KotobaProtocol, KotobaWishes
 from speechbus_wire import kotoba as wire
 
 __all__ = ["ACCOUNT", "KotobaSession", "build", "completed", "delta", "texts_of"]
@@ -19,10 +19,12 @@ __all__ = ["ACCOUNT", "KotobaSession", "build", "completed", "delta", "texts_of"
 ACCOUNT: Final = KotobaAccount(api_key="the-key", url="wss://kotoba.example/v1/realtime")
 
 
-def build(language: str | None = "ja-JP") -> KotobaProtocol:
+def build(language: str | None = "ja-JP", *, wishes: KotobaWishes | None = None) -> KotobaProtocol:
     """An adapter before its session."""
     return KotobaProtocol(
-        SessionRequest(sample_rate_hz=16_000, language=language, keywords=("会議",)), ACCOUNT
+        SessionRequest(sample_rate_hz=16_000, language=language, keywords=("会議",)),
+        ACCOUNT,
+        wishes or KotobaWishes(),
     )
 
 
@@ -71,12 +73,17 @@ class KotobaSession:
     Args:
         turn_detection: what the server says that it does.
         is_open: whether it has answered the update.
+        wishes: of the account; None: nothing was refused.
     """
 
     def __init__(
-        self, *, turn_detection: bool | wire.ServerVad | None = None, is_open: bool = True
+        self,
+        *,
+        turn_detection: bool | wire.ServerVad | None = None,
+        is_open: bool = True,
+        wishes: KotobaWishes | None = None,
     ) -> None:
-        self.protocol = build()
+        self.protocol = build(wishes=wishes)
         self.now_s = 0.0
         self.results: list[Result] = []
         """All of them."""
@@ -85,7 +92,8 @@ class KotobaSession:
         self.sent_ms = 0
         """Audio that the server got: of the stream, and silence."""
         self.protocol.connect_request()
-        self.protocol.messages_to_open()
+        self.opening = [json.loads(message) for message in self.protocol.messages_to_open()]
+        """What it began with."""
         detection = wire.ServerVad() if turn_detection is None else turn_detection
         if is_open:
             self.receive(wire.Updated(session=wire.Session(turn_detection=detection)))

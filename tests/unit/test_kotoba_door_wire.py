@@ -49,6 +49,27 @@ def refusal(text: str, dialect: Dialect = "kotoba") -> tuple[str, str | None]:
     return refused.value.code, refused.value.param
 
 
+@pytest.mark.parametrize(
+    ("session", "has_turns"),
+    [
+        ({}, True),
+        ({"turn_detection": False}, False),
+        ({"turn_detection": {"type": "server_vad"}}, True),
+    ],
+)
+def test_at_fals_address_turns_are_detected_unless_the_settings_say_no(
+    *, session: dict[str, Any], has_turns: bool
+) -> None:
+    """Elsewhere they are not (providers.md 1.1)."""
+    text = json.dumps({"type": "transcription_session.update", "session": session})
+    message = decode_door_message(text, "kotoba", is_fal=True)
+
+    assert isinstance(message, Update)
+    assert message.asked.has_turns is has_turns
+    assert bool(message.asked.echo["turn_detection"]) is has_turns
+    assert not update({}).has_turns
+
+
 def test_the_update_of_the_seed_is_echoed_with_every_field() -> None:
     """Normalized, as the vendor's own sample shows it (providers.md 1.6)."""
     asked = update(

@@ -9,12 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechbus_transcriber.providers.interface import HttpResponse, ProviderError
+from speechbus_transcriber.providers.kotoba import SILENCE_MS
 from speechbus_transcriber.providers.kotoba_failures import refusal_error
+from speechbus_transcriber.providers.kotoba_wishes import KotobaWishes
 from speechbus_wire import kotoba as wire
 from speechbus_wire.kotoba_errors import CODES, KINDS, read_error_body
-from tests.support.kotoba_session import KotobaSession, build
+from tests.support.kotoba_session import KotobaSession, build, delta
 
 SPEECH = "秘密 speech"
+
+
+def build_modest() -> KotobaWishes:
+    """Wishes behind a first refusal, so that another one is about something else."""
+    wishes = KotobaWishes()
+    assert wishes.refuse(are_all=True)
+    return wishes
 
 
 def spell(error: ProviderError) -> str:
@@ -87,7 +96,7 @@ def test_case_17_each_code_says_what_to_do_in_each_shape(
     """Right after the connection, and in the middle of a session."""
     for is_open, expected in ((False, at_first), (True, later)):
         for error in ({"type": kind, "code": code, "message": SPEECH}, {"code": code}, code):
-            raised = KotobaSession(is_open=is_open).fail(error)
+            raised = KotobaSession(is_open=is_open, wishes=build_modest()).fail(error)
 
             assert spell(raised) == f"{expected}:{code}"
             assert raised.__cause__ is None
@@ -133,7 +142,7 @@ def test_case_12_an_error_without_a_known_code_is_told_by_its_kind_or_its_words(
     error: dict[str, Any] | str, at_first: str, later: str
 ) -> None:
     """A limit is nobody's failure, whether or not it has a code."""
-    assert spell(KotobaSession(is_open=False).fail(error)) == at_first
+    assert spell(KotobaSession(is_open=False, wishes=build_modest()).fail(error)) == at_first
     assert spell(KotobaSession().fail(error)) == later
 
 
@@ -186,7 +195,7 @@ def test_no_word_of_the_server_gets_into_an_error(
     """Errors are logged; what servers write may quote speech, or a key."""
     raised = KotobaSession(is_open=is_open).fail(error)
 
-    assert raised.code in {*CODES, *KINDS, "error"}
+    assert raised.code in {*CODES, *KINDS, "error", "settings_refused"}
     assert str(raised) == f"kotoba: {raised.code}"
 
 
@@ -196,3 +205,37 @@ def test_any_body_of_a_refusal_is_read_without_a_crash(body: bytes) -> None:
     failure = read_error_body(body)
 
     assert failure.code in {"", *CODES}
+
+
+def test_case_26_an_old_server_is_asked_for_neither_turns_nor_times_the_second_time() -> None:
+    """It takes nothing but false; every later session with the account begins with that."""
+    wishes = KotobaWishes()
+    refused = {"type": "invalid_request_error", "code": "invalid_parameters", "message": SPEECH}
+    raised = KotobaSession(is_open=False, wishes=wishes).fail(refused)
+    assert spell(raised) == "Unavailable:settings_refused"
+    session = KotobaSession(turn_detection=False, wishes=wishes)
+    later = KotobaSession(is_open=False, wishes=wishes)
+
+    for (update,) in (session.opening, later.opening):
+        assert update["session"]["turn_detection"] is False
+        assert "timestamps" not in update["session"]["input_audio_transcription"]
+    session.speak(1_000)
+    session.receive(delta("はい。"))
+    assert session.texts == ["はい。"]
+
+
+def test_settings_that_are_refused_without_turns_and_times_are_wrong_themselves() -> None:
+    """Perhaps the keywords of one stream: it is over there, and others ask for all again."""
+    wishes = KotobaWishes()
+    at_once = [KotobaSession(is_open=False, wishes=wishes) for _ in range(2)]
+    for session in at_once:
+        assert spell(session.fail("invalid_parameters")) == "Unavailable:settings_refused"
+    again = KotobaSession(is_open=False, wishes=wishes)
+    assert spell(again.fail("invalid_parameters")) == "Rejected:invalid_parameters"
+    (update,) = KotobaSession(is_open=False, wishes=wishes).opening
+
+    assert update["session"]["turn_detection"] == {
+        "type": "server_vad",
+        "silence_duration_ms": SILENCE_MS,
+    }
+    assert update["session"]["input_audio_transcription"]["timestamps"] is True

@@ -13,7 +13,6 @@ from speechbus_transcriber.providers.interface import (
     Heard,
     HttpResponse,
     ProviderError,
-    ProviderProtocolError,
     ProviderUnavailableError,
     Result,
     SessionRequest,
@@ -25,12 +24,13 @@ from speechbus_transcriber.providers.kotoba import (
     SILENCE_MS,
     KotobaAccount,
     KotobaProtocol,
+    KotobaWishes,
 )
 from speechbus_transcriber.providers.kotoba_flushes import TIMEOUT_S
 from speechbus_transcriber.providers.kotoba_hearing import SELF_LENGTH_MS
 from speechbus_wire import kotoba as wire
 from tests.support.golden import read_golden, replay, transcripts_of
-from tests.support.kotoba_session import KotobaSession, build
+from tests.support.kotoba_session import KotobaSession, build, delta
 
 NAMES = transcripts_of("kotoba/client")
 
@@ -163,7 +163,12 @@ def test_case_26_where_the_server_ends_no_turns_we_do() -> None:
 def test_a_completed_with_an_id_of_its_own_ends_the_turn_that_has_its_words() -> None:
     """Ids of deltas and `completed` differ between the documents (providers.md 1.1)."""
     assert play("completed_other_id") == (
-        [partial("おは", 300, 400), heard("おはよう。", 300, 400, 400), Finished()],
+        [
+            partial("おは", 300, 400),
+            heard("おはよう。", 300, 400, 0),
+            Covered(400),
+            Finished(),
+        ],
         None,
     )
 
@@ -206,7 +211,7 @@ def test_case_26_where_the_server_ends_no_turns_silence_and_flushes_do(
     assert play(name) == (
         [
             partial("はい", 100, 200),
-            heard("はい", 100, 200, 200),
+            heard("はい", 100, 200, 0),
             *answers,
             Covered(400),
             Finished(),
@@ -220,12 +225,13 @@ def test_sentences_at_one_place_have_each_a_time_of_their_own() -> None:
     assert play("sentences_at_one_place") == (
         [
             partial("はい。", 200, 300),
-            heard("はい。", 200, 300, 300),
+            heard("はい。", 200, 300, 0),
             partial("どうぞ。", 300, 300),
-            heard("どうぞ。", 300, 301, 300),
+            heard("どうぞ。", 300, 300, 0),
             partial("では", 300, 400),
             partial("ではまた。", 300, 400),
-            heard("ではまた。", 300, 400, 400),
+            heard("ではまた。", 300, 400, 0),
+            Covered(400),
             Finished(),
         ],
         None,
@@ -235,7 +241,7 @@ def test_sentences_at_one_place_have_each_a_time_of_their_own() -> None:
 def test_case_22_text_is_placed_by_its_append_in_chunks_of_any_length() -> None:
     """Two chunks of 320 ms are six appends and two rests; the fourth is 20 ms long."""
     assert play("long_chunks") == (
-        [partial("一", 300, 320), heard("一", 300, 320, 320), Covered(640), Finished()],
+        [partial("一", 300, 320), heard("一", 300, 320, 0), Covered(640), Finished()],
         None,
     )
 
@@ -262,7 +268,7 @@ def test_flushes_that_are_open_at_the_end_are_answered_behind_the_last_final() -
         ("rate_limit_event", "ProviderRateLimitedError:rate_limit_error"),
         ("error_as_string", "ProviderRateLimitedError:rate_limit_error"),
         ("limit_without_code", "ProviderRateLimitedError:rate_limit_error"),
-        ("error_before_updated", "ProviderRejectedError:invalid_parameters"),
+        ("error_before_updated", "ProviderUnavailableError:settings_refused"),
         ("mute", "ProviderUnavailableError:unanswered"),
         ("error_at_top", "ProviderUnavailableError:session_expired"),
         ("error_then_close", "ProviderUnavailableError:internal_error"),
@@ -423,7 +429,9 @@ def test_case_24_the_settings_are_sent_once_complete_and_before_all_audio() -> N
 def test_the_key_is_sent_as_its_host_wants_it_and_shown_nowhere(url: str, scheme: str) -> None:
     """The same protocol is served by fal."""
     account = KotobaAccount(api_key="the-key", url=url)
-    protocol = KotobaProtocol(SessionRequest(sample_rate_hz=24_000, language=None), account)
+    protocol = KotobaProtocol(
+        SessionRequest(sample_rate_hz=24_000, language=None), account, KotobaWishes()
+    )
     request = protocol.connect_request()
 
     assert isinstance(request, WebSocketConnect)
@@ -468,11 +476,14 @@ def test_what_is_said_in_any_order_keeps_its_promises(
     assert results[-1] == Finished()
 
 
-def test_garbage_in_a_frame_of_the_wrong_kind_is_a_protocol_error() -> None:
-    """The vendor speaks text only."""
+def test_a_binary_message_is_ignored() -> None:
+    """As by the vendor's SDK: the protocol has none (providers.md 1.2)."""
     session = KotobaSession()
-    with pytest.raises(ProviderProtocolError, match="kotoba: binary_message"):
-        session.protocol.receive_message(b"{}", now_s=0.0)
+    session.speak(1_000)
+    assert session.protocol.receive_message(b'{"type":"error"}', now_s=1.0) == ()
+    session.receive(delta("one", "t1", 0, 900))
+
+    assert [result.text for result in session.results if isinstance(result, Heard)] == ["one"]
 
 
 def test_a_refused_upgrade_is_never_accepted() -> None:

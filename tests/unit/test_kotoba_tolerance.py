@@ -469,9 +469,10 @@ def test_flushes_are_bounded_and_those_open_at_the_end_are_answered() -> None:
             is_final=True,
             start_ms=900,
             end_ms=1_000,
-            covered_ms=1_000,
+            covered_ms=0,
             language="ja",
         ),
+        Covered(1_000),
         *[Flushed()] * FLUSHES_MAX,
         Finished(),
     ]
@@ -646,3 +647,18 @@ def test_a_delta_without_an_item_id_is_text() -> None:
     session.protocol.receive_message(text, now_s=session.now_s)
 
     assert texts_of(session.protocol.results_received()) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [((400, 399), (399, 399)), ((-1, 400), (0, 400)), ((-5, -9), (0, 0))]
+)
+def test_times_that_run_backwards_end_no_session(
+    told: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    """They would come again with the same audio, until the stream has left the provider."""
+    session = KotobaSession()
+    session.speak(1_000)
+    (partial,) = session.receive(delta("one", "t1", *told))
+
+    assert isinstance(partial, Heard)
+    assert (partial.start_ms, partial.end_ms) == expected

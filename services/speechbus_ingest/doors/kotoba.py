@@ -223,7 +223,12 @@ async def _accept(socket: WebSocket, caller: Caller) -> Peer:
     # Without an answer a browser drops the connection; the secret is never sent back.
     is_offered = _SUBPROTOCOL in socket.scope["subprotocols"]
     await socket.accept(subprotocol=_SUBPROTOCOL if is_offered else None)
-    return Peer(socket, dialect=caller.dialect, session_id=_new_session_id())
+    return Peer(
+        socket,
+        dialect=caller.dialect,
+        session_id=_new_session_id(),
+        is_fal="owner" in socket.path_params,  # of FAL_PATH
+    )
 
 
 async def _read_body(request: Request) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from speechbus_contracts import ContractError, StreamClosed, decode_event
 from speechbus_ingest.doors.kotoba_answers import KotobaAnswers
@@ -104,14 +104,17 @@ class Exchange:
                 await self._obey_or_say(first)
             loop = asyncio.get_running_loop()
             ends_at_s = loop.time() + duration_s
-            while loop.time() < ends_at_s:
-                async with asyncio.timeout(self._idle_s):
-                    message = await self._read()
+            while loop.time() < ends_at_s or self._is_waiting:
+                try:
+                    async with asyncio.timeout(None if self._is_waiting else self._idle_s):
+                        message = await self._read()
+                except TimeoutError:
+                    if not self._is_waiting:
+                        await self._part("idle")
+                    continue
                 if message is not None:
                     await self._obey_or_say(message)
             await self._part("limit")
-        except TimeoutError:
-            await self._part("idle")
         except RequestError as error:
             self._parting = FatalError.of(error)
             await self._part("client_gone")
@@ -119,9 +122,14 @@ class Exchange:
             self._stream.end(gone.reason)
             raise
 
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether the stream has ended: its client waits for the last text, and may be silent."""
+        return self._stream.end_reason is not None
+
     async def _read(self) -> DoorMessage | None:
         """Return the next message; None: it came too late, or an OpenAI client got it wrong."""
-        if self._stream.end_reason is not None:
+        if self._is_waiting:
             await self._peer.ignore()
             return None
         try:
@@ -180,7 +188,7 @@ class Exchange:
         await asyncio.sleep(FLUSH_INTERVAL_S)
         await self._stream.wait_for_room()
 
-    async def _part(self, reason: str) -> None:
+    async def _part(self, reason: str) -> NoReturn:
         """End a stream that its client did not end, and wait until its last text is sent.
 
         Raises:

@@ -69,15 +69,19 @@ class Peer:
         socket: accepted.
         dialect: in which it introduced itself; follows its settings.
         session_id: names the connection and its events.
+        is_fal: it came by fal's address.
     """
 
-    def __init__(self, socket: WebSocket, *, dialect: Dialect, session_id: str) -> None:
+    def __init__(
+        self, socket: WebSocket, *, dialect: Dialect, session_id: str, is_fal: bool
+    ) -> None:
         self.dialect: Dialect = dialect
         self.settings = b"{}"
         """JSON of its settings so far."""
         self.name_event = name_events(session_id)
         self._socket = socket
         self._session_id = session_id
+        self._is_fal = is_fal
 
     async def read(self) -> DoorMessage:
         """Return its next message.
@@ -89,7 +93,7 @@ class Peer:
         text = await self._receive()
         if text is None:
             raise RequestError("invalid_json", "Messages are text.")
-        return decode_door_message(text, self.dialect, self.settings)
+        return decode_door_message(text, self.dialect, self.settings, is_fal=self._is_fal)
 
     async def ignore(self) -> None:
         """Read and forget a message.

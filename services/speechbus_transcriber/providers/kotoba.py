@@ -18,6 +18,7 @@ from speechbus_transcriber.providers.interface import (
     HttpExchange,
     HttpResponse,
     Pace,
+    ProviderError,
     Result,
     SessionRequest,
     WebSocketConnect,
@@ -26,15 +27,17 @@ from speechbus_transcriber.providers.kotoba_failures import (
     PROVIDER,
     confused,
     failure_error,
+    is_about_settings,
     refusal_error,
     unavailable,
 )
 from speechbus_transcriber.providers.kotoba_flushes import KotobaFlushes
 from speechbus_transcriber.providers.kotoba_hearing import KotobaHearing
 from speechbus_transcriber.providers.kotoba_places import KotobaPlaces
+from speechbus_transcriber.providers.kotoba_wishes import KotobaWishes
 from speechbus_wire import kotoba as wire
 
-__all__ = ["CAPABILITIES", "KotobaAccount", "KotobaProtocol"]
+__all__ = ["CAPABILITIES", "KotobaAccount", "KotobaProtocol", "KotobaWishes"]
 
 CAPABILITIES: Final = Capabilities(
     languages=("en", "ja", "ko", "zh"),
@@ -89,13 +92,18 @@ class KotobaProtocol:
     Args:
         request: what is asked for.
         account: where, and who asks.
+        wishes: of the account's sessions.
     """
 
     name = PROVIDER
 
-    def __init__(self, request: SessionRequest, account: KotobaAccount) -> None:
+    def __init__(
+        self, request: SessionRequest, account: KotobaAccount, wishes: KotobaWishes
+    ) -> None:
         self._request = request
         self._account = account
+        self._wishes = wishes
+        self._wants_all = wishes.are_all
         self._language = None
         if request.language is not None:
             self._language = request.language.partition("-")[0].lower()
@@ -148,9 +156,9 @@ class KotobaProtocol:
                 language=self._language,
                 target_language=self._language,
                 keywords=self._request.keywords,
-                timestamps=True,
+                timestamps=True if self._wants_all else msgspec.UNSET,
             ),
-            turn_detection=wire.ServerVad(silence_duration_ms=SILENCE_MS),
+            turn_detection=self._wants_all and wire.ServerVad(silence_duration_ms=SILENCE_MS),
         )
         return [wire.encode_message(wire.SessionUpdate(session))]
 
@@ -255,12 +263,10 @@ class KotobaProtocol:
 
         Raises:
             ProviderError: by the kind of an `error` event.
-            ProviderProtocolError: binary, no JSON, or a known type with wrong fields.
+            ProviderProtocolError: no JSON, or a known type with wrong fields.
         """
-        if self._is_finished:
-            return ()
-        if not isinstance(message, str):
-            raise confused("binary_message")
+        if self._is_finished or not isinstance(message, str):
+            return ()  # binary: ignored, as by the vendor's SDK (providers.md 1.2)
         try:
             received = wire.decode_server_message(message)
         except wire.KotobaError:
@@ -279,7 +285,7 @@ class KotobaProtocol:
             case wire.Committed():
                 self._take_committed()
             case wire.Failure():
-                raise failure_error(received, is_open=self._is_ready)
+                raise self._read_failure(received)
             case wire.Created() | wire.ItemCreated() | None:
                 pass
         self._after_turns(now_s)
@@ -297,6 +303,15 @@ class KotobaProtocol:
         self._flushes.restart(now_s=now_s)
         held, self._held = self._held, []
         return held
+
+    def _read_failure(self, failure: wire.Failure) -> ProviderError:
+        if (
+            not self._is_ready
+            and is_about_settings(failure)
+            and self._wishes.refuse(are_all=self._wants_all)
+        ):
+            return unavailable("settings_refused")
+        return failure_error(failure, is_open=self._is_ready)
 
     def _take_committed(self) -> None:
         if self._committed_by_s is None:

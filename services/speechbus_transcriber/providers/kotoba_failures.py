@@ -13,17 +13,23 @@ from speechbus_transcriber.providers.interface import (
 )
 from speechbus_wire.kotoba_errors import Failure, read_error_body
 
-__all__ = ["PROVIDER", "confused", "failure_error", "refusal_error", "unavailable"]
+__all__ = [
+    "PROVIDER",
+    "confused",
+    "failure_error",
+    "is_about_settings",
+    "refusal_error",
+    "unavailable",
+]
 
 PROVIDER: Final = "kotoba"
 
 _NEVER: Final = frozenset({"invalid_api_key", "invalid_url"})
-_AT_FIRST: Final = frozenset({"invalid_parameters", "invalid_request_error", "session_expired"})
+_OF_SETTINGS: Final = frozenset({"invalid_parameters", "invalid_request_error"})
+_AT_FIRST: Final = _OF_SETTINGS | {"session_expired"}
 """About the settings or the credential, until these are accepted. After that a session that has
 expired is worth another one, and the others are about a message of ours."""
-_OUR_BUGS: Final = frozenset(
-    {"invalid_event", "invalid_json", "invalid_parameters", "invalid_request_error"}
-)
+_OUR_BUGS: Final = _OF_SETTINGS | {"invalid_event", "invalid_json"}
 
 
 def failure_error(failure: Failure, *, is_open: bool) -> ProviderError:
@@ -33,7 +39,7 @@ def failure_error(failure: Failure, *, is_open: bool) -> ProviderError:
         failure: in words of the vendor's table, so that nothing else gets into an error.
         is_open: whether the server had accepted the session before.
     """
-    name = failure.code or failure.kind or "error"
+    name = _name(failure)
     if _is_limit(failure):
         return ProviderRateLimitedError("rate_limit_error", provider=PROVIDER)
     if name in _NEVER or (name in _AT_FIRST and not is_open):
@@ -41,6 +47,11 @@ def failure_error(failure: Failure, *, is_open: bool) -> ProviderError:
     if name in _OUR_BUGS:
         return confused(name)
     return unavailable(name)
+
+
+def is_about_settings(failure: Failure) -> bool:
+    """Whether an `error` event, if it answers the settings, says that these are not taken."""
+    return _name(failure) in _OF_SETTINGS and not _is_limit(failure)
 
 
 def refusal_error(response: HttpResponse) -> ProviderError:
@@ -63,6 +74,10 @@ def confused(code: str) -> ProviderProtocolError:
 def unavailable(code: str) -> ProviderUnavailableError:
     """Return the error for an answer that the server owes."""
     return ProviderUnavailableError(code, provider=PROVIDER)
+
+
+def _name(failure: Failure) -> str:
+    return failure.code or failure.kind or "error"
 
 
 def _is_limit(failure: Failure) -> bool:

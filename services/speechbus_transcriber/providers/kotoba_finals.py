@@ -1,8 +1,14 @@
 """Kotoba's turns as results with times that follow each other. Pure."""
 
+from typing import Final
+
 from speechbus_transcriber.providers.interface import Covered, Heard
 
 __all__ = ["KotobaFinals"]
+
+LAG_MS: Final = 2_000
+"""Text without times comes at most so long behind the audio that has it: recognized at once in most
+servers, a second later in slow ones."""
 
 
 class KotobaFinals:
@@ -23,21 +29,34 @@ class KotobaFinals:
         start_ms = max(start_ms, self._last_end_ms)
         return self._hear(text, start_ms, max(end_ms, start_ms))
 
-    def end(self, text: str, start_ms: int, end_ms: int, *, processed_ms: int | None) -> Heard:
+    def end(
+        self,
+        text: str,
+        start_ms: int,
+        end_ms: int,
+        *,
+        has_times: bool,
+        processed_ms: int | None,
+    ) -> Heard:
         """Return a final.
 
         Args:
             text: of the turn.
             start_ms: of the turn.
             end_ms: of the turn.
+            has_times: the server has told `end_ms`. Otherwise it is where the audio was when the
+                text came, and what follows may have been said before that: a turn covers no more
+                than what surely lies before its end. It begins behind the turn before it, so from
+                there on it is heard again as a whole, and not cut (ADR 0013).
             processed_ms: where later text starts, at the earliest; None: unknown.
         """
         start_ms = max(start_ms, self._last_end_ms)
-        self._last_end_ms = max(end_ms, start_ms)
+        before_ms, self._last_end_ms = self._last_end_ms, max(end_ms, start_ms)
+        heard_ms = self._last_end_ms if has_times else min(before_ms, self._last_end_ms - LAG_MS)
         # Behind all that was covered, even without a time of its own: else it would be taken for
         # something said before. But it covers no more for that.
         end_ms = max(self._last_end_ms, self.covered_ms + 1)
-        self.covered_ms = max(self.covered_ms, self._last_end_ms, processed_ms or 0)
+        self.covered_ms = max(self.covered_ms, heard_ms, processed_ms or 0)
         return self._hear(text, start_ms, end_ms, covered_ms=self.covered_ms)
 
     def cover(self, until_ms: int) -> list[Covered]:

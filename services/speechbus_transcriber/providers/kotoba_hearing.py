@@ -3,7 +3,6 @@
 from typing import Final
 
 from speechbus_transcriber.providers.interface import Result
-from speechbus_transcriber.providers.kotoba_failures import confused
 from speechbus_transcriber.providers.kotoba_places import KotobaPlaces
 from speechbus_transcriber.providers.kotoba_turns import Completion, KotobaTurns, Piece
 from speechbus_wire import kotoba as wire
@@ -42,26 +41,19 @@ class KotobaHearing:
         self._words_sent_ms = 0  # audio sent when words last came
 
     def take_delta(self, delta: wire.Delta) -> list[Result]:
-        """Take text, or the news that there is none.
-
-        Raises:
-            ProviderProtocolError: its times are impossible.
-        """
+        """Take text, or the news that there is none."""
         self._note_processed(delta.audio_processed_ms)
         if not delta.delta:
             self.tells_silence |= not self.turns.is_any_open
             return [*self._end_pause(), *self._cover_silence(delta.audio_processed_ms)]
-        piece = Piece(delta.delta, *self._span(delta))
+        start_ms, end_ms = self._span(delta)
+        piece = Piece(delta.delta, start_ms, end_ms, has_times=_has_times(delta))
         results = self.turns.add(self._key(delta.item_id), piece)
         self._words_sent_ms = self._places.sent_ms
         return results if self.ends_turns else [*results, *self._end_sentence()]
 
     def take_completed(self, completed: wire.Completed) -> list[Result]:
-        """Take the end of a turn.
-
-        Raises:
-            ProviderProtocolError: its times are impossible.
-        """
+        """Take the end of a turn."""
         self.ends_turns = True
         processed_ms = completed.audio_processed_ms
         self._note_processed(processed_ms)
@@ -74,7 +66,7 @@ class KotobaHearing:
                 text=completed.transcript,
                 start_ms=start_ms,
                 end_ms=end_ms,
-                has_times=completed.start_ms is not None and completed.end_ms is not None,
+                has_times=_has_times(completed),
                 processed_ms=None if processed_ms is None else to_stream_ms(processed_ms),
             )
         )
@@ -113,7 +105,13 @@ class KotobaHearing:
     def _span(self, told: wire.Delta | wire.Completed) -> tuple[int, int]:
         if told.start_ms is None or told.end_ms is None:
             return self._places.find(told.item_id)
-        if not 0 <= told.start_ms <= told.end_ms:
-            raise confused("time_runs_backwards")
+        # Estimates: one that runs backwards would do so again, with the same audio, in the next
+        # session. The end is kept: what is covered depends on it.
+        end_ms = max(0, told.end_ms)
+        start_ms = min(max(0, told.start_ms), end_ms)
         to_stream_ms = self._places.to_stream_ms
-        return to_stream_ms(told.start_ms), to_stream_ms(told.end_ms)
+        return to_stream_ms(start_ms), to_stream_ms(end_ms)
+
+
+def _has_times(told: wire.Delta | wire.Completed) -> bool:
+    return told.start_ms is not None and told.end_ms is not None

@@ -33,6 +33,8 @@ class Piece(msgspec.Struct, frozen=True):
     text: str
     start_ms: int
     end_ms: int
+    has_times: bool
+    """Whether the server has told them."""
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +257,9 @@ class KotobaTurns:
         elif turn is not None:
             self._keep_said(turn)  # if another one was meant, its own `completed` still comes
         elif new:
-            piece = Piece(text, completion.start_ms, completion.end_ms)
+            piece = Piece(
+                text, completion.start_ms, completion.end_ms, has_times=completion.has_times
+            )
             turn = _Turn(key=completion.key, pieces=[piece])
             self._insert(turn, piece.start_ms)
         if turn is not None:
@@ -328,13 +332,16 @@ class KotobaTurns:
 
     def _make_final(self, turn: _Turn) -> Result:
         told = turn.completion
-        start_ms, end_ms = turn.pieces[0].start_ms, turn.pieces[-1].end_ms
+        start_ms, last = turn.pieces[0].start_ms, turn.pieces[-1]
         if told is None:
-            return self._finals.end(turn.text, start_ms, end_ms, processed_ms=None)
+            return self._finals.end(
+                turn.text, start_ms, last.end_ms, has_times=last.has_times, processed_ms=None
+            )
         return self._finals.end(
             told.text if told.text.strip() else turn.text,
             start_ms,
-            told.end_ms if told.has_times else end_ms,
+            told.end_ms if told.has_times else last.end_ms,
+            has_times=told.has_times or last.has_times,
             # Of what is open behind it, the beginning may have been processed, too.
             processed_ms=None if self._turns else told.processed_ms,
         )

@@ -73,7 +73,10 @@ def _build(name: str, accounts: Accounts) -> Provider:
             )
         case "kotoba" if accounts.kotoba is not None:
             return Provider(
-                kotoba.CAPABILITIES, partial(kotoba.KotobaProtocol, account=accounts.kotoba)
+                kotoba.CAPABILITIES,
+                partial(
+                    kotoba.KotobaProtocol, account=accounts.kotoba, wishes=kotoba.KotobaWishes()
+                ),
             )
         case _:
             raise KeyError(name)

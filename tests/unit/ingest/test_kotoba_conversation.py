@@ -39,11 +39,12 @@ class Stream:
     has_room = True
     stream_id = "s-1"
 
-    def __init__(self, outbox: Outbox, closes_for: str | None) -> None:
+    def __init__(self, outbox: Outbox, closes_for: str | None, closes_after_s: float) -> None:
         self.written = b""
         self.end_reason: str | None = None
         self._outbox = outbox
         self._closes_for = closes_for
+        self._closes_after_s = closes_after_s
 
     def write(self, data: bytes) -> None:
         """Keep audio."""
@@ -53,18 +54,28 @@ class Stream:
         """Close, with the reason given or the one the test wants."""
         if self.end_reason is None:
             self.end_reason = reason
-            self._outbox.take_event("final", encode_event(final(0, "hi")))
-            self._outbox.take_event("closed", encode_event(closed(self._closes_for or reason)))
+            loop = asyncio.get_running_loop()
+            if self._closes_after_s:
+                loop.call_later(self._closes_after_s, self._close, reason)
+            else:
+                self._close(reason)
+
+    def _close(self, reason: str) -> None:
+        self._outbox.take_event("final", encode_event(final(0, "hi")))
+        self._outbox.take_event("closed", encode_event(closed(self._closes_for or reason)))
 
 
 class Registry:
     """Opens streams, or hangs as when the bus is away."""
 
-    def __init__(self, *, opens: bool = True, closes_for: str | None = None) -> None:
+    def __init__(
+        self, *, opens: bool = True, closes_for: str | None = None, closes_after_s: float = 0.0
+    ) -> None:
         self.stream: Stream | None = None
         self.ended_for: str | None = None
         self._opens = opens
         self._closes_for = closes_for
+        self._closes_after_s = closes_after_s
 
     @asynccontextmanager
     async def open_stream(
@@ -74,7 +85,7 @@ class Registry:
         assert request.tenant == "acme"
         if not self._opens:
             await asyncio.sleep(3_600)
-        self.stream = Stream(sink, self._closes_for)
+        self.stream = Stream(sink, self._closes_for, self._closes_after_s)
         try:
             yield self.stream
         finally:
@@ -127,7 +138,7 @@ def converse(page: Callable[[], Page], registry: Registry) -> tuple[Page, float]
         )
         await socket.accept()
         conversation = Conversation(
-            Peer(socket, dialect="kotoba", session_id="sess_1"),
+            Peer(socket, dialect="kotoba", session_id="sess_1", is_fal=False),
             cast(StreamRegistry, registry),
             Caller(tenant="acme", dialect="kotoba", claims=None),
             idle_s=IDLE_S,
@@ -183,6 +194,16 @@ def test_a_silent_client_is_sent_away() -> None:
 
     assert (error_of(peer), peer.code, took_s) == ("timeout_error", 1001, IDLE_S)
     assert peer.told[-2]["delta"] == "hi"
+
+
+@pytest.mark.parametrize("closes_after_s", [IDLE_S + FAREWELL_S, DURATION_S + FAREWELL_S])
+def test_a_client_that_waits_for_its_last_text_is_not_idle(closes_after_s: float) -> None:
+    """It has said that it is done; a queue, or a provider that is away, may take long."""
+    registry = Registry(closes_after_s=closes_after_s + 1.0)
+    peer, took_s = converse(lambda: Page(build_update(), COMMIT), registry)
+
+    assert peer.told[-1]["type"] == "input_audio_buffer.committed"
+    assert (peer.code, took_s) == (1000, closes_after_s + 1.0 + AFTER_COMMITTED_S)
 
 
 def test_a_client_that_has_closed_loses_nothing_it_said_before() -> None:

@@ -184,3 +184,18 @@ def test_all_of_it_at_once_ends_in_order() -> None:
     assert client.transcripts == ["51-100", "51-100", "1-50", "101-150"]
     assert client.actions[-1] == Close(1000)
     assert len(client.told(wire.Updated)) + len(client.told(wire.Created)) == SETTINGS
+
+
+def test_case_26_an_old_server_takes_neither_turns_nor_times() -> None:
+    """Whoever asks for one of them gets an error; who does not, the text of it all."""
+    fault = 'faults = [{kind = "refuse_settings"}]'
+    assert error_of('{kind = "refuse_settings"}')["error"]["param"] == "turn_detection"
+    timed = KotobaClient(fault, turn_detection=False)
+    (failure,) = timed.told(wire.Failure)
+    assert failure.code == "invalid_parameters"
+    settings = wire.TranscriptionSettings(language="ja", target_language="ja")
+    client = KotobaClient(fault, is_set_up=False)
+    client.say(wire.SessionUpdate(wire.Session(input_audio_transcription=settings)))
+
+    (updated,) = client.told(wire.Updated)
+    assert updated.session.turn_detection is False

@@ -11,6 +11,7 @@ from speechbus_contracts import (
     StreamCovered,
 )
 from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
+from speechbus_transcriber.overlap import Said
 
 
 def final_of(index: int, *, covered_ms: int) -> SegmentFinal:
@@ -63,6 +64,9 @@ GAP = Gap(
     audio_received_at=34_001,
 )
 
+SAID = Said(9_000, ("text",))
+"""Of the last final: it may be heard again."""
+
 
 def check(events: list[AnyEvent], expected: Checkpoint) -> None:
     """Reads come back in any order."""
@@ -79,7 +83,7 @@ def test_the_last_final_says_how_many_there_were() -> None:
     """Indexes have no holes while nothing is retracted."""
     check(
         [final_of(4, covered_ms=9_000)],
-        Checkpoint(covered_ms=9_000, next_index=5, finals=5, audio_received_at=9_001),
+        Checkpoint(covered_ms=9_000, next_index=5, finals=5, audio_received_at=9_001, said=SAID),
     )
 
 
@@ -88,7 +92,12 @@ def test_the_furthest_of_all_events_counts() -> None:
     check(
         [final_of(4, covered_ms=9_000), COVERED, GAP, retracted_of(5, finals=5)],
         Checkpoint(
-            covered_ms=34_000, next_index=6, finals=5, gap_ms=9_000, audio_received_at=34_001
+            covered_ms=34_000,
+            next_index=6,
+            finals=5,
+            gap_ms=9_000,
+            audio_received_at=34_001,
+            said=SAID,
         ),
     )
 
@@ -97,7 +106,7 @@ def test_finals_before_and_behind_a_retraction_are_counted() -> None:
     """`stream.closed` tells the number, and a retracted segment is none of them."""
     check(
         [final_of(9, covered_ms=9_000), retracted_of(6, finals=4)],
-        Checkpoint(covered_ms=9_000, next_index=10, finals=7, audio_received_at=9_001),
+        Checkpoint(covered_ms=9_000, next_index=10, finals=7, audio_received_at=9_001, said=SAID),
     )
 
 
