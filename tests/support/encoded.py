@@ -9,9 +9,10 @@ from typing import Any, Final
 import av
 import numpy as np
 
+from speechbus_ingest.formats.framing import AdtsFraming, Mp3Framing
 from speechbus_ingest.formats.names import Container
 
-__all__ = ["SAMPLE_RATES_HZ", "build_tone", "build_wav", "encode"]
+__all__ = ["SAMPLE_RATES_HZ", "build_tone", "build_wav", "encode", "find_borders"]
 
 _ENCODERS: Final[Mapping[Container, tuple[str, str]]] = {
     "webm": ("webm", "libopus"),
@@ -97,3 +98,14 @@ def encode(
         for packet in (*track.encode(frame), *track.encode(None)):
             output.mux(packet)
     return bytes(sink.data) if is_live else sink.getvalue()
+
+
+def find_borders(container: Container, data: bytes) -> list[int]:
+    """Return where frames of MP3 or AAC begin, without the first."""
+    framing = {"mp3": Mp3Framing, "aac": AdtsFraming}[container]()
+    borders: list[int] = []
+    for at in range(len(data)):
+        if at and framing.is_between and not framing.n_unread:
+            borders.append(at)
+        framing.feed(data[at : at + 1])
+    return borders

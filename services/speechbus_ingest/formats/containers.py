@@ -14,7 +14,13 @@ from av.audio.stream import AudioStream
 from av.error import FFmpegError
 
 from speechbus_ingest.formats.decoder_wire import Job
-from speechbus_ingest.formats.framing import Framing, Mp3Framing, OggFraming, WebmFraming
+from speechbus_ingest.formats.framing import (
+    AdtsFraming,
+    Framing,
+    Mp3Framing,
+    OggFraming,
+    WebmFraming,
+)
 from speechbus_ingest.formats.names import (
     CHANNELS_MAX,
     SAMPLE_RATE_HZ_MAX,
@@ -53,7 +59,7 @@ _KINDS: Final[Mapping[Container, _Kind]] = {
     # Browsers write the time of capture, which jumps when their machine was busy.
     "webm": _Kind("matroska", frozenset({"opus", "vorbis"}), 1.0, WebmFraming),
     "mp3": _Kind("mp3", frozenset({"mp3float"}), 0.005, Mp3Framing, has_whole_reads=True),
-    "aac": _Kind("aac", frozenset({"aac"}), 0.005),
+    "aac": _Kind("aac", frozenset({"aac"}), 0.005, AdtsFraming),
     "ogg": _Kind("ogg", frozenset({"opus", "vorbis", "flac"}), 0.005, OggFraming),
     # Every frame has a checksum, and the decoder looks at it only when it is told to.
     "flac": _Kind("flac", frozenset({"flac"}), 0.005, options={"err_detect": "crccheck+explode"}),
@@ -111,6 +117,8 @@ class _Watched:
                 self._framing.feed(data)
             except UndecodableError as error:
                 self._problem = error
+                # FFmpeg would find the next frame behind the damage and give it too early a time.
+                data = data[: len(data) - self._framing.n_unread]
             if self.next_recording is not None:
                 # Its first bytes may have come with the data before, which does no harm.
                 data = data[: max(0, len(data) - len(self.next_recording))]

@@ -12,7 +12,7 @@ from speechbus_ingest.formats.containers import decode
 from speechbus_ingest.formats.decoder_wire import Job
 from speechbus_ingest.formats.names import CONTAINERS, Container
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
-from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, encode
+from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, encode, find_borders
 
 SECONDS: Final = {"webm": 1.5, "mp3": 1.5, "aac": 1.5, "ogg": 3.0, "flac": 6.0}
 """Enough for a middle: pages of Ogg have 1 s, and FFmpeg's FLAC parser looks almost 3 s ahead."""
@@ -168,6 +168,24 @@ def test_a_recording_that_was_cut_off_says_so(container: Container, n_missing: i
     assert problem in {"truncated", "damaged"}
     assert len(whole) - len(decoded) <= 2 * 2 * 4_608
     assert decoded[: len(decoded) // 2] == whole[: len(decoded) // 2]
+
+
+@pytest.mark.parametrize("container", ["mp3", "aac"])
+def test_nothing_behind_a_broken_frame_comes_out(container: Container) -> None:
+    """FFmpeg finds the next frame without a word, and all that follows would come too early."""
+    _, data = recording(container)
+    _, (whole,), _ = decode_all(container, data)
+    start, end = find_borders(container, data)[20:22]
+    for damaged in (
+        data[:start] + b"\0" + data[start + 1 :],
+        data[:start] + bytes(end - start) + data[end:],
+        data[:start] + bytes(100) + data[start:],
+    ):
+        for lengths in ((1,), (7,), (1 << 20,)):
+            _, (decoded,), problem = decode_all(container, damaged, *lengths)
+            assert problem == "damaged"
+            assert decoded == decode_all(container, data[:start])[1][0]
+            assert decoded == whole[: len(decoded)]
 
 
 def test_rates_beyond_those_of_the_doors_are_refused() -> None:
