@@ -3,7 +3,7 @@
 import io
 import math
 import wave
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import av
@@ -71,6 +71,7 @@ def encode(
     sample_rate_hz: int,
     channels: int = 1,
     is_live: bool = True,
+    move: Callable[[float], float] | None = None,
     **options: str,
 ) -> bytes:
     """Encode PCM s16le.
@@ -81,6 +82,7 @@ def encode(
         sample_rate_hz: of the PCM.
         channels: of the PCM.
         is_live: written to a pipe, so without lengths and indexes that are known at the end only.
+        move: says when what was spoken at a time, in seconds, is said to have been captured.
         options: of FFmpeg's muxer.
     """
     muxer, encoder = _ENCODERS[container]
@@ -96,6 +98,9 @@ def encode(
         frame.sample_rate = sample_rate_hz
         frame.pts = 0
         for packet in (*track.encode(frame), *track.encode(None)):
+            if move is not None:
+                packet.pts = round(move(float(packet.pts * packet.time_base)) / packet.time_base)
+                packet.dts = packet.pts
             output.mux(packet)
     return bytes(sink.data) if is_live else sink.getvalue()
 
