@@ -181,9 +181,10 @@ class IngestStream:
             if not self._buses:
                 await self.open(SILENT_RATE_HZ)  # so that it is closed like any other
         except Exception:  # no door waits for this task, and it must not take the others along
-            logger.exception("stream could not be opened", extra={"stream_id": self.stream_id})
-            self._note_problem("unannounced")
-            self._close_unannounced()
+            logger.exception("a stream failed", extra={"stream_id": self.stream_id})
+            self._note_problem("crashed" if self.opened.is_set() else "unannounced")
+            if not self.opened.is_set():
+                self._close_unannounced()
         self._is_decoded = True
         for bus in self._buses:
             bus.end(self.end_reason or UNDECODABLE)

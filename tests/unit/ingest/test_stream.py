@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from speechbus_contracts import (
     AUDIO_MAX_AGE_S,
     AudioChunk,
@@ -18,9 +20,10 @@ from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.formats.decoding import WavDecoding
 from speechbus_ingest.formats.names import AudioFormat
 from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_ingest.supervisor import Supervisor
-from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError
 from tests.support.fake_bus import FakeBus
 from tests.support.virtual_time import run_virtual
 
@@ -28,6 +31,15 @@ RATE_HZ: Final = 8_000
 """At the lowest rate a message holds the most time."""
 MESSAGE_BYTES: Final = 2 << 20
 MESSAGE_PCM: Final = bytes(range(250)) * (2 * MESSAGE_BYTES // 250)
+RAW: Final = StreamRequest(
+    tenant="acme",
+    door="native",
+    sample_rate_hz=RATE_HZ,
+    audio_format=AudioFormat(encoding="mulaw"),
+)
+ENCODED: Final = StreamRequest(
+    tenant="acme", door="native", sample_rate_hz=None, audio_format="flac"
+)
 
 
 class StoringBus(FakeBus):
@@ -61,6 +73,17 @@ class OnePiece(WavDecoding):
     async def read(self) -> list[bytes]:
         """See `Decoding`."""
         return self._pieces.pop(0)
+
+
+class Broken(OnePiece):
+    """A decoder with a bug."""
+
+    async def read(self) -> list[bytes]:
+        """See `Decoding`."""
+        pcm = await super().read()
+        if not pcm:
+            raise RuntimeError
+        return pcm
 
 
 class Desk:
@@ -117,13 +140,7 @@ def test_the_largest_message_is_published_as_fast_as_it_is_read(tmp_path: Path) 
 
     async def run() -> None:
         desk = Desk(tmp_path)
-        request = StreamRequest(
-            tenant="acme",
-            door="native",
-            sample_rate_hz=RATE_HZ,
-            audio_format=AudioFormat(encoding="mulaw"),
-        )
-        stream = IngestStream(request, desk.context, Sink())
+        stream = IngestStream(RAW, desk.context, Sink())
         await stream.open(RATE_HZ)
         async with desk.worker(stream):
             await stream.take(bytes(MESSAGE_BYTES))
@@ -140,10 +157,7 @@ def test_decoded_audio_is_published_as_fast_as_it_is_read(tmp_path: Path) -> Non
 
     async def run() -> None:
         desk = Desk(tmp_path)
-        request = StreamRequest(
-            tenant="acme", door="native", sample_rate_hz=None, audio_format="flac"
-        )
-        stream = IngestStream(request, desk.context, Sink(), OnePiece())
+        stream = IngestStream(ENCODED, desk.context, Sink(), OnePiece())
         stream.end("end")
         async with desk.worker(stream):
             await stream.decode()
@@ -151,4 +165,56 @@ def test_decoded_audio_is_published_as_fast_as_it_is_read(tmp_path: Path) -> Non
         assert b"".join(chunk.payload for chunk in desk.chunks) == MESSAGE_PCM
         assert desk.ahead_s_max < AUDIO_MAX_AGE_S
 
+    run_virtual(run())
+
+
+def test_a_bug_in_decoding_ends_its_stream_with_what_came_before(tmp_path: Path) -> None:
+    """The bus knows of the stream, so it has to be told of the end."""
+
+    async def run() -> None:
+        desk = Desk(tmp_path)
+        stream = IngestStream(ENCODED, desk.context, Sink(), Broken())
+        async with desk.worker(stream):
+            await stream.decode()
+        sent = decode_chunk(desk.bus.sent[-1].payload)
+
+        assert stream.problem == "crashed"
+        assert b"".join(chunk.payload for chunk in desk.chunks) == MESSAGE_PCM
+        assert (sent.kind, sent.payload) == (ChunkKind.END, b'{"reason":"undecodable"}')
+
+    run_virtual(run())
+
+
+@pytest.mark.parametrize("failing", ["say_unsaid", "recover"])
+def test_a_bug_in_one_stream_leaves_the_others_alone(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All share one group of tasks, which any exception would end."""
+    n_failures = 0
+
+    async def fail(_stream: IngestStream) -> None:
+        nonlocal n_failures
+        n_failures += 1
+        raise PublishRefusedError(10054)
+
+    async def run() -> None:
+        desk = Desk(tmp_path)
+        registry = StreamRegistry(
+            desk.context, streams_max=1, streams_per_key_max=1, beat=lambda: None
+        )
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(registry.run())
+            await asyncio.sleep(0)
+            async with registry.open_stream(RAW, Sink()) as stream:
+                for hook in desk.bus.reconnected:
+                    await hook()
+                await asyncio.sleep(1)
+            stream.closed.set()
+            await asyncio.sleep(9)
+            assert n_failures
+            assert not running.done()
+            assert registry.n_streams == 0
+            running.cancel()
+
+    monkeypatch.setattr(IngestStream, failing, fail)
     run_virtual(run())
