@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 TEND_S: Final = 0.1
 RECOVER_RETRY_S: Final = 0.25
+RECOVER_AGAIN_S: Final = 5.0
+"""After what should not happen; so that it does not fill the log."""
 LINGER_S: Final = 900.0
 """A stream whose client has gone is watched over, and its unread audio kept alive, this long: a
 pool that is back within a quarter of an hour transcribes it."""
@@ -175,6 +177,8 @@ class StreamRegistry:
                 await stream.say_unsaid()
         except TimeoutError:
             logger.warning("a stream was not closed", extra={"stream_id": stream.stream_id})
+        except Exception:  # a bug, or a refusal: one stream's must not end all the others
+            logger.exception("a stream failed", extra={"stream_id": stream.stream_id})
         finally:
             self._forget(stream)
 
@@ -195,5 +199,8 @@ async def _recover(stream: IngestStream) -> None:
             await stream.recover()
         except JetStreamUnavailableError:
             await asyncio.sleep(RECOVER_RETRY_S)
+        except Exception:  # likewise; what it broke at may have been handed on already
+            logger.exception("a stream failed", extra={"stream_id": stream.stream_id})
+            await asyncio.sleep(RECOVER_AGAIN_S)
         else:
             return

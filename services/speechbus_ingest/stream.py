@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 SILENT_RATE_HZ: Final = 16_000
 """Of a stream in which no audio was ever found: one has to be named."""
+SLICE_BYTES: Final = 64 << 10
+"""Of audio passed on at once: 8.2 s of the tightest raw format. A message may hold minutes, and no
+more than the credit and one slice may lie before the worker: ingest and AUDIO keep 90 s."""
 SETTLE_S_MAX: Final = 2.0
 """Decoding what has come takes milliseconds, unless the worker holds everything back."""
 EARLY_FLUSHES_MAX: Final = 16
@@ -61,7 +64,7 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     keywords: tuple[str, ...] = ()
     skips_silence: bool = True
     audio_format: AudioFormat | EncodedFormat = PLAIN
-    """Of what `IngestStream.write` gets."""
+    """Of what `IngestStream.take` gets."""
     split_channels: int | None = None
     """Each of so many channels becomes a stream; None: the mean of all becomes one."""
     stream_id: str | None = None
@@ -71,8 +74,8 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
 class IngestStream:
     """A client's stream.
 
-    Order of calls: `open`, or a task for `decode`; then `write`, `flush` and `wait_for_room` as
-    audio comes; `end` once; wait for `closed`; always `release`.
+    Order of calls: `open`, or a task for `decode`; then `take` and `flush` as audio comes; `end`
+    once; wait for `closed`; always `release`.
 
     Args:
         request: what the client asked for.
@@ -178,9 +181,10 @@ class IngestStream:
             if not self._buses:
                 await self.open(SILENT_RATE_HZ)  # so that it is closed like any other
         except Exception:  # no door waits for this task, and it must not take the others along
-            logger.exception("stream could not be opened", extra={"stream_id": self.stream_id})
-            self._note_problem("unannounced")
-            self._close_unannounced()
+            logger.exception("a stream failed", extra={"stream_id": self.stream_id})
+            self._note_problem("crashed" if self.opened.is_set() else "unannounced")
+            if not self.opened.is_set():
+                self._close_unannounced()
         self._is_decoded = True
         for bus in self._buses:
             bus.end(self.end_reason or UNDECODABLE)
@@ -220,18 +224,25 @@ class IngestStream:
         pcm = await decoding.read()
         await self.open(decoding.sample_rate_hz or SILENT_RATE_HZ)
         while pcm:
-            self._pass(pcm)
-            for bus in self._buses:
-                await bus.wait_for_room()
+            for start in range(0, len(pcm[0]), SLICE_BYTES):
+                self._pass([samples[start : start + SLICE_BYTES] for samples in pcm])
+                for bus in self._buses:
+                    await bus.wait_for_room()
             pcm = await decoding.read()
         if self.end_reason is None:
             raise UndecodableError("crashed")  # the decoder saw an end where there was none
 
-    def write(self, data: bytes) -> None:
-        """Take bytes of the request's format, cut anywhere.
+    async def take(self, data: bytes) -> None:
+        """Take bytes of the request's format, cut anywhere; wait while too much is on its way.
 
         After `end` they are dropped: this side may end a stream while a client still sends.
         """
+        for start in range(0, len(data), SLICE_BYTES):
+            self._write(data[start : start + SLICE_BYTES])  # of a usual message itself, uncopied
+            if not self.has_room:
+                await self.wait_for_room()
+
+    def _write(self, data: bytes) -> None:
         if self.end_reason is not None:
             return
         self.written_at_s = self._context.audio.now_s()

@@ -119,7 +119,7 @@ async def _open_what_is_refused(url: str) -> tuple[_Sink, str | None, int]:
     async with _open_registry(url) as (bus, registry):
         before = len(bus.direct_handlers)
         async with registry.open_stream(request, sink) as stream:
-            stream.write(build_wav(bytes(3_200), sample_rate_hz=16_000))
+            await stream.take(build_wav(bytes(3_200), sample_rate_hz=16_000))
             await wait_until(stream.closed.is_set)
         n_subscriptions = len(bus.direct_handlers) - before
     return sink, stream.problem, n_subscriptions
@@ -129,7 +129,7 @@ async def _close_too_early(url: str) -> tuple[AnyEvent | None, _Sink]:
     sink = _Sink()
     async with _open_registry(url) as (bus, registry):
         async with registry.open_stream(REQUEST, sink) as stream:
-            stream.write(bytes(32_000))
+            await stream.take(bytes(32_000))
             closed = StreamClosed(
                 stream_id=stream.stream_id,
                 tenant="acme",

@@ -3,15 +3,16 @@
 import io
 import math
 import wave
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import av
 import numpy as np
 
+from speechbus_ingest.formats.framing import AdtsFraming, Mp3Framing
 from speechbus_ingest.formats.names import Container
 
-__all__ = ["SAMPLE_RATES_HZ", "build_tone", "build_wav", "encode"]
+__all__ = ["SAMPLE_RATES_HZ", "build_tone", "build_wav", "encode", "find_borders"]
 
 _ENCODERS: Final[Mapping[Container, tuple[str, str]]] = {
     "webm": ("webm", "libopus"),
@@ -70,6 +71,7 @@ def encode(
     sample_rate_hz: int,
     channels: int = 1,
     is_live: bool = True,
+    move: Callable[[float], float] | None = None,
     **options: str,
 ) -> bytes:
     """Encode PCM s16le.
@@ -80,6 +82,7 @@ def encode(
         sample_rate_hz: of the PCM.
         channels: of the PCM.
         is_live: written to a pipe, so without lengths and indexes that are known at the end only.
+        move: says when what was spoken at a time, in seconds, is said to have been captured.
         options: of FFmpeg's muxer.
     """
     muxer, encoder = _ENCODERS[container]
@@ -95,5 +98,19 @@ def encode(
         frame.sample_rate = sample_rate_hz
         frame.pts = 0
         for packet in (*track.encode(frame), *track.encode(None)):
+            if move is not None:
+                packet.pts = round(move(float(packet.pts * packet.time_base)) / packet.time_base)
+                packet.dts = packet.pts
             output.mux(packet)
     return bytes(sink.data) if is_live else sink.getvalue()
+
+
+def find_borders(container: Container, data: bytes) -> list[int]:
+    """Return where frames of MP3 or AAC begin, without the first."""
+    framing = {"mp3": Mp3Framing, "aac": AdtsFraming}[container]()
+    borders: list[int] = []
+    for at in range(len(data)):
+        if at and framing.is_between and not framing.n_unread:
+            borders.append(at)
+        framing.feed(data[at : at + 1])
+    return borders

@@ -26,9 +26,6 @@ FAREWELL_S: Final = 10.0
 FLUSH_INTERVAL_S: Final = 0.1
 """A client's messages behind a commit of OpenAI's are read this much later: ten a second are
 enough for anybody."""
-SLICE_BYTES: Final = 64 << 10
-"""Of audio taken at once: an append of 1 MiB is two minutes of the tightest format, and the bus
-takes so much only as it is read."""
 
 _COMMIT: Final = "commit"
 """Kind of this door's own entries in its outbox; no event of the bus has it."""
@@ -171,10 +168,7 @@ class Exchange:
         self._waiting_bytes += len(audio)
         for message in self._answers.note_append(append.event_id):
             await self._peer.tell(message)
-        for start in range(0, len(audio), SLICE_BYTES):
-            self._stream.write(audio[start : start + SLICE_BYTES])
-            if not self._stream.has_room:
-                await self._stream.wait_for_room()
+        await self._stream.take(audio)
 
     async def _commit(self) -> None:
         """End a turn of OpenAI's."""

@@ -268,9 +268,7 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
                 raise _DoorError("message.invalid", "No audio may follow 'end'.")
             if stream.end_reason is not None:
                 continue  # by this side, which the client learns with its last finals
-            stream.write(data)
-            if not stream.has_room:
-                await stream.wait_for_room()
+            await stream.take(data)
         elif message["type"] == "websocket.receive":
             control = _parse_control(message["text"])
             if has_said_end:

@@ -255,7 +255,7 @@ class PalabraDoor:
                 raise _GoneError
             if message.get("text") is not None:
                 await stream.settle()
-            if _obey(message.get("bytes"), message.get("text"), stream, outbox):
+            if await _obey(message.get("bytes"), message.get("text"), stream, outbox):
                 await asyncio.sleep(FLUSH_INTERVAL_S)
             await stream.wait_for_room()
             if loop.time() > ends_at_s:
@@ -293,10 +293,10 @@ def _build_request(socket: WebSocket, tenant: str) -> tuple[StreamRequest, Strea
     return request, parameters
 
 
-def _obey(data: bytes | None, text: str | None, stream: IngestStream, outbox: Outbox) -> bool:
+async def _obey(data: bytes | None, text: str | None, stream: IngestStream, outbox: Outbox) -> bool:
     """Carry out one message; return True when it was a finalize."""
     if data is not None:
-        stream.write(data)
+        await stream.take(data)
     elif text is not None and decode_client_message(text) is not None:
         chunk = stream.flush()
         # In the same queue as the events, so that its answer cannot overtake it.

@@ -35,6 +35,13 @@ class ByteFeed:
         self.n_used += len(taken)
         return taken
 
+    def skip_zeros(self) -> Generator[None, None, None]:
+        """Drop zeros up to the next other byte."""
+        while not (others := self._buffer.lstrip(b"\0")):
+            self.take_some(None)
+            yield
+        self.take_some(len(self._buffer) - len(others))
+
     def skip(self, n: int) -> Generator[None, None, None]:
         """Drop exactly `n` bytes."""
         n -= len(self.take_some(n))

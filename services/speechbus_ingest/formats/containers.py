@@ -14,7 +14,13 @@ from av.audio.stream import AudioStream
 from av.error import FFmpegError
 
 from speechbus_ingest.formats.decoder_wire import Job
-from speechbus_ingest.formats.framing import Framing, Mp3Framing, OggFraming, WebmFraming
+from speechbus_ingest.formats.framing import (
+    AdtsFraming,
+    Framing,
+    Mp3Framing,
+    OggFraming,
+    WebmFraming,
+)
 from speechbus_ingest.formats.names import (
     CHANNELS_MAX,
     SAMPLE_RATE_HZ_MAX,
@@ -28,6 +34,13 @@ __all__ = ["Block", "Source", "decode"]
 
 READ_BYTES: Final = 512
 """What FFmpeg asks for at once; the more, the later the first samples."""
+PAUSE_S_MAX: Final = 60.0
+"""Longest pause inside a recording that becomes silence; beyond it the recording is damaged."""
+LATE_S_MAX: Final = 0.1
+"""Capture times vary by some tens of milliseconds, and leaving a stream that much early is better
+than silence inside its words."""
+SILENCE_S: Final = 1.0
+"""Of silence in one block."""
 LEADING_ERRORS_MAX: Final = 16
 """Packets before the first samples that may be broken: recordings of a running MP3 stream begin
 inside what their first frames refer to."""
@@ -40,6 +53,8 @@ class _Kind(msgspec.Struct, frozen=True):
     jump_s_max: float
     """Times of consecutive frames that differ more than this from their lengths show that something
     between them is missing."""
+    pause_s_max: float = 0.0
+    """Nothing may have been captured for so long; it becomes silence."""
     framing: type[Framing] | None = None
     """Says what the demuxer passes over in silence."""
     options: Mapping[str, str] = {}
@@ -50,11 +65,11 @@ class _Kind(msgspec.Struct, frozen=True):
 
 
 _KINDS: Final[Mapping[Container, _Kind]] = {
-    # Browsers write the time of capture, which jumps when their machine was busy.
-    "webm": _Kind("matroska", frozenset({"opus", "vorbis"}), 1.0, WebmFraming),
-    "mp3": _Kind("mp3", frozenset({"mp3float"}), 0.005, Mp3Framing, has_whole_reads=True),
-    "aac": _Kind("aac", frozenset({"aac"}), 0.005),
-    "ogg": _Kind("ogg", frozenset({"opus", "vorbis", "flac"}), 0.005, OggFraming),
+    # Browsers write the time of capture, which jumps when their machine was busy or asleep.
+    "webm": _Kind("matroska", frozenset({"opus", "vorbis"}), 1.0, PAUSE_S_MAX, WebmFraming),
+    "mp3": _Kind("mp3", frozenset({"mp3float"}), 0.005, framing=Mp3Framing, has_whole_reads=True),
+    "aac": _Kind("aac", frozenset({"aac"}), 0.005, framing=AdtsFraming),
+    "ogg": _Kind("ogg", frozenset({"opus", "vorbis", "flac"}), 0.005, framing=OggFraming),
     # Every frame has a checksum, and the decoder looks at it only when it is told to.
     "flac": _Kind("flac", frozenset({"flac"}), 0.005, options={"err_detect": "crccheck+explode"}),
 }
@@ -111,6 +126,8 @@ class _Watched:
                 self._framing.feed(data)
             except UndecodableError as error:
                 self._problem = error
+                # FFmpeg would find the next frame behind the damage and give it too early a time.
+                data = data[: len(data) - self._framing.n_unread]
             if self.next_recording is not None:
                 # Its first bytes may have come with the data before, which does no harm.
                 data = data[: max(0, len(data) - len(self.next_recording))]
@@ -192,6 +209,8 @@ class _Decoding:
         self._converter: RawConverter | None = None
         self._n_errors = 0
         self._ends_at_s: float | None = None
+        self._reached_s = 0.0
+        """Where a recording's samples have come to; behind `_ends_at_s` if times were late."""
 
     def run(self, container: av.container.InputContainer) -> Iterator[Block]:
         """Decode one recording."""
@@ -205,8 +224,10 @@ class _Decoding:
         track.codec_context.options = dict(self._kind.options)
         for packet in container.demux(track):
             for frame in self._decode(packet):
-                self._check_time(frame)
-                yield self._convert(frame)
+                late_s = self._check_time(frame)
+                block = self._convert(frame)
+                yield from _fill(block, late_s)
+                yield block
         if self._form is None:
             raise UndecodableError("damaged")
 
@@ -219,17 +240,29 @@ class _Decoding:
                 raise
             return []
 
-    def _check_time(self, frame: av.AudioFrame) -> None:
+    def _check_time(self, frame: av.AudioFrame) -> float:
         """See whether anything is missing before this frame.
 
         Demuxers skip what they do not understand without a word.
+
+        Returns:
+            Seconds of silence that belong before it.
         """
-        at_s = frame.time
+        at_s, kind = frame.time, self._kind
         if at_s is None:
-            return
-        if self._ends_at_s is not None and abs(at_s - self._ends_at_s) > self._kind.jump_s_max:
+            return 0.0
+        if self._ends_at_s is None:
+            self._ends_at_s = self._reached_s = at_s
+        jump_s = at_s - self._ends_at_s
+        if not -kind.jump_s_max <= jump_s <= max(kind.jump_s_max, kind.pause_s_max):
             raise UndecodableError("damaged")
-        self._ends_at_s = at_s + frame.samples / frame.sample_rate
+        late_s = at_s - self._reached_s  # not only this jump: many small ones add up
+        if not kind.pause_s_max or late_s <= LATE_S_MAX:
+            late_s = 0.0
+        length_s = frame.samples / frame.sample_rate
+        self._ends_at_s = at_s + length_s
+        self._reached_s += late_s + length_s
+        return late_s
 
     def _convert(self, frame: av.AudioFrame) -> Block:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
@@ -252,3 +285,12 @@ class _Decoding:
         if packed not in _ENCODINGS:
             raise UndecodableError("codec")
         return RawConverter(_ENCODINGS[packed], channels, is_split=is_split)
+
+
+def _fill(block: Block, seconds: float) -> Iterator[Block]:
+    """Make silence that goes before a block."""
+    n_left = round(seconds * block.sample_rate_hz)
+    while n_left:
+        n = min(n_left, int(SILENCE_S * block.sample_rate_hz))
+        n_left -= n
+        yield Block(block.sample_rate_hz, [bytes(2 * n)] * len(block.channels))

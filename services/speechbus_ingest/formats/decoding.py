@@ -22,7 +22,7 @@ __all__ = ["Decoding", "ProcessDecoding", "WavDecoding"]
 
 UNDECODED_BYTES_MAX: Final = 256 << 10
 """Bytes of a client that wait to be decoded before its socket is not read any further: 8 s of MP3
-at 256 kbit/s. The message that goes beyond it, 1 MiB at most, is still taken."""
+at 256 kbit/s. The slice that goes beyond it, 64 KiB at most, is still taken."""
 UNREAD_PCM_BYTES_MAX: Final = 64 << 10
 """Decoded audio that waits for its way onto the bus; beyond it the decoder waits. (Its buffers in
 the kernel hold some 200 KiB more.)"""

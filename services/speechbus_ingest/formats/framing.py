@@ -10,7 +10,7 @@ from typing import Final
 from speechbus_ingest.formats.byte_feed import ByteFeed
 from speechbus_ingest.formats.undecodable import UndecodableError
 
-__all__ = ["Framing", "Mp3Framing", "OggFraming", "WebmFraming"]
+__all__ = ["AdtsFraming", "Framing", "Mp3Framing", "OggFraming", "WebmFraming"]
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 _ANYWHERE: Final = frozenset({0xEC, 0xBF})
@@ -35,6 +35,13 @@ _IN_CLUSTER: Final = _ANYWHERE | {
     0xAF,  # EncryptedBlock
 }
 
+_IN_A_ROW: Final = 3
+"""Frames behind something unknown that show where frames begin; one can occur by chance."""
+LEADING_BYTES_MAX: Final = 64 << 10
+"""Before the first frames: the rest of a frame, of a stream that ran already, and what writers of
+tags leave behind."""
+_TRAILERS: Final = (b"TAG", b"APETAGEX", b"LYRICSBEGIN")
+"""Tags at the end: ID3 of the first version, APE, Lyrics3."""
 _MPEG_RATES_HZ: Final = (44_100, 48_000, 32_000)
 _BIT_RATES: Final = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -53,7 +60,7 @@ class Framing:
         self.after: bytes | None = None
         """The beginning of another recording behind this one, as far as it has come; None: there
         is none so far."""
-        self._is_between = True
+        self.is_between = True
         """Whether the stream may end here."""
         self._parser = self._parse()
 
@@ -66,13 +73,18 @@ class Framing:
         self._bytes.put(data)
         next(self._parser, None)
 
+    @property
+    def n_unread(self) -> int:
+        """Bytes of what was fed, at its end, that were not looked at so far."""
+        return self._bytes.n_waiting
+
     def finish(self) -> None:
         """Say that nothing follows.
 
         Raises:
             UndecodableError: there should have been more.
         """
-        if self._bytes.n_waiting or not self._is_between:
+        if self._bytes.n_waiting or not self.is_between:
             raise UndecodableError("truncated")
 
     def _parse(self) -> Generator[None, None, None]:
@@ -81,42 +93,85 @@ class Framing:
     def _end_before(self, head: bytes) -> None:
         """Another recording begins with `head`, which has been taken."""
         self.after = head + self._bytes.take_some(None)
-        self._is_between = True
+        self.is_between = True
 
 
-class Mp3Framing(Framing):
-    """Frames of MPEG audio, layer III, and ID3 tags before them (ISO 11172-3, 2.4.2.3).
+class _FrameFraming(Framing):
+    """Frames one after the other, which say their lengths, and ID3 tags between them.
 
-    Behind anything else, such as the many kinds of tags at the end, it follows no further.
+    What is before the first frames may be anything: whoever records a stream that runs already
+    begins inside one. Behind them only tags, which it follows no further, and zeros may stand.
     """
 
+    _HEAD_BYTES: int
+
+    def _read_frame_bytes(self, head: bytes) -> int:
+        """Return a frame's length; 0: this is no frame, or one that does not say it."""
+        raise NotImplementedError
+
     def _parse(self) -> Generator[None, None, None]:
+        n_in_a_row = _IN_A_ROW - 1  # the very first is believed
+        n_leading = 0
+        head = b""
         while True:
-            head = yield from self._bytes.take(4)
-            self._is_between = False
+            head += yield from self._bytes.take(self._HEAD_BYTES - len(head))
             if head[:3] == b"ID3":
-                size = yield from self._bytes.take(6)
-                yield from self._bytes.skip(_read_id3_size(size[2:]))
-            elif frame_bytes := _read_frame_bytes(head):
+                self.is_between = False
+                head += yield from self._bytes.take(10 - len(head))
+                yield from self._bytes.skip(_read_id3_size(head))
+            elif frame_bytes := self._read_frame_bytes(head):
+                self.is_between = False
+                n_in_a_row += 1
                 yield from self._bytes.skip(frame_bytes - len(head))
+            elif n_in_a_row < _IN_A_ROW:
+                n_in_a_row = 0
+                n_leading += 1
+                if n_leading > LEADING_BYTES_MAX:
+                    raise UndecodableError("damaged")
+                self.is_between = True
+                head = head[1:]
+                continue
             else:
                 break
-            self._is_between = True
-        self._is_between = True
-        while True:
-            self._bytes.take_some(None)
-            yield
+            self.is_between = True
+            head = b""
+        if not any(head):
+            yield from self._bytes.skip_zeros()
+        elif any(head.startswith(name[: len(head)]) for name in _TRAILERS):
+            while True:
+                self._bytes.take_some(None)
+                yield
+        raise UndecodableError("damaged")
 
 
-def _read_id3_size(digits: bytes) -> int:
+def _read_id3_size(head: bytes) -> int:
     size = 0
-    for digit in digits:  # of 7 bits
+    for digit in head[6:]:  # of 7 bits
         size = size << 7 | digit & 0x7F
-    return size
+    return size + (10 if head[5] & 0x10 else 0)  # a footer
 
 
-def _read_frame_bytes(head: bytes) -> int:
-    """Return a frame's length; 0: this is no frame, or one that does not say it."""
+class AdtsFraming(_FrameFraming):
+    """Frames of AAC (ISO 14496-3, 1.A.2.2)."""
+
+    _HEAD_BYTES = 7
+
+    def _read_frame_bytes(self, head: bytes) -> int:
+        frame_bytes = int.from_bytes(head[3:6]) >> 5 & 0x1FFF
+        is_frame = head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and frame_bytes >= self._HEAD_BYTES
+        return frame_bytes if is_frame else 0
+
+
+class Mp3Framing(_FrameFraming):
+    """Frames of MPEG audio, layer III (ISO 11172-3, 2.4.2.3)."""
+
+    _HEAD_BYTES = 4
+
+    def _read_frame_bytes(self, head: bytes) -> int:
+        return _read_mp3_frame_bytes(head)
+
+
+def _read_mp3_frame_bytes(head: bytes) -> int:
     bits = int.from_bytes(head)
     version, layer = bits >> 19 & 3, bits >> 17 & 3
     rate_index, bit_rate_index = bits >> 10 & 3, bits >> 12 & 15
@@ -135,7 +190,7 @@ class OggFraming(Framing):
         has_data = False
         while True:
             head = yield from self._bytes.take(27)
-            self._is_between = False
+            self.is_between = False
             if head[:5] != b"OggS\0":
                 raise UndecodableError("damaged")
             is_beginning = bool(head[5] & 2)
@@ -145,7 +200,7 @@ class OggFraming(Framing):
             has_data = has_data or not is_beginning
             lengths = yield from self._bytes.take(head[26])
             yield from self._bytes.skip(sum(lengths))
-            self._is_between = True
+            self.is_between = True
 
 
 class WebmFraming(Framing):
@@ -161,12 +216,12 @@ class WebmFraming(Framing):
         while True:
             while open_ends and open_ends[-1] == self._bytes.n_used:
                 open_ends.pop()
-            self._is_between = not any(open_ends) and has_segment
+            self.is_between = not any(open_ends) and has_segment
             name = yield from self._take_name()
-            if name == _EBML and has_segment and self._is_between:
+            if name == _EBML and has_segment and self.is_between:
                 self._end_before(_EBML.to_bytes(4))
                 return
-            self._is_between = False
+            self.is_between = False
             size = yield from self._take_size()
             if len(open_ends) == 2 and open_ends[-1] is None and name not in _IN_CLUSTER:
                 open_ends.pop()

@@ -3,6 +3,7 @@
 import random
 import re
 from array import array
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -12,7 +13,7 @@ from speechbus_ingest.formats.containers import decode
 from speechbus_ingest.formats.decoder_wire import Job
 from speechbus_ingest.formats.names import CONTAINERS, Container
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
-from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, encode
+from tests.support.encoded import SAMPLE_RATES_HZ, build_tone, encode, find_borders
 
 SECONDS: Final = {"webm": 1.5, "mp3": 1.5, "aac": 1.5, "ogg": 3.0, "flac": 6.0}
 """Enough for a middle: pages of Ogg have 1 s, and FFmpeg's FLAC parser looks almost 3 s ahead."""
@@ -168,6 +169,81 @@ def test_a_recording_that_was_cut_off_says_so(container: Container, n_missing: i
     assert problem in {"truncated", "damaged"}
     assert len(whole) - len(decoded) <= 2 * 2 * 4_608
     assert decoded[: len(decoded) // 2] == whole[: len(decoded) // 2]
+
+
+@pytest.mark.parametrize("container", ["mp3", "aac"])
+def test_nothing_behind_a_broken_frame_comes_out(container: Container) -> None:
+    """FFmpeg finds the next frame without a word, and all that follows would come too early."""
+    _, data = recording(container)
+    _, (whole,), _ = decode_all(container, data)
+    start, end = find_borders(container, data)[20:22]
+    for damaged in (
+        data[:start] + b"\0" + data[start + 1 :],
+        data[:start] + bytes(end - start) + data[end:],
+        data[:start] + bytes(100) + data[start:],
+    ):
+        for lengths in ((1,), (7,), (1 << 20,)):
+            _, (decoded,), problem = decode_all(container, damaged, *lengths)
+            assert problem == "damaged"
+            assert decoded == decode_all(container, data[:start])[1][0]
+            assert decoded == whole[: len(decoded)]
+
+
+def captured(move: Callable[[float], float], *, channels: int = 1) -> bytes:
+    """The recording of a browser, with other times of capture."""
+    pcm, _ = recording("webm", channels=channels)
+    return encode("webm", pcm, sample_rate_hz=48_000, channels=channels, move=move)
+
+
+@pytest.mark.parametrize("pause_s", [0.2, 0.9, 5.0, 59.0])
+def test_pauses_of_a_recorder_become_silence(pause_s: float) -> None:
+    """A machine that was busy, or asleep: times stay those of the capture."""
+    data = captured(lambda at_s: at_s + (pause_s if at_s > 0.5 else 0))
+    _, channels, problem = decode_all("webm", data, 1_000)
+    _, (whole,), _ = decode_all("webm", recording("webm")[1])
+    (decoded,) = channels
+    silent_bytes = 96 * round(1_000 * pause_s)
+
+    assert problem is None
+    assert abs(len(decoded) - len(whole) - silent_bytes) <= 96
+    assert decoded[:48_000] == whole[:48_000]
+    assert decoded[-48_000:] == whole[-48_000:]
+    assert bytes(silent_bytes - 96) in decoded
+
+
+def test_a_pause_is_silence_on_each_channel() -> None:
+    """They share one clock."""
+    data = captured(lambda at_s: at_s + (0.9 if at_s > 0.5 else 0), channels=2)
+    _, (left, right), _ = decode_all("webm", data, channels=2)
+
+    assert len(left) == len(right) > 2.3 * 96_000
+    assert bytes(86_000) in left
+    assert bytes(86_000) in right
+
+
+def test_small_pauses_add_up() -> None:
+    """Each too short to be told from times that vary; no part of the recording comes early."""
+    data = captured(lambda at_s: 1.3 * at_s)
+    _, (decoded,), problem = decode_all("webm", data)
+
+    assert problem is None
+    assert abs(len(decoded) / 96_000 - 1.3 * SECONDS["webm"]) < 0.12
+
+
+def test_times_that_vary_change_nothing() -> None:
+    """Silence inside words would be worse."""
+    seed = random.Random(1)
+    data = captured(lambda at_s: at_s + seed.uniform(0, 0.018))
+
+    assert decode_all("webm", data)[1:] == decode_all("webm", recording("webm")[1])[1:]
+
+
+def test_a_pause_too_long_is_damage() -> None:
+    """What came before stays."""
+    _, channels, problem = decode_all("webm", captured(lambda at_s: at_s + 61 * (at_s > 0.5)))
+
+    assert problem == "damaged"
+    assert 0.4 < len(channels[0]) / 96_000 < 0.6
 
 
 def test_rates_beyond_those_of_the_doors_are_refused() -> None:
