@@ -31,7 +31,8 @@ STDIN: Final = "-"
 _LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
 _BYTES_PER_SAMPLE: Final = 2
 _TRANSLATION_NOTE: Final = (
-    "note: of the providers only Palabra translates so far; captions say what is missing"
+    "note: no translation came: of the providers only Palabra translates; captions say what is"
+    " missing"
 )
 
 
@@ -124,7 +125,7 @@ Exit codes: 0 done, 1 failed or a part of the audio was not transcribed, 2 wrong
     "--translate",
     default="",
     metavar="TAGS",
-    help="Translate into these (es,de). Nobody translates yet; captions will say what is missing.",
+    help="Translate into these (es,de), where the provider can: Palabra does.",
 )
 @click.option("--providers", default="", metavar="NAMES", help="Providers in the order to try.")
 @click.option("--fast", is_flag=True, help="As fast as the server takes it; default: as spoken.")
@@ -156,8 +157,6 @@ def transcribe(
         is_paced=not fast,
         is_json=is_json,
     )
-    if options.target_languages:
-        click.echo(_TRANSLATION_NOTE, err=True)
     sources = [None if name == STDIN else open_audio(Path(name)) for name in files]
     gaps = run_until_stopped(lambda signals: _transcribe_all(sources, options, signals))
     return ExitCode.FAILED if gaps else ExitCode.DONE
@@ -183,6 +182,8 @@ async def _transcribe_all(
             raise InterruptedCommandError("Interrupted.")
         if not transcript.finals and not transcript.gaps:
             click.echo("no speech was recognized", err=True)
+        elif options.target_languages and not transcript.translations:
+            click.echo(_TRANSLATION_NOTE, err=True)
     return gaps
 
 

@@ -43,6 +43,7 @@ class Transcript:
     def __init__(self) -> None:
         self.gaps = 0
         self.finals = 0
+        self.translations = 0
         self.is_closed = False
         self._epoch = 0
         self._final_revisions: OrderedDict[str, int] = OrderedDict()
@@ -63,6 +64,7 @@ class Transcript:
             case SegmentRetracted():
                 self._partials.pop(event.transcription_id, None)
             case TranslationFinal():
+                self.translations += 1
                 text = f"    {event.language}: {printable(event.text)}"
                 return Line(kind="translation", text=text)
             case Gap():

@@ -74,7 +74,7 @@ class SettingDescription(msgspec.Struct, frozen=True):
     Attributes:
         default: as it would be written; None if the variable is required.
         expected: the values it takes, in words.
-        summary: the first line of the field's docstring, or "".
+        summary: the first paragraph of the field's docstring on one line, or "".
     """
 
     variable: str
@@ -249,7 +249,7 @@ def describe_settings(
 
 @cache
 def _summaries(kind: type[msgspec.Struct]) -> Mapping[str, str]:
-    """Return the first docstring line of each field, bases first."""
+    """Return the first docstring paragraph of each field, bases first."""
     found: dict[str, str] = {}
     for ancestor in reversed(kind.__mro__):
         if ancestor.__module__.startswith("msgspec") or ancestor is object:
@@ -271,6 +271,6 @@ def _field_docstrings(body: ast.ClassDef) -> Iterator[tuple[str, str]]:
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str() as text)),
             ):
-                yield name, text.strip().partition("\n")[0]
+                yield name, " ".join(text.strip().partition("\n\n")[0].split())
             case _:
                 pass

@@ -34,8 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Further streams wait for another worker.
     """
     providers: tuple[str, ...] = ()
-    """Providers it can reach, in the order to try them; empty: those with an account, then `local`.
-    """
+    """Providers it can reach, in the order to try them: `palabra`, `kotoba`, `local`, `echo`;
+    empty: those with an account, then `local`."""
     local_sessions_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     """Sessions of the local engine; one core carries 8 to 10."""
     local_vad: Literal["silero", "webrtc"] = "silero"
@@ -68,7 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     """Palabra's ClientSecret."""
     palabra_stt_url: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_STT_URL"})] = ""
-    """Palabra's stream; empty: its public address for a key or for client credentials."""
+    """Palabra's stream; empty: `wss://stream.palabra.ai/asr/v1/speech-to-text/stream` for a key,
+    the same at `api.palabra.ai` for client credentials."""
     palabra_api_url: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_API_URL"})] = (
         "https://api.palabra.ai"
     )

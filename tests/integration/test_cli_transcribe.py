@@ -18,6 +18,7 @@ from tests.support.stand_in_door import (
     build_final,
     build_gap,
     build_partial,
+    build_translation,
 )
 
 SAMPLES = list(range(1, 4_801))
@@ -77,7 +78,8 @@ def test_every_sample_and_every_option_reaches_the_server(
 
     assert done.returncode == 0
     assert done.stderr == (
-        b"note: of the providers only Palabra translates so far; captions say what is missing\n"
+        b"note: no translation came: of the providers only Palabra translates; captions say what is"
+        b" missing\n"
     )
     (conversation,) = door.conversations
     assert conversation.audio == PCM
@@ -90,6 +92,19 @@ def test_every_sample_and_every_option_reaches_the_server(
         "target_languages": ["es", "de"],
         "providers": ["echo"],
     }
+
+
+def test_a_translation_that_came_needs_no_note(recording: Path) -> None:
+    """A note that nobody translates would stand beside a translation."""
+    with StandInDoor(
+        after=[build_final("good morning"), build_translation("guten Morgen")]
+    ) as door:
+        done = run_speechbus(
+            "transcribe", "--translate", "de", "--url", door.url, "--key", KEY, str(recording)
+        )
+
+    assert done.stdout == b"[0:00.0 - 0:00.8] good morning\n    de: guten Morgen\n"
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_container_reaches_the_server_as_its_samples(door: StandInDoor, tmp_path: Path) -> None:
