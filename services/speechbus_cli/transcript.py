@@ -46,6 +46,8 @@ class Transcript:
         self.translations = 0
         self.is_closed = False
         self._epoch = 0
+        self._last_shown = ""
+        """The segment whose line is the newest."""
         self._final_revisions: OrderedDict[str, int] = OrderedDict()
         self._partials: OrderedDict[str, SegmentPartial] = OrderedDict()
 
@@ -65,8 +67,7 @@ class Transcript:
                 self._partials.pop(event.transcription_id, None)
             case TranslationFinal():
                 self.translations += 1
-                text = f"    {event.language}: {printable(event.text)}"
-                return Line(kind="translation", text=text)
+                return Line(kind="translation", text=self._spell_translation(event))
             case Gap():
                 self.gaps += 1
                 where = format_range(event.from_ms, event.to_ms)
@@ -103,11 +104,18 @@ class Transcript:
         self._final_revisions[event.transcription_id] = event.revision
         if len(self._final_revisions) > FINALS_REMEMBERED_MAX:
             self._final_revisions.popitem(last=False)
+        self._last_shown = event.transcription_id
         text = f"{format_range(event.start_ms, event.end_ms)} {printable(event.text)}"
         if known is not None:
             return Line(kind="correction", text=f"{text} (corrected)")
         self.finals += 1
         return Line(kind="final", text=text)
+
+    def _spell_translation(self, event: TranslationFinal) -> str:
+        # One that comes late stands under another sentence than its own.
+        is_below_its_own = event.transcription_id == self._last_shown
+        where = "" if is_below_its_own else f" [{format_clock(event.start_ms)}]"
+        return f"    {event.language}{where}: {printable(event.text)}"
 
     def _take_claim(self, event: StreamClaimed) -> Line | None:
         if event.epoch <= self._epoch:
