@@ -178,6 +178,9 @@ async def _transcribe_all(
                 screen.print_line(STDIN if source is None else str(source.path), kind="note")
             transcript = await _transcribe_one(source, options, screen, signals)
         gaps += transcript.gaps
+        if transcript.providers and not options.is_json:
+            names = printable(", then ".join(transcript.providers))
+            click.echo(f"transcribed by {names}", err=True)
         if signals.asked.is_set():
             raise InterruptedCommandError("Interrupted.")
         if not transcript.finals and not transcript.gaps:

@@ -44,6 +44,8 @@ class Transcript:
         self.gaps = 0
         self.finals = 0
         self.translations = 0
+        self.providers: list[str] = []
+        """Of the finals, in the order of their first."""
         self.is_closed = False
         self._epoch = 0
         self._last_shown = ""
@@ -109,6 +111,8 @@ class Transcript:
         if known is not None:
             return Line(kind="correction", text=f"{text} (corrected)")
         self.finals += 1
+        if event.provider not in self.providers:
+            self.providers.append(event.provider)
         return Line(kind="final", text=text)
 
     def _spell_translation(self, event: TranslationFinal) -> str:

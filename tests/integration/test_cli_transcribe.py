@@ -23,6 +23,7 @@ from tests.support.stand_in_door import (
 
 SAMPLES = list(range(1, 4_801))
 PCM = struct.pack(f"<{len(SAMPLES)}h", *SAMPLES)
+BY_LOCAL = b"transcribed by local\n"
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_pipe_gets_finals_with_times_and_no_partials(door: StandInDoor, record
     """`speechbus transcribe talk.wav > talk.txt` must be a transcript."""
     done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(recording))
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, BY_LOCAL)
     assert done.stdout == b"[0:00.0 - 0:00.8] good morning\n"
 
 
@@ -78,6 +79,7 @@ def test_every_sample_and_every_option_reaches_the_server(
 
     assert done.returncode == 0
     assert done.stderr == (
+        b"transcribed by local\n"
         b"note: no translation came: of the providers only Palabra translates; captions say what is"
         b" missing\n"
     )
@@ -104,7 +106,7 @@ def test_a_translation_that_came_needs_no_note(recording: Path) -> None:
         )
 
     assert done.stdout == b"[0:00.0 - 0:00.8] good morning\n    de: guten Morgen\n"
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, BY_LOCAL)
 
 
 def test_a_container_reaches_the_server_as_its_samples(door: StandInDoor, tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_container_reaches_the_server_as_its_samples(door: StandInDoor, tmp_pa
     path.write_bytes(encode("flac", PCM, sample_rate_hz=16_000))
     done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(path))
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, BY_LOCAL)
     assert door.conversations[0].audio == PCM
 
 
@@ -239,7 +241,7 @@ def test_ctrl_c_ends_the_audio_and_still_shows_the_last_words(
         process.send_signal(signal.SIGINT)
 
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, b"")
+    assert (process.returncode, err) == (130, BY_LOCAL)
     assert out == b"[0:00.0 - 0:00.8] good morning\n"
     assert door.conversations[0].controls == ["end"]
 

@@ -1,3 +1,5 @@
+import msgspec
+
 from speechbus_cli.transcript import Line, Transcript, format_clock, printable
 from speechbus_contracts import AnyEvent, SegmentRetracted, StreamClaimed
 from tests.support.stand_in_door import (
@@ -90,6 +92,16 @@ def test_a_gap_is_a_line_of_its_own() -> None:
 
     assert line == Line(kind="gap", text="[0:01.0 - 0:02.5] (not transcribed: lag)")
     assert transcript.gaps == 1
+
+
+def test_every_provider_that_made_a_final_is_named_once() -> None:
+    """Who reads a transcript wants to know whose it is, also when the stream moved."""
+    transcript = Transcript()
+    for index, provider in enumerate(("palabra", "local", "palabra")):
+        final = build_final("x", index=index)
+        transcript.apply(msgspec.structs.replace(final, provider=provider))
+
+    assert transcript.providers == ["palabra", "local"]
 
 
 def test_a_late_translation_names_the_time_of_its_sentence() -> None:
