@@ -44,14 +44,15 @@ _CLUSTER_VARIABLE: Final = re.compile(
 
 
 class SettingMistake(msgspec.Struct, frozen=True):
-    """One wrong variable: what is wrong with it, and what to do."""
+    """What is wrong with a variable, and what to do."""
 
     variable: str
+    """Empty: `problem` is a whole sentence, of several variables or with its remedy."""
     problem: str
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.variable} {self.problem}; {self.remedy}"
+        return f"{self.variable} {self.problem}; {self.remedy}" if self.variable else self.problem
 
 
 class SettingsError(Exception):
@@ -104,8 +105,9 @@ def read_settings(kind: type[T], *, prefix: str, environ: Mapping[str, str] | No
     Bounds of `msgspec.Meta` hold.
 
     Args:
-        kind: frozen keyword-only struct; its `__post_init__` may raise ValueError for
-            settings that do not fit each other (its message must not quote secrets).
+        kind: frozen keyword-only struct; its `__post_init__` may raise ValueError for what no
+            single field can check. Its message has a line for each mistake that says what to do,
+            names variables by their field (`LISTEN_PORT`), and must not quote secrets.
         prefix: ends with "_"; all other variables that start with it are mistakes.
         environ: os.environ if not given.
 
@@ -134,8 +136,8 @@ def read_settings(kind: type[T], *, prefix: str, environ: Mapping[str, str] | No
     try:
         return kind(**values)
     except ValueError as error:
-        mistake = SettingMistake(f"{prefix}*", str(error), "make them fit each other")
-        raise SettingsError((mistake,)) from None
+        lines = _spell_variables(str(error), fields).splitlines()
+        raise SettingsError(tuple(SettingMistake("", line, "") for line in lines)) from None
 
 
 class _MistakeError(Exception):
@@ -203,6 +205,12 @@ def _value_mistake(kind: type[msgspec.Struct], field: _Field, problem: str) -> S
     summary = _summaries(kind).get(field.name)
     meaning = f" ({summary})" if summary else ""
     return SettingMistake(field.variable, problem, f"write {expected_value(field.kind)}{meaning}")
+
+
+def _spell_variables(text: str, fields: tuple[_Field, ...]) -> str:
+    """Return a text in which each field's name in capitals has become its variable."""
+    variables = {field.name.upper(): field.variable for field in fields}
+    return re.sub(r"\w+", lambda word: variables.get(word[0], word[0]), text)
 
 
 def _unknown_variables(

@@ -127,18 +127,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 credentials, or a worker id that is no token.
         """
         # All of them at once: who starts a service should not have to mend it mistake by mistake.
-        if mistakes := "; ".join(self._find_mistakes()):
+        if mistakes := "\n".join(self._find_mistakes()):
             raise ValueError(mistakes)
 
     def _find_mistakes(self) -> Iterator[str]:
         if any(name not in PROVIDER_NAMES for name in self.providers):
-            yield f"PROVIDERS takes: {', '.join(PROVIDER_NAMES)}"
+            yield f"PROVIDERS takes only {', '.join(PROVIDER_NAMES)}"
         if bool(self.palabra_client_id) != bool(self.palabra_client_secret):
             yield "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together"
         elif "palabra" in self.providers and self.accounts.palabra is None:
-            yield "palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET"
+            yield (
+                "PROVIDERS with palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and"
+                " PALABRA_CLIENT_SECRET"
+            )
         if "kotoba" in self.providers and self.accounts.kotoba is None:
-            yield "kotoba needs KOTOBA_API_KEY"
+            yield "PROVIDERS with kotoba needs KOTOBA_API_KEY"
         if self.worker_id:
             try:
                 parse_token(self.worker_id)
