@@ -49,7 +49,10 @@ def open_audio(path: Path) -> AudioFile:
     """
     try:
         with path.open("rb") as opened:
-            audio_format = _find_format(opened.read(4))
+            head = opened.read(4)
+        if not head:
+            raise FailedError(f"{path} is empty.")
+        audio_format = _find_format(head)
         if audio_format is None:
             raise FailedError(f"{path} is of a format that is not known here: {_WORKS}.")
         first = next(_decode(path, audio_format), None)

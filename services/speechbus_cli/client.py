@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
+    InvalidHeaderValue,
     InvalidStatus,
     InvalidURI,
 )
@@ -166,7 +167,7 @@ async def stream_audio(
         UnauthorizedError: the key is missing, wrong or has too many streams.
         CannotConnectError: nobody answers, or the connection broke.
         FailedError: the server refused the stream or its audio; the text says why.
-        SettingsMistakeError: `url` is no address.
+        SettingsMistakeError: `url` is no address, or `key` cannot be one.
     """
     address = build_door_url(url)
     connection = await _connect(address, key)
@@ -297,6 +298,10 @@ async def _connect(address: str, key: str | None) -> ClientConnection:
         )
     except (InvalidURI, UnicodeError):  # UnicodeError: a label of the host name is too long
         raise SettingsMistakeError(_URL_WANTED) from None
+    except InvalidHeaderValue:  # its text holds the key
+        raise SettingsMistakeError(
+            "The key has a character that no key has: copy it again into --key or SPEECHBUS_KEY."
+        ) from None
     except InvalidStatus as refused:
         raise _explain_status(refused.response.status_code, address) from None
     except (OSError, TimeoutError, InvalidHandshake) as error:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,12 @@ import msgspec
 from speechbus_cli.bootstrap import BootstrapSettings, ensure_objects, read_bootstrap_settings
 from speechbus_cli.bus_access import connect_reader, hide_password
 from speechbus_cli.demo import DemoOptions, play_demo
-from speechbus_cli.dev_children import DevPlace, build_service_specs, choose_place
+from speechbus_cli.dev_children import (
+    DevPlace,
+    build_service_specs,
+    check_services,
+    choose_place,
+)
 from speechbus_cli.embedded_nats import PREFERRED_PORT, EmbeddedNats
 from speechbus_cli.errors import CommandError, ExitCode, FailedError, SettingsMistakeError
 from speechbus_cli.heartbeats import hear_workers
@@ -31,7 +36,7 @@ from speechbus_cli.settings import (
     read_first_key,
 )
 from speechbus_cli.speech import DEFAULT_CACHE
-from speechbus_cli.supervisor import Supervisor
+from speechbus_cli.supervisor import ChildSpec, Supervisor
 from speechbus_cli.transcribe import split_names
 from speechbus_runtime.task_groups import plain_errors
 
@@ -155,6 +160,7 @@ def dev(
             environment=environment,
             demo=DemoOptions(cache=speech, is_once=once) if demo else None,
         )
+        check_services(_build_specs(options, settings, nats_url or settings.nats_url))
         run_until_stopped(lambda signals: _run(options, settings, screen, signals))
     return ExitCode.DONE
 
@@ -164,7 +170,12 @@ def _data_folder(wanted: Path | None) -> Generator[Path]:
     """Give a folder to one `speechbus dev` at a time; keep a temporary one if something failed."""
     if wanted is None:
         folder = Path(tempfile.mkdtemp(prefix="speechbus-dev-"))
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            with suppress(OSError):  # it holds something: logs that say what failed
+                folder.rmdir()
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         return
     try:
@@ -211,15 +222,7 @@ async def _serve(
     place = options.place
     nats_url = options.nats_url or await _start_nats(options, screen, supervisor)
     await ensure_objects(nats_url, settings)
-    for spec in build_service_specs(
-        place,
-        settings,
-        folder=options.folder,
-        nats_url=nats_url,
-        workers=options.workers,
-        providers=options.providers,
-        environment=options.environment,
-    ):
+    for spec in _build_specs(options, settings, nats_url):
         supervisor.start(spec)
     screen.print_line(f"page {place.page_url}")
     screen.print_line(f"nats {hide_password(nats_url)}")
@@ -231,6 +234,18 @@ async def _serve(
         await asyncio.Event().wait()  # until the task is cancelled
     else:
         await play_demo(options.demo, url=place.page_url, key=place.key, screen=screen)
+
+
+def _build_specs(options: _Options, settings: BootstrapSettings, nats_url: str) -> list[ChildSpec]:
+    return build_service_specs(
+        options.place,
+        settings,
+        folder=options.folder,
+        nats_url=nats_url,
+        workers=options.workers,
+        providers=options.providers,
+        environment=options.environment,
+    )
 
 
 async def _start_nats(options: _Options, screen: Screen, supervisor: Supervisor) -> str:

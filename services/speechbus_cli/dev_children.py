@@ -1,7 +1,8 @@
 """The services that `speechbus dev` runs: their command lines and their environment."""
 
+import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,9 @@ from speechbus_cli.embedded_nats import choose_port, is_port_free
 from speechbus_cli.errors import FailedError, SettingsMistakeError
 from speechbus_cli.settings import API_KEYS, DEV_KEY, DEV_TENANT
 from speechbus_cli.supervisor import ChildSpec
+from speechbus_runtime.settings import SettingsError, read_settings
 
-__all__ = ["DevPlace", "build_service_specs", "choose_place", "parse_listen"]
+__all__ = ["DevPlace", "build_service_specs", "check_services", "choose_place", "parse_listen"]
 
 STOP_ORDER: Final = {"ingest": 0, "transcriber": 1, "correlator": 2}
 """Against the flow of the data: first nothing new comes in, last NATS goes."""
@@ -148,6 +150,26 @@ def build_service_specs(
         ),
         build("ingest", "ingest", ingest),
     ]
+
+
+def check_services(specs: Sequence[ChildSpec]) -> None:
+    """Read the settings that the services will read, before anything runs.
+
+    Raises:
+        SettingsMistakeError: with all mistakes together, by the name the person knows.
+    """
+    environments = {spec.command[-1]: spec.environment for spec in specs}
+    mistakes: list[str] = []
+    for service, environment in environments.items():
+        module = importlib.import_module(f"speechbus_{service}.settings")
+        try:
+            read_settings(module.Settings, prefix=module.SETTINGS_PREFIX, environ=environment)
+        except SettingsError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        # What this command sets by itself is right, so it was the option.
+        text = "\n".join(mistakes).replace("SPEECHBUS_TRANSCRIBER_PROVIDERS", "--providers")
+        raise SettingsMistakeError(text)
 
 
 def _build_environment(

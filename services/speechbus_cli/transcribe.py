@@ -1,7 +1,7 @@
 """`speechbus transcribe`: audio files through the native door."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,8 @@ STDIN: Final = "-"
 _LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
 _BYTES_PER_SAMPLE: Final = 2
 _TRANSLATION_NOTE: Final = (
-    "note: of the providers only Palabra translates so far; captions say what is missing"
+    "note: no translation came: of the providers only Palabra translates; captions say what is"
+    " missing"
 )
 
 
@@ -124,7 +125,7 @@ Exit codes: 0 done, 1 failed or a part of the audio was not transcribed, 2 wrong
     "--translate",
     default="",
     metavar="TAGS",
-    help="Translate into these (es,de). Nobody translates yet; captions will say what is missing.",
+    help="Translate into these (es,de), where the provider can: Palabra does.",
 )
 @click.option("--providers", default="", metavar="NAMES", help="Providers in the order to try.")
 @click.option("--fast", is_flag=True, help="As fast as the server takes it; default: as spoken.")
@@ -149,18 +150,17 @@ def transcribe(
     """
     options = _Options(
         url=url,
-        key=key or (DEV_KEY if is_loopback(build_door_url(url)) else None),
+        # A line end of a file or of another system is no part of it.
+        key=(key or "").strip() or (DEV_KEY if is_loopback(build_door_url(url)) else None),
         language=language,
         target_languages=split_names(translate),
         providers=split_names(providers),
         is_paced=not fast,
         is_json=is_json,
     )
-    if options.target_languages:
-        click.echo(_TRANSLATION_NOTE, err=True)
-    sources = [None if name == STDIN else open_audio(Path(name)) for name in files]
-    gaps = run_until_stopped(lambda signals: _transcribe_all(sources, options, signals))
-    return ExitCode.FAILED if gaps else ExitCode.DONE
+    sources = _open_all(files)
+    is_whole = run_until_stopped(lambda signals: _transcribe_all(sources, options, signals))
+    return ExitCode.DONE if is_whole and len(sources) == len(files) else ExitCode.FAILED
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -168,22 +168,50 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
+def _open_all(names: Sequence[str]) -> list[AudioFile | None]:
+    """Look at each file (None: standard input), say what is wrong, and leave those out."""
+    sources: list[AudioFile | None] = []
+    for name in names:
+        try:
+            sources.append(None if name == STDIN else open_audio(Path(name)))
+        except FailedError as error:
+            _say_failure(error)
+    return sources
+
+
+def _say_failure(error: FailedError) -> None:
+    """Say it, where others follow that may be well."""
+    click.echo(f"speechbus: {error}", err=True)
+
+
 async def _transcribe_all(
     sources: list[AudioFile | None], options: _Options, signals: StopSignals
-) -> int:
-    """Transcribe each source (None: standard input); return the number of gaps."""
-    gaps = 0
+) -> bool:
+    """Transcribe each source (None: standard input); tell whether all audio of all was."""
+    is_whole = True
     for source in sources:
-        with Screen(sys.stderr if options.is_json else sys.stdout) as screen:
-            if len(sources) > 1 and not options.is_json:
-                screen.print_line(STDIN if source is None else str(source.path), kind="note")
-            transcript = await _transcribe_one(source, options, screen, signals)
-        gaps += transcript.gaps
+        try:
+            with Screen(sys.stderr if options.is_json else sys.stdout) as screen:
+                if len(sources) > 1 and not options.is_json:
+                    screen.print_line(STDIN if source is None else str(source.path), kind="note")
+                transcript = await _transcribe_one(source, options, screen, signals)
+        except FailedError as error:
+            _say_failure(error)
+            if signals.asked.is_set():
+                raise InterruptedCommandError("Interrupted.") from None
+            is_whole = False
+            continue
+        is_whole = is_whole and not transcript.gaps
+        if transcript.providers and not options.is_json:
+            names = printable(", then ".join(transcript.providers))
+            click.echo(f"transcribed by {names}", err=True)
         if signals.asked.is_set():
             raise InterruptedCommandError("Interrupted.")
         if not transcript.finals and not transcript.gaps:
             click.echo("no speech was recognized", err=True)
-    return gaps
+        elif options.target_languages and not transcript.translations:
+            click.echo(_TRANSLATION_NOTE, err=True)
+    return is_whole
 
 
 async def _transcribe_one(
@@ -225,6 +253,8 @@ async def _transcribe_one(
             f" {format_clock(int(1_000 * session.sent_s))} sent were transcribed; run it again, and"
             " if it happens again look at the log of ingest."
         )
+    if source is None and not session.sent_s and not signals.asked.is_set():
+        raise FailedError("Nothing came on standard input: does the program before the pipe run?")
     if problems and source is not None:
         raise FailedError(
             f"{source.path} was transcribed up to where it cannot be decoded: {problems[0]}."

@@ -43,8 +43,13 @@ class Transcript:
     def __init__(self) -> None:
         self.gaps = 0
         self.finals = 0
+        self.translations = 0
+        self.providers: list[str] = []
+        """Of the finals, in the order of their first."""
         self.is_closed = False
         self._epoch = 0
+        self._last_shown = ""
+        """The segment whose line is the newest."""
         self._final_revisions: OrderedDict[str, int] = OrderedDict()
         self._partials: OrderedDict[str, SegmentPartial] = OrderedDict()
 
@@ -63,8 +68,8 @@ class Transcript:
             case SegmentRetracted():
                 self._partials.pop(event.transcription_id, None)
             case TranslationFinal():
-                text = f"    {event.language}: {printable(event.text)}"
-                return Line(kind="translation", text=text)
+                self.translations += 1
+                return Line(kind="translation", text=self._spell_translation(event))
             case Gap():
                 self.gaps += 1
                 where = format_range(event.from_ms, event.to_ms)
@@ -101,11 +106,20 @@ class Transcript:
         self._final_revisions[event.transcription_id] = event.revision
         if len(self._final_revisions) > FINALS_REMEMBERED_MAX:
             self._final_revisions.popitem(last=False)
+        self._last_shown = event.transcription_id
         text = f"{format_range(event.start_ms, event.end_ms)} {printable(event.text)}"
         if known is not None:
             return Line(kind="correction", text=f"{text} (corrected)")
         self.finals += 1
+        if event.provider not in self.providers:
+            self.providers.append(event.provider)
         return Line(kind="final", text=text)
+
+    def _spell_translation(self, event: TranslationFinal) -> str:
+        # One that comes late stands under another sentence than its own.
+        is_below_its_own = event.transcription_id == self._last_shown
+        where = "" if is_below_its_own else f" [{format_clock(event.start_ms)}]"
+        return f"    {event.language}{where}: {printable(event.text)}"
 
     def _take_claim(self, event: StreamClaimed) -> Line | None:
         if event.epoch <= self._epoch:

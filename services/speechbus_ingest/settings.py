@@ -18,7 +18,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What one ingest process needs to know."""
 
     api_keys: tuple[tuple[str, Secret], ...]
-    """Who may send audio: `tenant:key,tenant:key`."""
+    """Who may send audio: `tenant:key,tenant:key`. A tenant may have several keys; its name has 1
+    to 64 of `A-Z a-z 0-9 _ -`."""
     listen_host: str = "127.0.0.1"
     """Address of the one port, for WebSocket and HTTP."""
     listen_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
@@ -37,16 +38,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Streams of one key at once, in this process."""
     decoders_max: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 200
     """Streams with compressed audio (`webm`, `mp3`, `aac`, `ogg`, `flac`) at once, in this process;
-    each has a decoder process. 0: none, and nothing is loaded for them."""
+    each has a decoder process of 5 MB. 0: none, and nothing is loaded for them."""
     palabra_sessions_per_key_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
     """Clients at once that use a tenant's key as their Palabra token, in this process (a session
     token has one, among all)."""
     token_secret: Secret | None = None
-    """Signs session tokens and client secrets, at least 32 characters. Name one where tokens shall
-    outlive a restart, or clients may reach several ingest processes; without it each process takes
-    only its own tokens, until it restarts."""
+    """Signs session tokens and client secrets, at least 32 characters. Needed where tokens
+    shall outlive a restart, or clients may reach several ingest processes; without it each process
+    takes only its own tokens, until it restarts."""
     idle_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
-    """A stream whose client sends nothing at all for this long is ended."""
+    """A stream whose client sends no audio (Palabra's and Kotoba's doors: nothing at all) for this
+    long is ended."""
     duration_s: Annotated[float, msgspec.Meta(ge=1, le=80_000)] = 43_200.0
     """Longest stream; must stay below the retention of TRANSCRIPT (24 h)."""
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 10.0

@@ -347,7 +347,12 @@ class BusConnection(Client):
             logger.warning("NATS error", extra={"error": type(error).__name__})
         elif not self._has_waited:
             self._has_waited = True
-            logger.warning("waiting for NATS", extra={"error": type(error).__name__})
+            # Not the URL: it may hold a password.
+            servers = [f"{one.uri.hostname}:{one.uri.port}" for one in self._server_pool]
+            logger.warning(
+                "waiting for NATS: start it, or correct NATS_URL",
+                extra={"servers": servers, "error": type(error).__name__},
+            )
 
     async def _on_disconnected(self) -> None:
         # Partials and heartbeats from before the cut would be stale after it.

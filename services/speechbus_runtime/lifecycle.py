@@ -1,6 +1,7 @@
 """The life of a service process: from start to an exit that always comes, with an honest code."""
 
 import asyncio
+import errno
 import faulthandler
 import logging
 import os
@@ -84,13 +85,18 @@ class ListenError(Exception):
             host: address that was tried.
             port: port that was tried.
             error: the system's.
-            setting: name of the setting that chose the port.
+            setting: name of the setting that chose the port; the host's ends in HOST instead.
         """
         # Event loops put the address into the text once more; names that no DNS knows have
         # negative numbers and a text of their own.
         number = error.errno or 0
-        reason = os.strerror(number) if number > 0 else error.strerror
-        super().__init__(f"cannot listen on {host}:{port} ({reason}): free it, or set {setting}")
+        named = (error.strerror or "unknown").partition(" (while")[0]
+        reason = os.strerror(number) if number > 0 else named
+        if number <= 0 or number == errno.EADDRNOTAVAIL:
+            remedy = f"no address of this machine, set {setting.removesuffix('PORT')}HOST"
+        else:
+            remedy = f"free it, or set {setting}"
+        super().__init__(f"cannot listen on {host}:{port} ({reason}): {remedy}")
 
 
 class StoppedError(Exception):

@@ -44,14 +44,15 @@ _CLUSTER_VARIABLE: Final = re.compile(
 
 
 class SettingMistake(msgspec.Struct, frozen=True):
-    """One wrong variable: what is wrong with it, and what to do."""
+    """What is wrong with a variable, and what to do."""
 
     variable: str
+    """Empty: `problem` is a whole sentence, of several variables or with its remedy."""
     problem: str
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.variable} {self.problem}; {self.remedy}"
+        return f"{self.variable} {self.problem}; {self.remedy}" if self.variable else self.problem
 
 
 class SettingsError(Exception):
@@ -74,7 +75,7 @@ class SettingDescription(msgspec.Struct, frozen=True):
     Attributes:
         default: as it would be written; None if the variable is required.
         expected: the values it takes, in words.
-        summary: the first line of the field's docstring, or "".
+        summary: the first paragraph of the field's docstring on one line, or "".
     """
 
     variable: str
@@ -104,8 +105,9 @@ def read_settings(kind: type[T], *, prefix: str, environ: Mapping[str, str] | No
     Bounds of `msgspec.Meta` hold.
 
     Args:
-        kind: frozen keyword-only struct; its `__post_init__` may raise ValueError for
-            settings that do not fit each other (its message must not quote secrets).
+        kind: frozen keyword-only struct; its `__post_init__` may raise ValueError for what no
+            single field can check. Its message has a line for each mistake that says what to do,
+            names variables by their field (`LISTEN_PORT`), and must not quote secrets.
         prefix: ends with "_"; all other variables that start with it are mistakes.
         environ: os.environ if not given.
 
@@ -134,8 +136,8 @@ def read_settings(kind: type[T], *, prefix: str, environ: Mapping[str, str] | No
     try:
         return kind(**values)
     except ValueError as error:
-        mistake = SettingMistake(f"{prefix}*", str(error), "make them fit each other")
-        raise SettingsError((mistake,)) from None
+        lines = _spell_variables(str(error), fields).splitlines()
+        raise SettingsError(tuple(SettingMistake("", line, "") for line in lines)) from None
 
 
 class _MistakeError(Exception):
@@ -205,6 +207,12 @@ def _value_mistake(kind: type[msgspec.Struct], field: _Field, problem: str) -> S
     return SettingMistake(field.variable, problem, f"write {expected_value(field.kind)}{meaning}")
 
 
+def _spell_variables(text: str, fields: tuple[_Field, ...]) -> str:
+    """Return a text in which each field's name in capitals has become its variable."""
+    variables = {field.name.upper(): field.variable for field in fields}
+    return re.sub(r"\w+", lambda word: variables.get(word[0], word[0]), text)
+
+
 def _unknown_variables(
     fields: tuple[_Field, ...], prefix: str, variables: Mapping[str, str]
 ) -> Iterator[SettingMistake]:
@@ -249,7 +257,7 @@ def describe_settings(
 
 @cache
 def _summaries(kind: type[msgspec.Struct]) -> Mapping[str, str]:
-    """Return the first docstring line of each field, bases first."""
+    """Return the first docstring paragraph of each field, bases first."""
     found: dict[str, str] = {}
     for ancestor in reversed(kind.__mro__):
         if ancestor.__module__.startswith("msgspec") or ancestor is object:
@@ -271,6 +279,6 @@ def _field_docstrings(body: ast.ClassDef) -> Iterator[tuple[str, str]]:
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str() as text)),
             ):
-                yield name, text.strip().partition("\n")[0]
+                yield name, " ".join(text.strip().partition("\n\n")[0].split())
             case _:
                 pass

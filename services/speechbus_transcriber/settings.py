@@ -36,8 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Further streams wait for another worker.
     """
     providers: tuple[str, ...] = ()
-    """Providers it can reach, in the order to try them; empty: those with an account, then `local`.
-    """
+    """Providers it can reach, in the order to try them: `palabra`, `kotoba`, `local`, `echo`;
+    empty: those with an account, then `local`."""
     local_sessions_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     """Sessions of the local engine; one core carries 8 to 10."""
     local_vad: Literal["silero", "webrtc"] = "silero"
@@ -70,7 +70,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     """Palabra's ClientSecret."""
     palabra_stt_url: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_STT_URL"})] = ""
-    """Palabra's stream; empty: its public address for a key or for client credentials."""
+    """Palabra's stream; empty: `wss://stream.palabra.ai/asr/v1/speech-to-text/stream` for a key,
+    the same at `api.palabra.ai` for client credentials."""
     palabra_api_url: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_API_URL"})] = (
         "https://api.palabra.ai"
     )
@@ -128,18 +129,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 credentials, or a worker id that is no token.
         """
         # All of them at once: who starts a service should not have to mend it mistake by mistake.
-        if mistakes := "; ".join(self._find_mistakes()):
+        if mistakes := "\n".join(self._find_mistakes()):
             raise ValueError(mistakes)
 
     def _find_mistakes(self) -> Iterator[str]:
         if any(name not in PROVIDER_NAMES for name in self.providers):
-            yield f"PROVIDERS takes: {', '.join(PROVIDER_NAMES)}"
+            yield f"PROVIDERS takes only {', '.join(PROVIDER_NAMES)}"
         if bool(self.palabra_client_id) != bool(self.palabra_client_secret):
             yield "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together"
         elif "palabra" in self.providers and self.accounts.palabra is None:
-            yield "palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET"
+            yield (
+                "PROVIDERS with palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and"
+                " PALABRA_CLIENT_SECRET"
+            )
         if "kotoba" in self.providers and self.accounts.kotoba is None:
-            yield "kotoba needs KOTOBA_API_KEY"
+            yield "PROVIDERS with kotoba needs KOTOBA_API_KEY"
         for name, url, schemes in (
             ("PALABRA_STT_URL", self.palabra_stt_url, WEBSOCKET_SCHEMES),
             ("PALABRA_API_URL", self.palabra_api_url, HTTP_SCHEMES),

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
+from tests.support.bus_log import wait_until
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -219,6 +220,24 @@ def test_a_shutdown_without_nats_is_no_error(server: NatsServer) -> None:
     # The services' own loop: it raises where asyncio's only complains.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+def test_waiting_names_the_server_and_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    """Who started a service before NATS, or with a wrong address, reads this one line."""
+
+    async def wait_for_nobody() -> None:
+        async with asyncio.TaskGroup() as group:
+            url = "nats://me:s3cr3t@127.0.0.1:9"
+            opening = group.create_task(BusConnection().open(url, name="early"))
+            await wait_until(lambda: bool(caplog.records))
+            opening.cancel()
+
+    asyncio.run(wait_for_nobody())
+
+    (record,) = caplog.records
+    assert record.message == "waiting for NATS: start it, or correct NATS_URL"
+    assert vars(record)["servers"] == ["127.0.0.1:9"]
+    assert "s3cr3t" not in str(vars(record))
 
 
 def test_a_connection_waits_for_its_first_server(tmp_path: Path) -> None:

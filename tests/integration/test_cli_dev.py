@@ -229,17 +229,34 @@ def test_a_taken_address_is_said_before_anything_starts() -> None:
     assert f"{listen} is taken".encode() in done.stderr
 
 
-def test_a_service_that_cannot_start_ends_it_with_the_log_named(tmp_path: Path) -> None:
-    """A wrong variable of one service is a sentence here, not a puzzle."""
+@pytest.mark.parametrize(
+    ("providers", "hint"),
+    [
+        ("foo", b"speechbus: --providers takes only palabra, kotoba, local, echo\n"),
+        ("palabra", b"speechbus: --providers with palabra needs PALABRA_API_KEY, or PALABRA_CLI"),
+    ],
+)
+def test_wrong_settings_of_a_service_are_said_before_anything_starts(
+    tmp_path: Path, providers: str, hint: bytes
+) -> None:
+    """A wrong variable of one service is a sentence here, not a puzzle in a log."""
+    arguments = ["dev", "--listen", "127.0.0.1:0", "--providers", providers]
+    done = run_speechbus(*arguments, TMPDIR=str(tmp_path), SPEECHBUS_INGEST_CHUNK_MS="7")
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert hint in done.stderr
+    assert b"SPEECHBUS_INGEST_CHUNK_MS is outside" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_leaves_no_folder(tmp_path: Path) -> None:
+    """Who mistypes an address three times should not have to tidy up."""
     done = run_speechbus(
-        *["dev", "--listen", "127.0.0.1:0", "--workers", "1", "--data", str(tmp_path)],
-        SPEECHBUS_BOOTSTRAP_AUDIO_BYTES_MAX=str(16 << 20),
-        SPEECHBUS_INGEST_CHUNK_MS="7",
+        *["dev", "--listen", "127.0.0.1:0", "--nats-url", "nats://127.0.0.1:9"],
+        TMPDIR=str(tmp_path),
     )
 
-    assert done.returncode == 1
-    assert b"ingest has wrong settings: SPEECHBUS_INGEST_CHUNK_MS" in done.stderr
-    assert str(tmp_path / "ingest.log").encode() in done.stderr
+    assert (done.returncode, list(tmp_path.iterdir())) == (3, [])
 
 
 def test_it_works_with_a_server_of_ones_own(tmp_path: Path, numbered: Path) -> None:

@@ -18,10 +18,12 @@ from tests.support.stand_in_door import (
     build_final,
     build_gap,
     build_partial,
+    build_translation,
 )
 
 SAMPLES = list(range(1, 4_801))
 PCM = struct.pack(f"<{len(SAMPLES)}h", *SAMPLES)
+BY_LOCAL = b"transcribed by local\n"
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_a_pipe_gets_finals_with_times_and_no_partials(door: StandInDoor, record
     """`speechbus transcribe talk.wav > talk.txt` must be a transcript."""
     done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(recording))
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, BY_LOCAL)
     assert done.stdout == b"[0:00.0 - 0:00.8] good morning\n"
 
 
@@ -77,7 +79,9 @@ def test_every_sample_and_every_option_reaches_the_server(
 
     assert done.returncode == 0
     assert done.stderr == (
-        b"note: of the providers only Palabra translates so far; captions say what is missing\n"
+        b"transcribed by local\n"
+        b"note: no translation came: of the providers only Palabra translates; captions say what is"
+        b" missing\n"
     )
     (conversation,) = door.conversations
     assert conversation.audio == PCM
@@ -92,13 +96,26 @@ def test_every_sample_and_every_option_reaches_the_server(
     }
 
 
+def test_a_translation_that_came_needs_no_note(recording: Path) -> None:
+    """A note that nobody translates would stand beside a translation."""
+    with StandInDoor(
+        after=[build_final("good morning"), build_translation("guten Morgen")]
+    ) as door:
+        done = run_speechbus(
+            "transcribe", "--translate", "de", "--url", door.url, "--key", KEY, str(recording)
+        )
+
+    assert done.stdout == b"[0:00.0 - 0:00.8] good morning\n    de: guten Morgen\n"
+    assert (done.returncode, done.stderr) == (0, BY_LOCAL)
+
+
 def test_a_container_reaches_the_server_as_its_samples(door: StandInDoor, tmp_path: Path) -> None:
     """At its own rate; the server needs no decoder for it."""
     path = tmp_path / "talk.flac"
     path.write_bytes(encode("flac", PCM, sample_rate_hz=16_000))
     done = run_speechbus("transcribe", "--url", door.url, "--key", KEY, str(path))
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, BY_LOCAL)
     assert door.conversations[0].audio == PCM
 
 
@@ -149,6 +166,43 @@ def test_files_are_streamed_one_after_the_other(
     assert done.stdout.decode().splitlines()[::2] == [str(recording), str(second)]
 
 
+def test_a_file_that_is_bad_does_not_keep_the_others(door: StandInDoor, recording: Path) -> None:
+    """Each is said at once, the good ones are transcribed, and a script learns of the bad ones."""
+    empty = recording.with_name("empty.wav")
+    empty.touch()
+    missing = recording.with_name("missing.wav")
+    done = run_speechbus(
+        *["transcribe", "--url", door.url, "--key", KEY],
+        *[str(missing), str(recording), str(empty)],
+    )
+
+    assert (done.returncode, done.stdout) == (1, b"[0:00.0 - 0:00.8] good morning\n")
+    assert done.stderr.decode().splitlines() == [
+        f"speechbus: {missing}: No such file or directory.",
+        f"speechbus: {empty} is empty.",
+        "transcribed by local",
+    ]
+
+
+def test_a_stream_that_fails_does_not_keep_the_others(recording: Path) -> None:
+    """Each failure is said, and the exit code is that of a failure."""
+    with StandInDoor(reason="source_lost") as door:
+        done = run_speechbus(
+            "transcribe", "--url", door.url, "--key", KEY, str(recording), str(recording)
+        )
+
+    assert (done.returncode, len(door.conversations)) == (1, 2)
+    assert done.stderr.count(b"closed early (source_lost)") == 2
+
+
+def test_an_empty_standard_input_fails(door: StandInDoor) -> None:
+    """The program before the pipe has failed, most likely: that is no silence."""
+    done = run_speechbus("transcribe", "-", "--url", door.url, "--key", KEY)
+
+    assert done.returncode == 1
+    assert b"speechbus: Nothing came on standard input" in done.stderr
+
+
 def test_standard_input_is_raw_pcm(door: StandInDoor) -> None:
     """A microphone program can be piped in."""
     done = run_speechbus("transcribe", "-", "--url", door.url, "--key", KEY, input_bytes=PCM)
@@ -183,6 +237,24 @@ def test_a_wrong_key_ends_with_4_and_says_what_to_do(door: StandInDoor, recordin
     assert done.returncode == 4
     assert b"--key or SPEECHBUS_KEY" in done.stderr
     assert (done.stderr.count(b"\n"), b"s3cr3t" in done.stderr) == (1, False)
+
+
+def test_white_space_around_a_key_is_none_of_it(door: StandInDoor, recording: Path) -> None:
+    """It comes along from files, above all from those of other systems."""
+    done = run_speechbus(
+        "transcribe", "--url", door.url, str(recording), SPEECHBUS_KEY=f"{KEY}\r\n"
+    )
+
+    assert (done.returncode, done.stderr) == (0, BY_LOCAL)
+
+
+def test_a_key_that_can_be_none_is_the_arguments_fault(door: StandInDoor, recording: Path) -> None:
+    """The server was said not to run, and it does."""
+    done = run_speechbus("transcribe", "--url", door.url, str(recording), SPEECHBUS_KEY="s3c\rr3t")
+
+    assert done.returncode == 2
+    assert b"The key has a character that no key has" in done.stderr
+    assert b"r3t" not in done.stderr
 
 
 def test_nobody_there_ends_with_3_and_says_what_to_start(recording: Path) -> None:
@@ -224,7 +296,7 @@ def test_ctrl_c_ends_the_audio_and_still_shows_the_last_words(
         process.send_signal(signal.SIGINT)
 
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, b"")
+    assert (process.returncode, err) == (130, BY_LOCAL)
     assert out == b"[0:00.0 - 0:00.8] good morning\n"
     assert door.conversations[0].controls == ["end"]
 

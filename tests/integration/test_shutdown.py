@@ -285,7 +285,26 @@ def test_an_address_that_is_none_is_named_in_one_line() -> None:
 
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
-    assert line.startswith("cannot listen on 192.0.2.1:8082 (Cannot assign requested address)")
+    assert line == (
+        "cannot listen on 192.0.2.1:8082 (Cannot assign requested address):"
+        " no address of this machine, set another HEALTH_HOST"
+    )
+
+
+def test_a_host_that_nobody_knows_is_not_blamed_on_the_port() -> None:
+    """Another port would not help."""
+    done = run_speechbus(
+        "ingest",
+        SPEECHBUS_INGEST_API_KEYS="acme:key",
+        SPEECHBUS_INGEST_LISTEN_HOST="300.1.1.1",
+    )
+
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line == (
+        "cannot listen on 300.1.1.1:8080 (Name or service not known):"
+        " no address of this machine, set SPEECHBUS_INGEST_LISTEN_HOST"
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,20 @@ from speechbus_contracts import (
     SegmentFinal,
     SegmentPartial,
     StreamClosed,
+    TranslationFinal,
     TurnStarted,
     encode_event,
 )
 
-__all__ = ["KEY", "STREAM_ID", "StandInDoor", "build_final", "build_gap", "build_partial"]
+__all__ = [
+    "KEY",
+    "STREAM_ID",
+    "StandInDoor",
+    "build_final",
+    "build_gap",
+    "build_partial",
+    "build_translation",
+]
 
 KEY = "stand-in-key"
 STREAM_ID = "0198c0de-0000-7000-8000-000000000001"
@@ -52,6 +61,21 @@ def build_gap(*, from_ms: int = 1_000, to_ms: int = 2_500) -> Gap:
         next_index=1,
         gap_ms_total=to_ms - from_ms,
         audio_received_at=0,
+    )
+
+
+def build_translation(text: str, *, index: int = 0) -> TranslationFinal:
+    """Build the German translation of the final with this index."""
+    return TranslationFinal(
+        stream_id=STREAM_ID,
+        tenant="dev",
+        transcription_id=f"{STREAM_ID}-{index}",
+        language="de",
+        text=text,
+        start_ms=1_000 * index,
+        end_ms=1_000 * index + 800,
+        provider="palabra",
+        revision=9,
     )
 
 

@@ -1,6 +1,14 @@
+import msgspec
+
 from speechbus_cli.transcript import Line, Transcript, format_clock, printable
 from speechbus_contracts import AnyEvent, SegmentRetracted, StreamClaimed
-from tests.support.stand_in_door import STREAM_ID, build_final, build_gap, build_partial
+from tests.support.stand_in_door import (
+    STREAM_ID,
+    build_final,
+    build_gap,
+    build_partial,
+    build_translation,
+)
 
 
 def lines_of(events: list[AnyEvent]) -> list[str]:
@@ -84,6 +92,37 @@ def test_a_gap_is_a_line_of_its_own() -> None:
 
     assert line == Line(kind="gap", text="[0:01.0 - 0:02.5] (not transcribed: lag)")
     assert transcript.gaps == 1
+
+
+def test_every_provider_that_made_a_final_is_named_once() -> None:
+    """Who reads a transcript wants to know whose it is, also when the stream moved."""
+    transcript = Transcript()
+    for index, provider in enumerate(("palabra", "local", "palabra")):
+        final = build_final("x", index=index)
+        transcript.apply(msgspec.structs.replace(final, provider=provider))
+
+    assert transcript.providers == ["palabra", "local"]
+
+
+def test_a_late_translation_names_the_time_of_its_sentence() -> None:
+    """It stands under another sentence than its own."""
+    assert lines_of(
+        [
+            build_final("good morning"),
+            build_translation("guten Morgen"),
+            build_final("how are you", index=1),
+            build_final("and you", index=2),
+            build_translation("wie geht es dir", index=1),
+            build_translation("und dir", index=2),
+        ]
+    ) == [
+        "[0:00.0 - 0:00.8] good morning",
+        "    de: guten Morgen",
+        "[0:01.0 - 0:01.8] how are you",
+        "[0:02.0 - 0:02.8] and you",
+        "    de [0:01.0]: wie geht es dir",
+        "    de: und dir",
+    ]
 
 
 def test_recognized_text_cannot_steer_the_terminal() -> None:

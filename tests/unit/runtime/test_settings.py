@@ -204,12 +204,13 @@ def test_settings_that_do_not_fit_each_other_are_a_mistake() -> None:
 
         def __post_init__(self) -> None:
             if self.first > self.last:
-                raise ValueError("FIRST is above LAST")
+                raise ValueError("FIRST is above LAST\nFIRST has no room")
 
     with pytest.raises(SettingsError) as raised:
         read_settings(Window, prefix="W_", environ={"W_FIRST": "3"})
 
-    assert str(raised.value) == "W_* FIRST is above LAST; make them fit each other"
+    assert str(raised.value) == "W_FIRST is above W_LAST\nW_FIRST has no room"
+    assert len(raised.value.mistakes) == 2
 
 
 def test_a_struct_that_no_environment_can_fill_is_refused() -> None:

@@ -81,7 +81,7 @@ def test_all_mistakes_are_told_at_once() -> None:
             SPEECHBUS_TRANSCRIBER_WORKER_ID="no token",
         )
 
-    for hint in ("PALABRA_API_KEY", "KOTOBA_API_KEY", "PROVIDERS takes", "WORKER_ID"):
+    for hint in ("PALABRA_API_KEY", "KOTOBA_API_KEY", "PROVIDERS takes only", "WORKER_ID"):
         assert hint in str(caught.value)
 
 
