@@ -11,9 +11,16 @@ import argparse
 import asyncio
 import json
 import wave
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidHandshake,
+    InvalidStatus,
+    InvalidURI,
+)
 
 CHUNK_MS = 100
 """What the bus carries in one message by default; smaller ones would only be joined again."""
@@ -36,6 +43,11 @@ def main() -> None:
     except InvalidStatus as refused:
         answer = (refused.response.body or b"").decode(errors="replace")
         raise SystemExit(f"HTTP {refused.response.status_code}: {answer}") from None
+    except (OSError, InvalidHandshake, InvalidURI) as error:
+        raise SystemExit(
+            f"Nothing takes streams at {arguments.url} ({type(error).__name__}): start it with"
+            " `speechbus dev`, or name another server by --url."
+        ) from None
 
 
 async def stream_file(path: str, *, url: str, key: str, language: str | None) -> None:
@@ -81,18 +93,36 @@ async def send_audio(socket: ClientConnection, pcm: bytes, *, chunk_bytes: int) 
 
 
 async def print_finals(socket: ClientConnection) -> None:
-    """Print finals and gaps until the server closes the connection."""
-    async for message in socket:
-        event = json.loads(message)
-        match event["type"]:
-            case "segment.final":
-                print(f"{event['start_ms'] / 1000:7.1f} s  {event['text']}", flush=True)
-            case "gap":
-                print(f"{event['from_ms'] / 1000:7.1f} s  [lost: {event['reason']}]", flush=True)
-            case "error":
-                raise SystemExit(f"{event['code']}: {event['message']}")
-            case _:
-                pass  # partials, turns, and whatever later versions bring
+    """Print finals and gaps until the server closes the connection.
+
+    Raises:
+        SystemExit: the server refused the stream, or went away before its end.
+    """
+    try:
+        async for message in socket:
+            print_event(json.loads(message))
+    except ConnectionClosedError as closed:
+        code = closed.rcvd.code if closed.rcvd is not None else "none"
+        raise SystemExit(
+            f"The connection broke before the end (close code {code}): send the file again."
+        ) from None
+
+
+def print_event(event: dict[str, Any]) -> None:
+    """Print one event, if it is a final or a gap.
+
+    Raises:
+        SystemExit: it is the server's refusal.
+    """
+    match event["type"]:
+        case "segment.final":
+            print(f"{event['start_ms'] / 1000:7.1f} s  {event['text']}", flush=True)
+        case "gap":
+            print(f"{event['from_ms'] / 1000:7.1f} s  [lost: {event['reason']}]", flush=True)
+        case "error":
+            raise SystemExit(f"{event['code']}: {event['message']}")
+        case _:
+            pass  # partials, turns, and whatever later versions bring
 
 
 if __name__ == "__main__":

@@ -9,11 +9,16 @@ contracts/README.md says how to read it without missing or doubling anything.
 
 import argparse
 import asyncio
+import sys
 from contextlib import suppress
 
-import nats
+import nats.errors
+from nats.aio.client import Client
 
 from speechbus_contracts import TRANSCRIPT_ROOT, ContractError, SegmentFinal, decode_event
+
+CONNECT_TIMEOUT_S = 3.0
+"""nats-py itself would try for two minutes."""
 
 
 def main() -> None:
@@ -27,8 +32,25 @@ def main() -> None:
 
 
 async def print_finals(tenant: str, *, nats_url: str) -> None:
-    """Print finals until cancelled."""
-    bus = await nats.connect(nats_url)  # pyright: ignore[reportUnknownMemberType]
+    """Print finals until cancelled.
+
+    Raises:
+        SystemExit: no server answers; the text says what to do.
+    """
+    bus = Client()
+
+    async def say_error(error: Exception) -> None:
+        if bus.is_connected:  # a lost connection is made again, by nats-py
+            print(f"NATS: {error}", file=sys.stderr)
+
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await bus.connect(nats_url, error_cb=say_error)  # pyright: ignore[reportUnknownMemberType]
+    except (OSError, ValueError, nats.errors.Error):  # TimeoutError is an OSError
+        raise SystemExit(
+            "No NATS server answers there, or not to this user: start one (`speechbus dev` brings"
+            " its own), or name another by --nats-url, as in nats://USER:PASSWORD@HOST:4222."
+        ) from None
     try:
         # JetStream republishes here what it has accepted: each final once, retries included.
         finals = await bus.subscribe(f"{TRANSCRIPT_ROOT}.{tenant}.*.final")  # pyright: ignore[reportUnknownMemberType]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.command_line import build_environment
 from tests.support.frame_numbers import build_frames
+from tests.support.stand_in_door import KEY, StandInDoor, build_final
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -78,6 +79,33 @@ def test_the_sender_says_why_it_was_refused(system: System, recording: Path) -> 
     assert done.returncode == 1
     assert done.stderr.startswith("HTTP 401: ")
     assert "Bearer KEY" in done.stderr
+
+
+def test_the_sender_says_what_to_start(recording: Path) -> None:
+    """Nobody there is the second mistake."""
+    done = run_python(EXAMPLES / "send_audio.py", recording, "--url", "ws://127.0.0.1:9")
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "start it with `speechbus dev`" in done.stderr
+
+
+def test_the_sender_says_that_the_connection_broke(recording: Path) -> None:
+    """A transcript of a half must not end like one of the whole."""
+    with StandInDoor(after=[build_final("half")], breaks_off=True) as door:
+        done = run_python(EXAMPLES / "send_audio.py", recording, "--url", door.url, "--key", KEY)
+
+    assert (done.returncode, done.stdout) == (1, "    0.0 s  half\n")
+    assert done.stderr == (
+        "The connection broke before the end (close code 1012): send the file again.\n"
+    )
+
+
+def test_the_subscriber_says_what_to_start() -> None:
+    """One line; nats-py logs a traceback for each of its tries."""
+    done = run_python(EXAMPLES / "subscribe.py", "dev", "--nats-url", "nats://127.0.0.1:9")
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "No NATS server answers" in done.stderr
 
 
 def test_the_subscriber_prints_the_finals_of_its_tenant(system: System, recording: Path) -> None:

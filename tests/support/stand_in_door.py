@@ -115,6 +115,7 @@ class StandInDoor:
         after: events sent after `end`, before `stream.closed`.
         refusal: code of an error sent instead of `ready`.
         reason: of `stream.closed`.
+        breaks_off: the server closes with 1012 where `stream.closed` would come.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class StandInDoor:
         after: Sequence[Event] = (),
         refusal: str | None = None,
         reason: str = "end",
+        breaks_off: bool = False,
     ) -> None:
         self.conversations: list[Conversation] = []
         self.port = 0
@@ -132,6 +134,7 @@ class StandInDoor:
         self._after = after
         self._refusal = refusal
         self._reason = reason
+        self._breaks_off = breaks_off
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="stand-in door")
         self._started = threading.Event()
@@ -195,6 +198,9 @@ class StandInDoor:
             await self._take_audio(connection, conversation)
             for event in self._after:
                 await _send(connection, encode_event(event))
+            if self._breaks_off:
+                await connection.close(1012)
+                return
             await _send(connection, encode_event(_closed(len(conversation.audio), self._reason)))
         except ConnectionClosed:
             return
