@@ -9,6 +9,7 @@ from speechbus_transcriber.audio_feed import AudioFeed
 from speechbus_transcriber.driver import SessionDriver
 from speechbus_transcriber.providers.interface import Heard, SessionRequest
 from speechbus_transcriber.providers.kotoba import CAPABILITIES, KotobaAccount, KotobaProtocol
+from speechbus_transcriber.providers.kotoba_wishes import KotobaWishes
 from speechbus_transcriber.session_timeline import SessionTimeline
 from tests.support.conversation import PAUSE_FRAMES, SPEECH_FRAMES, build_conversation
 
@@ -30,6 +31,7 @@ class _Session(SessionDriver):
         self._adapter = KotobaProtocol(
             SessionRequest(sample_rate_hz=RATE_HZ, language="ja"),
             KotobaAccount(api_key="key", url="wss://kotoba.example/v1/realtime"),
+            KotobaWishes(),
         )
         self._adapter.connect_request()
         self._send(self._adapter.messages_to_open())
