@@ -34,20 +34,19 @@ DURATION_S = 100.0
 
 
 class Stream:
-    """An ingest stream: keeps what is written, and is closed as soon as it is ended."""
+    """An ingest stream: keeps what it takes, and is closed as soon as it is ended."""
 
-    has_room = True
     stream_id = "s-1"
 
     def __init__(self, outbox: Outbox, closes_for: str | None) -> None:
-        self.written = b""
+        self.taken = b""
         self.end_reason: str | None = None
         self._outbox = outbox
         self._closes_for = closes_for
 
-    def write(self, data: bytes) -> None:
+    async def take(self, data: bytes) -> None:
         """Keep audio."""
-        self.written += data
+        self.taken += data
 
     def end(self, reason: str) -> None:
         """Close, with the reason given or the one the test wants."""
@@ -198,7 +197,7 @@ def test_a_client_that_has_closed_loses_nothing_it_said_before() -> None:
     converse(lambda: Gone(build_update(), append(b"ab"), append(b"cd"), LEFT), registry)
 
     assert registry.stream is not None
-    assert (registry.stream.written, registry.ended_for) == (b"abcd", "end")
+    assert (registry.stream.taken, registry.ended_for) == (b"abcd", "end")
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1001, "end"), (1006, "client_gone")])
@@ -233,5 +232,5 @@ def test_a_mistake_is_told_behind_the_text_of_what_came_before() -> None:
     )
 
     assert registry.stream is not None
-    assert registry.stream.written == b"ab"
+    assert registry.stream.taken == b"ab"
     assert (peer.told[-2]["delta"], error_of(peer), peer.code) == ("hi", "invalid_event", 1008)
