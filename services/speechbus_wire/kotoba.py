@@ -317,7 +317,7 @@ def _check_session(session: Session) -> None:
     if asked.language is not None and asked.language != asked.target_language:
         raise RequestError(
             "invalid_parameters",
-            "language and target_language are the same.",
+            "language and target_language must be the same: no translations come here.",
             param="language,target_language",
         )
 

@@ -213,7 +213,7 @@ def _read_language(settings: _Transcription) -> str | None:
     if language is not None and target is not None and language != target:
         raise RequestError(
             "invalid_parameters",
-            "language and target_language are the same.",
+            "language and target_language must be the same: no translations come here.",
             param="language,target_language",
         )
     return check_language(language or target)

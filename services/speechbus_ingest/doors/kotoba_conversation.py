@@ -118,7 +118,9 @@ class Conversation:
                         case _:
                             await self._answer_early(message)
         except TimeoutError:
-            raise FatalError("timeout_error", "The session's settings did not come.") from None
+            raise FatalError(
+                "timeout_error", "Send transcription_session.update within 10 s of connecting."
+            ) from None
 
     def _begin(self) -> Asked:
         """Return the settings without any update: the secret's, if it speaks the same dialect."""

@@ -35,7 +35,11 @@ _ENDINGS: Final = {
     "shutdown": ("internal_error", "The server goes away: connect again.", GOING_AWAY),
 }
 """By reason of `stream.closed`."""
-_FAILURE: Final = ("internal_error", "Nobody could transcribe the stream.", INTERNAL)
+_FAILURE: Final = (
+    "internal_error",
+    "Nobody could transcribe the stream: check its language.",
+    INTERNAL,
+)
 """For all other reasons but `end`."""
 
 
