@@ -214,15 +214,16 @@ class SessionDriver:
         """Send PCM s16le mono of the stream's rate, whole samples."""
         if self._is_over:
             return
-        if self._watch is not None and self._watch.send(pcm, now_s=self._loop.time()):
+        now_s = self._loop.time()
+        if self._watch is not None and self._watch.send(pcm, now_s=now_s):
             self._fail(ProviderUnavailableError("deaf", provider=self.protocol.name))
             return
         if self._pacer is not None:
-            self._spend(self._pacer, len(pcm))
+            self._spend(self._pacer, len(pcm), now_s=now_s)
         if self._resampler is not None:
             pcm = memoryview(self._resampler.feed(pcm))
         try:
-            messages = self.protocol.audio_to_send(pcm, now_s=self._loop.time())
+            messages = self.protocol.audio_to_send(pcm, now_s=now_s)
         except ProviderError as error:
             self._fail(error)
         else:
@@ -300,8 +301,7 @@ class SessionDriver:
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _spend(self, pacer: Pacer, n_bytes: int) -> None:
-        now_s = self._loop.time()
+    def _spend(self, pacer: Pacer, n_bytes: int, *, now_s: float) -> None:
         pacer.spend(n_bytes / self._bytes_per_ms, now_s=now_s)
         wait_s = pacer.wait_s(now_s=now_s)
         if wait_s > 0 and self._pace_timer is None:

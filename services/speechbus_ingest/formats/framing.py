@@ -4,6 +4,7 @@ FFmpeg's demuxers look for the next thing that they know, say nothing of what th
 take any end for the end. These checks say what was broken: nothing may be lost without a word.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Final
 
@@ -52,7 +53,7 @@ _CHILDREN: Final = (_ANYWHERE | {_EBML, _SEGMENT}, _IN_SEGMENT, _IN_CLUSTER)
 """What may stand at the top, in a segment, and in a cluster."""
 
 
-class Framing:
+class Framing(ABC):
     """Follows one stream from header to header; a subclass knows them."""
 
     def __init__(self) -> None:
@@ -87,8 +88,9 @@ class Framing:
         if self._bytes.n_waiting or not self.is_between:
             raise UndecodableError("truncated")
 
+    @abstractmethod
     def _parse(self) -> Generator[None, None, None]:
-        raise NotImplementedError
+        """Take what belongs together; yield where more has to come."""
 
     def _end_before(self, head: bytes) -> None:
         """Another recording begins with `head`, which has been taken."""
@@ -105,9 +107,9 @@ class _FrameFraming(Framing):
 
     _HEAD_BYTES: int
 
+    @abstractmethod
     def _read_frame_bytes(self, head: bytes) -> int:
         """Return a frame's length; 0: this is no frame, or one that does not say it."""
-        raise NotImplementedError
 
     def _parse(self) -> Generator[None, None, None]:
         n_in_a_row = _IN_A_ROW - 1  # the very first is believed
