@@ -32,6 +32,7 @@ from speechbus_contracts.headers import (
     job_dedup_id,
     segment_dedup_id,
     translation_dedup_id,
+    translation_missing_dedup_id,
 )
 from speechbus_contracts.ids import (
     TOKEN_CHARS_MAX,
@@ -64,6 +65,7 @@ from speechbus_contracts.stores import (
     SESSION_STORE,
     SESSIONS_MAX,
     TRANSCRIPT_STORE,
+    TRANSLATOR_CONSUMER,
     build_audio_store,
     build_caption_store,
     build_correlator_consumer,
@@ -71,6 +73,7 @@ from speechbus_contracts.stores import (
     build_jobs_store,
     build_session_store,
     build_transcript_store,
+    build_translator_consumer,
 )
 from speechbus_contracts.streams import (
     Gap,
@@ -108,7 +111,11 @@ from speechbus_contracts.subjects import (
     build_shard,
     parse_subject,
 )
-from speechbus_contracts.translations import TranslationFinal, TranslationPartial
+from speechbus_contracts.translations import (
+    TranslationFinal,
+    TranslationMissing,
+    TranslationPartial,
+)
 
 __all__ = [
     "AUDIO_BYTES_MAX",
@@ -138,6 +145,7 @@ __all__ = [
     "TRACEPARENT",
     "TRANSCRIPT_ROOT",
     "TRANSCRIPT_STORE",
+    "TRANSLATOR_CONSUMER",
     "WRITE_ROOT",
     "AnyEvent",
     "AudioChunk",
@@ -174,6 +182,7 @@ __all__ = [
     "TranscriptSubject",
     "TranscriptionId",
     "TranslationFinal",
+    "TranslationMissing",
     "TranslationPartial",
     "TurnEnded",
     "TurnStarted",
@@ -201,6 +210,7 @@ __all__ = [
     "build_stream_id",
     "build_transcript_store",
     "build_transcription_id",
+    "build_translator_consumer",
     "caption_dedup_id",
     "claim_dedup_id",
     "decode_chunk",
@@ -215,4 +225,5 @@ __all__ = [
     "parse_transcription_id",
     "segment_dedup_id",
     "translation_dedup_id",
+    "translation_missing_dedup_id",
 ]

@@ -16,13 +16,21 @@ class CaptionJoined(StreamEvent, frozen=True, kw_only=True, tag="caption.joined"
 
     transcription_id: str
     revision: Integer
-    """Counts the captions of this segment, from 0; readers keep the highest."""
+    """Grows with each caption of this segment; readers keep the highest.
+
+    It is the sequence in TRANSCRIPT of the last event that the caption takes into account.
+    """
     state: CaptionState
-    """`complete`: all asked for; `incomplete`: some are missing; `late`: completed after an
-    incomplete one; `orphan`: a translation whose source never came."""
+    """`complete`: all asked for; `incomplete`: some are missing; `late`: something came after the
+    deadline (`missing` says whether all is here); `orphan`: a translation whose source never
+    came."""
     source: SegmentFinal | None
     """Null with `orphan` only."""
     translations: Mapping[str, str] = {}
     """Text by BCP 47 tag."""
     missing: tuple[str, ...] = ()
     """Languages asked for and not here."""
+    reasons: Mapping[str, str] = {}
+    """Why, by language: of those of `missing` that nobody will translate any more."""
+    is_retracted: bool = False
+    """Remove the segment: it was taken back after its final."""

@@ -20,7 +20,11 @@ from speechbus_contracts.streams import (
     TurnStarted,
     WorkerHeartbeat,
 )
-from speechbus_contracts.translations import TranslationFinal, TranslationPartial
+from speechbus_contracts.translations import (
+    TranslationFinal,
+    TranslationMissing,
+    TranslationPartial,
+)
 
 __all__ = ["EVENT_TYPES", "AnyEvent", "decode_event", "encode_event"]
 
@@ -30,6 +34,7 @@ AnyEvent = (
     | SegmentRetracted
     | TranslationPartial
     | TranslationFinal
+    | TranslationMissing
     | CaptionJoined
     | Gap
     | StreamOpened
@@ -49,6 +54,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     SegmentRetracted,
     TranslationPartial,
     TranslationFinal,
+    TranslationMissing,
     CaptionJoined,
     Gap,
     StreamOpened,

@@ -20,6 +20,7 @@ __all__ = [
     "job_dedup_id",
     "segment_dedup_id",
     "translation_dedup_id",
+    "translation_missing_dedup_id",
 ]
 
 MSG_ID: Final = "Nats-Msg-Id"
@@ -101,3 +102,8 @@ def caption_dedup_id(transcription_id: str, revision: int) -> str:
 def translation_dedup_id(transcription_id: str, language: str, revision: int) -> str:
     """One translation per final, revision of that final, and target language."""
     return f"{transcription_id}:{language}:{revision}"
+
+
+def translation_missing_dedup_id(transcription_id: str, language: str, revision: int) -> str:
+    """One word that nobody translates, per final, revision of that final, and language."""
+    return f"{transcription_id}:{language}:missing:{revision}"

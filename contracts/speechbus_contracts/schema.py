@@ -26,8 +26,8 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     ),
     "translation": (
         f"{ROOT}.transcript.{{tenant}}.{{stream_id}}.translation.{{language}}",
-        "Translations of finals, one per target language.",
-        ("translation.final",),
+        "Translations of finals, one per target language, or why there is none.",
+        ("translation.final", "translation.missing"),
     ),
     "live": (
         f"{ROOT}.live.{{tenant}}.{{stream_id}}.{{kind}}",

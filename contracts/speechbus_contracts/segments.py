@@ -60,6 +60,8 @@ class _Segment(StreamEvent, frozen=True, kw_only=True):
     provider_transcription_id: str | None = None
     target_languages: tuple[str, ...] = ()
     """Translations that were asked for."""
+    promised_languages: tuple[str, ...] = ()
+    """Those of them that the segment's provider translates into; translators do the others."""
 
 
 class SegmentPartial(_Segment, frozen=True, kw_only=True, tag="segment.partial"):

@@ -20,6 +20,7 @@ __all__ = [
     "SESSIONS_MAX",
     "SESSION_STORE",
     "TRANSCRIPT_STORE",
+    "TRANSLATOR_CONSUMER",
     "build_audio_store",
     "build_caption_store",
     "build_correlator_consumer",
@@ -27,6 +28,7 @@ __all__ = [
     "build_jobs_store",
     "build_session_store",
     "build_transcript_store",
+    "build_translator_consumer",
 ]
 
 TRANSCRIPT_STORE: Final = "TRANSCRIPT"
@@ -36,6 +38,7 @@ SESSION_STORE: Final = "SESSION"
 JOBS_CONSUMER: Final = "pool"
 JOBS_PRIORITY_GROUP: Final = "pool"
 CORRELATOR_CONSUMER: Final = "correlator-segments"
+TRANSLATOR_CONSUMER: Final = "translator-segments"
 
 _S: Final = 1_000_000_000
 AUDIO_MAX_AGE_S: Final = 90
@@ -144,11 +147,28 @@ def build_jobs_consumer() -> Mapping[str, Any]:
 
 
 def build_correlator_consumer() -> Mapping[str, Any]:
-    """Finals, for any number of correlators."""
+    """Finals, what takes them back, and translations, for any number of correlators."""
     return {
         "ack_policy": "explicit",
         "ack_wait": 10 * _S,
-        "max_ack_pending": 1_000,
+        # Finals stay unacknowledged until the deadline of their translations: 10,000 a second.
+        "max_ack_pending": 50_000,
+        "max_deliver": -1,
+        "filter_subjects": [
+            f"{WRITE_ROOT}.*.*.final",
+            f"{WRITE_ROOT}.*.*.retracted",
+            f"{WRITE_ROOT}.*.*.translation.*",
+        ],
+    }
+
+
+def build_translator_consumer() -> Mapping[str, Any]:
+    """Finals, for any number of translators."""
+    return {
+        "ack_policy": "explicit",
+        "ack_wait": 10 * _S,
+        # Those that wait for an engine to come back are among them.
+        "max_ack_pending": 10_000,
         "max_deliver": -1,
         "filter_subject": f"{WRITE_ROOT}.*.*.final",
     }

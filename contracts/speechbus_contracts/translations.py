@@ -2,7 +2,7 @@
 
 from speechbus_contracts.events import Integer, StreamEvent
 
-__all__ = ["TranslationFinal", "TranslationPartial"]
+__all__ = ["TranslationFinal", "TranslationMissing", "TranslationPartial"]
 
 
 class _Translation(StreamEvent, frozen=True, kw_only=True):
@@ -25,5 +25,21 @@ class TranslationPartial(_Translation, frozen=True, kw_only=True, tag="translati
 class TranslationFinal(_Translation, frozen=True, kw_only=True, tag="translation.final"):
     """The translation of one final into one language."""
 
+    source_sequence: Integer | None = None
+    """Sequence of the source final in TRANSCRIPT; null: not known to the translator."""
+
+
+class TranslationMissing(StreamEvent, frozen=True, kw_only=True, tag="translation.missing"):
+    """Nobody will translate this final into this language: do not wait for it."""
+
+    transcription_id: str
+    """The source segment's."""
+    language: str
+    """BCP 47 tag of what is missing."""
+    revision: Integer
+    """The revision of the source final."""
+    reason: str
+    """`no_engine`: no engine serves the pair; `refused`: the engine did not take the text;
+    `unavailable`: no engine answered for as long as it was tried."""
     source_sequence: Integer | None = None
     """Sequence of the source final in TRANSCRIPT; null: not known to the translator."""

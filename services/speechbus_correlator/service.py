@@ -1,10 +1,11 @@
-"""The correlator as a service: finals in by a durable consumer, captions out."""
+"""The correlator as a service: the log in by a durable consumer, captions out."""
 
 import asyncio
 import logging
 import os
 import secrets
 import sys
+import time
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -18,12 +19,14 @@ from speechbus_contracts import (
     CORRELATOR_CONSUMER,
     TRANSCRIPT_STORE,
     ContractError,
-    build_correlator_consumer,
 )
+from speechbus_contracts.subjects import WRITE_ROOT
 from speechbus_correlator.broker import BusBroker, watch_pulls
 from speechbus_correlator.captions import STORE_WITHIN_S, CaptionNotStoredError, CaptionWriter
-from speechbus_correlator.join import parse_final
+from speechbus_correlator.correlator import Correlator
+from speechbus_correlator.join import Stored, parse_part
 from speechbus_correlator.settings import SETTINGS_PREFIX, Settings
+from speechbus_correlator.transcript import Transcript
 from speechbus_runtime.bus import BusConnection, connect_bus
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
@@ -38,9 +41,11 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 SERVICE: Final = "correlator"
-FINALS_IN_HAND_MAX: Final = 32
-"""Finals of one pull, handled at the same time. Enough for a backlog (one answer from the store
+EVENTS_IN_HAND_MAX: Final = 32
+"""Events of one pull, handled at the same time. Enough for a backlog (one answer from the store
 then serves 32), and no more than that is delivered again after a crash."""
+RETRY_S: Final = 0.25
+"""What could not be read, or is not there yet at a replica, is looked at again after this long."""
 PULL_S: Final = 1.0
 """A pull request is lost when NATS restarts; the next one follows this much later."""
 PULL_STALE_S: Final = 15.0
@@ -77,20 +82,22 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         asyncio.TaskGroup() as tasks,
     ):
         # A task of its own, so that a stop also ends the waiting for NATS.
-        correlating = tasks.create_task(_correlate(settings.nats_url, health), name="correlate")
+        correlating = tasks.create_task(_correlate(settings, health), name="correlate")
         await stop.wait()
         health.mark_draining()
         correlating.cancel()
 
 
-async def _correlate(nats_url: str, health: Health) -> None:
-    """Turn finals into captions until cancelled; then finish those in hand."""
+async def _correlate(settings: Settings, health: Health) -> None:
+    """Turn the log into captions until cancelled; then finish what is in hand."""
     async with AsyncExitStack() as stack:
-        bus = await connect_bus(nats_url, name=f"{SERVICE}-{os.getpid()}-{secrets.token_hex(4)}")
+        bus = await connect_bus(
+            settings.nats_url, name=f"{SERVICE}-{os.getpid()}-{secrets.token_hex(4)}"
+        )
         stack.push_async_callback(bus.shut_down)
         _follow_connection(bus, health)
         await _wait_for_objects(bus, health)
-        await _start_pulling(stack, bus, health)
+        await _start_pulling(stack, bus, health, deadline_s=settings.deadline_s)
         health.mark_serving()
         logger.info("correlator started")
         while True:
@@ -98,14 +105,17 @@ async def _correlate(nats_url: str, health: Health) -> None:
             await _check_objects(bus, health)
 
 
-async def _start_pulling(stack: AsyncExitStack, bus: BusConnection, health: Health) -> None:
+async def _start_pulling(
+    stack: AsyncExitStack, bus: BusConnection, health: Health, *, deadline_s: float
+) -> None:
     broker = BusBroker(bus, drain_within_s=DRAIN_WITHIN_S)
     captions = CaptionWriter(bus, AckedPublisher(bus))
+    correlator = Correlator(Transcript(bus), captions.write, wait_ms=round(1_000 * deadline_s))
     subscriber = broker.subscriber(
-        build_correlator_consumer()["filter_subject"],
+        f"{WRITE_ROOT}.>",  # what of it, the consumer says
         durable=CORRELATOR_CONSUMER,
         stream=JStream(TRANSCRIPT_STORE, declare=False),
-        pull_sub=PullSub(batch_size=FINALS_IN_HAND_MAX, timeout=PULL_S),
+        pull_sub=PullSub(batch_size=EVENTS_IN_HAND_MAX, timeout=PULL_S),
         inbox_prefix=f"_INBOX_{SERVICE}.".encode(),  # as the connection's own; permissions name it
         decoder=_keep_message,
         ack_policy=AckPolicy.MANUAL,
@@ -113,24 +123,30 @@ async def _start_pulling(stack: AsyncExitStack, bus: BusConnection, health: Heal
     )
 
     @subscriber
-    async def handle_final(message: NatsMessage) -> None:
+    async def handle_event(message: NatsMessage) -> None:
         try:
-            await captions.write(parse_final(message.raw_message.subject, message.body))
+            again_ms = await correlator.handle(_read(message), now_ms=time.time_ns() // 1_000_000)
         except ContractError as error:
-            logger.warning("final dropped: not as agreed", extra=_describe(message, error))
+            logger.warning("event dropped: not as agreed", extra=_describe(message, error))
             await message.reject()
-        except CaptionNotStoredError as error:
-            logger.warning(
-                "caption not stored, its final comes again", extra=_describe(message, error)
-            )
+        except (CaptionNotStoredError, JetStreamError, JetStreamUnavailableError) as error:
+            logger.warning("event not joined, it comes again", extra=_describe(message, error))
+            await message.nack(delay=RETRY_S)
         else:
-            await message.ack()
+            await (message.ack() if again_ms is None else message.nack(delay=again_ms / 1_000))
 
     await broker.start()
     stack.push_async_callback(subscriber.stop)
     assert subscriber.subscription is not None
     health.register("pull", stale_after_s=PULL_STALE_S)
     watch_pulls(subscriber.subscription, bus, beat=lambda: health.beat("pull"))
+
+
+def _read(message: NatsMessage) -> Stored:
+    raw = message.raw_message
+    at_ms = int(raw.metadata.timestamp.timestamp() * 1_000)
+    event = parse_part(raw.subject, message.body)
+    return Stored(raw.metadata.sequence.stream, at_ms, event)
 
 
 async def _keep_message(message: StreamMessage[Msg]) -> StreamMessage[Msg]:

@@ -14,6 +14,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     nats_url: str = "nats://127.0.0.1:4222"
     """NATS server, or several separated by commas."""
+    deadline_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5.0
+    """How long a final waits for its translations, in seconds; the same in all correlators."""
     health_host: str = "127.0.0.1"
     """Address of /healthz and /readyz."""
     health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8082

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 import msgspec
@@ -24,6 +25,7 @@ __all__ = [
     "ensure",
     "fetch_last",
     "fetch_stored",
+    "parse_time_ms",
     "read_last",
     "read_sequence",
     "read_specs",
@@ -33,6 +35,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 2.0
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059})
 """Consumer, message and stream not found."""
 _NAME_IN_USE: Final = frozenset({10058, 10013, 10148})
@@ -87,6 +91,18 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     sequence: int
     payload: bytes
+    time: str = ""
+    """When it was stored: RFC 3339, on the server's clock."""
+
+    @property
+    def stored_at_ms(self) -> int:
+        """When it was stored, ms since 1970, rounded down."""
+        return parse_time_ms(self.time)
+
+
+def parse_time_ms(text: str) -> int:
+    """Return what the server writes as RFC 3339, in ms since 1970, rounded down."""
+    return (datetime.fromisoformat(text) - _EPOCH) // _MS
 
 
 async def request_api(bus: BusConnection, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,6 +232,7 @@ class _Stored(msgspec.Struct, frozen=True):
     subject: str
     seq: int
     data: str = ""
+    time: str = ""
 
 
 async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> StoredMessage | None:
@@ -234,7 +251,10 @@ async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> St
         raise JetStreamUnavailableError(str(error.err_code)) from None
     stored = msgspec.convert(answer["message"], _Stored)
     return StoredMessage(
-        subject=stored.subject, sequence=stored.seq, payload=base64.b64decode(stored.data)
+        subject=stored.subject,
+        sequence=stored.seq,
+        payload=base64.b64decode(stored.data),
+        time=stored.time,
     )
 
 
@@ -332,6 +352,7 @@ async def _get_batch(
                     subject=fields.get(b"Nats-Subject", b"").decode(),
                     sequence=_read_sequence(fields),
                     payload=payload,
+                    time=fields.get(b"Nats-Time-Stamp", b"").decode(),
                 )
             )
 

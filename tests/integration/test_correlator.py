@@ -19,8 +19,8 @@ from speechbus_contracts import (
     encode_event,
 )
 from speechbus_correlator.broker import BusBroker
-from speechbus_correlator.join import join_final
 from speechbus_runtime.bus import connect_bus
+from tests.support.caption_world import retracted_of, translation_of
 from tests.support.correlator import PATIENCE_S, bus_of, correlator, expected, final_of
 from tests.support.nats_server import NatsServer
 
@@ -56,7 +56,7 @@ def test_each_final_becomes_one_caption(server: NatsServer) -> None:
 def test_a_final_delivered_again_leaves_one_caption(server: NatsServer) -> None:
     """An acknowledgement may be lost, or its sender die before it; subscribers notice nothing."""
     finals = [final_of(index) for index in range(40)]
-    stored_before = join_final(finals[0], revision=0)
+    stored_before = expected(finals)[0]
 
     async def run() -> None:
         async with bus_of(server) as bus:
@@ -64,7 +64,7 @@ def test_a_final_delivered_again_leaves_one_caption(server: NatsServer) -> None:
             await bus.write_raw(
                 "speech.v1.caption.acme.s1",
                 encode_event(stored_before),
-                {MSG_ID: "s1-0:caption:0"},
+                {MSG_ID: "s1-0:caption:1"},
             )
             async with correlator(server.url):
                 await bus.write(*finals)
@@ -98,7 +98,7 @@ def test_two_instances_leave_one_caption(server: NatsServer) -> None:
 
 
 def test_a_correction_becomes_the_next_revision(server: NatsServer) -> None:
-    """Readers keep the highest revision; under the first one's id it would be dropped."""
+    """Readers keep the highest revision."""
     first = final_of(0)
     correction = final_of(0, revision=3, text="segment nought")
 
@@ -111,10 +111,7 @@ def test_a_correction_becomes_the_next_revision(server: NatsServer) -> None:
             await bus.deliver_again()
             await bus.settled()
 
-            assert await bus.captions() == [
-                join_final(first, revision=0),
-                join_final(correction, revision=1),
-            ]
+            assert await bus.captions() == expected([first, correction])
 
     asyncio.run(run())
 
@@ -243,7 +240,7 @@ FINAL_BYTES: Final = len(encode_event(final_of(0, text="")))
         b"swordfish \xff\x00",
         b'{"type": "segment.final", "text": "swordfish"}',
         encode_event(final_of(0, tenant="other", text="swordfish")),
-        # A caption holds its final and 150 bytes more: this one would not fit into a message.
+        # A caption holds its final and 190 bytes more: this one would not fit into a message.
         encode_event(final_of(0, text="swordfish".ljust(MESSAGE_BYTES_MAX - FINAL_BYTES - 50))),
     ],
     ids=["no JSON", "fields missing", "another tenant", "too large"],
@@ -257,7 +254,7 @@ def test_garbage_is_dropped_and_shown_to_nobody(server: NatsServer, garbage: byt
             await bus.write(final_of(1))
             await bus.settled()
 
-            assert await bus.captions() == expected([final_of(1)])
+            assert await bus.captions() == expected([final_of(1)], first=2)
             assert await process.probe("/healthz") == (200, [])
             assert await process.end(signal.SIGTERM) == 0
             dropped = [line for line in process.lines if '"WARNING"' in line]
@@ -317,5 +314,93 @@ def test_a_header_of_a_final_makes_it_publish_nothing(server: NatsServer) -> Non
             await bus.settled()
 
             assert await bus.captions() == expected([final_of(0)])
+
+    asyncio.run(run())
+
+
+def test_translations_are_joined_by_whoever_gets_them(server: NatsServer) -> None:
+    """They reach different instances; each caption is complete and right, at once."""
+    finals = [final_of(index, target_languages=("es", "pt")) for index in range(60)]
+    translations = [
+        translation_of(final, language, source_sequence=sequence)
+        for sequence, final in enumerate(finals, start=1)
+        for language in ("pt", "es")
+    ]
+
+    async def run() -> None:
+        async with (
+            bus_of(server) as bus,
+            correlator(server.url, deadline_s=60.0),
+            correlator(server.url, deadline_s=60.0),
+        ):
+            await bus.write(*finals, *translations)
+            await bus.captions_of(len(finals))
+            await bus.deliver_again()
+            await bus.captions_of(len(finals))
+
+            told = {
+                caption.transcription_id: (caption.state, caption.source, caption.translations)
+                for caption in await bus.captions()
+            }
+            assert told == {
+                final.transcription_id: (
+                    "complete",
+                    final,
+                    {language: f"{language} of {final.text}" for language in ("es", "pt")},
+                )
+                for final in finals
+            }
+
+    asyncio.run(run())
+
+
+def test_a_deadline_that_passes_while_nobody_runs_is_kept(server: NatsServer) -> None:
+    """The deadline lies in JetStream, not in a process."""
+    final = final_of(0, target_languages=("es", "pt"))
+    es = translation_of(final, "es", source_sequence=1)
+    pt = translation_of(final, "pt", source_sequence=1)
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            async with correlator(server.url, deadline_s=1.5) as first:
+                await bus.write(final, es)
+                await bus.delivered(2)
+                assert await first.end(signal.SIGKILL) == -signal.SIGKILL
+            await bus.clock_at_ms(1_500, behind=1)
+            assert await bus.captions() == []
+
+            async with correlator(server.url, deadline_s=1.5):
+                (incomplete,) = await bus.captions_of(1)
+                await bus.write(pt)
+                (_, late) = await bus.captions_of(2)
+
+            assert (incomplete.revision, incomplete.state, incomplete.missing) == (
+                2,
+                "incomplete",
+                ("pt",),
+            )
+            assert (late.revision, late.state, late.missing) == (3, "late", ())
+
+    asyncio.run(run())
+
+
+def test_a_translation_before_its_final_and_one_without_a_source(server: NatsServer) -> None:
+    """Two writers have no order between them; a source may not be told."""
+    final = final_of(0, target_languages=("es",))
+    early = translation_of(final, "es", source_sequence=None)
+
+    async def run() -> None:
+        async with bus_of(server) as bus, correlator(server.url, deadline_s=60.0):
+            await bus.write(early)
+            await bus.delivered(1)
+            await bus.write(final)
+            (caption,) = await bus.captions_of(1)
+
+            assert (caption.state, caption.translations) == ("complete", {"es": early.text})
+
+            await bus.write(retracted_of(final))
+            (_, gone) = await bus.captions_of(2)
+
+            assert gone.is_retracted
 
     asyncio.run(run())

@@ -4,9 +4,9 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Any, Final, Literal
 
 import httpx
 import msgspec
@@ -17,15 +17,23 @@ from speechbus_contracts import (
     TRANSCRIPT_STORE,
     CaptionJoined,
     SegmentFinal,
+    SegmentRetracted,
+    TranslationFinal,
+    TranslationMissing,
     WriteSubject,
     build_caption_store,
     build_correlator_consumer,
+    build_dedup_headers,
     build_transcript_store,
     build_transcription_id,
     decode_event,
     encode_event,
+    event_dedup_id,
+    segment_dedup_id,
+    translation_dedup_id,
+    translation_missing_dedup_id,
 )
-from speechbus_correlator.join import join_final
+from speechbus_correlator.join import Part, Stored, join
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
 from speechbus_runtime.jetstream import (
     ConsumerSpec,
@@ -33,6 +41,7 @@ from speechbus_runtime.jetstream import (
     StreamSpec,
     ensure,
     fetch_stored,
+    parse_time_ms,
     request_api,
 )
 from speechbus_runtime.publisher import AckedPublisher
@@ -108,7 +117,7 @@ class Correlator:
 
 @asynccontextmanager
 async def correlator(
-    url: str, *, until: str | None = "correlator started"
+    url: str, *, until: str | None = "correlator started", deadline_s: float = 0.3
 ) -> AsyncGenerator[Correlator]:
     """Run one process; it has logged `until` when the block starts."""
     with socket.socket() as free:
@@ -121,6 +130,7 @@ async def correlator(
         env={
             "SPEECHBUS_CORRELATOR_NATS_URL": url,
             "SPEECHBUS_CORRELATOR_HEALTH_PORT": str(port),
+            "SPEECHBUS_CORRELATOR_DEADLINE_S": str(deadline_s),
             "SPEECHBUS_CORRELATOR_LOG_LEVEL": "DEBUG",
         },
         stderr=asyncio.subprocess.PIPE,
@@ -148,17 +158,19 @@ class Bus:
         await ensure(self._bus, STREAMS, [CONSUMER])
 
     async def deliver_again(self) -> None:
-        """Make every final come again, as after lost acknowledgements."""
+        """Make every event come again, as after lost acknowledgements."""
         await request_api(
             self._bus, f"CONSUMER.DELETE.{TRANSCRIPT_STORE}.{CORRELATOR_CONSUMER}", {}
         )
         await self.bootstrap()
 
-    async def write(self, *finals: SegmentFinal) -> None:
-        """Store finals as a worker does."""
-        for final in finals:
-            subject = WriteSubject(final.tenant, final.stream_id, "final")
-            await self.write_raw(str(subject), encode_event(final))
+    async def write(self, *events: Part) -> None:
+        """Store events as workers and translators do."""
+        for event in events:
+            kind, dedup_id = _describe(event)
+            language = getattr(event, "language", None) if kind == "translation" else None
+            subject = WriteSubject(event.tenant, event.stream_id, kind, language)
+            await self.write_raw(str(subject), encode_event(event), build_dedup_headers(dedup_id))
 
     async def write_raw(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
@@ -167,15 +179,8 @@ class Bus:
         await self._publisher.publish(subject, payload, headers=encode_headers(headers or {}))
 
     async def settled(self) -> None:
-        """Return when every stored final was acknowledged or refused."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                info = await request_api(
-                    self._bus, f"CONSUMER.INFO.{TRANSCRIPT_STORE}.{CORRELATOR_CONSUMER}", {}
-                )
-                if info["num_pending"] == info["num_ack_pending"] == 0:
-                    return
-                await asyncio.sleep(POLL_S)
+        """Return when every stored event was acknowledged or refused."""
+        await self._until(lambda info: info["num_pending"] == info["num_ack_pending"] == 0)
 
     async def stored(self) -> list[StoredMessage]:
         """Return the captions as they lie in JetStream."""
@@ -186,6 +191,35 @@ class Bus:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 if await self.stored():
+                    return
+                await asyncio.sleep(POLL_S)
+
+    async def delivered(self, n: int) -> None:
+        """Return when so many events have been delivered and none waits to be."""
+        await self._until(lambda info: info["delivered"]["stream_seq"] >= n)
+
+    async def clock_at_ms(self, ms: int, *, behind: int) -> None:
+        """Return when the store's clock is so far behind the time of a stored event."""
+        stored = await fetch_stored(
+            self._bus, TRANSCRIPT_STORE, "speech.v1.write.>", start_sequence=behind
+        )
+        due_ms = stored[0].stored_at_ms + ms
+        await self._until(lambda info: parse_time_ms(info["ts"]) > due_ms)
+
+    async def captions_of(self, n: int) -> list[CaptionJoined]:
+        """Return the captions as soon as there are `n`."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                captions = await self.captions()
+                if len(captions) >= n:
+                    return captions
+                await asyncio.sleep(POLL_S)
+
+    async def _until(self, holds: Callable[[Mapping[str, Any]], bool]) -> None:
+        call = f"CONSUMER.INFO.{TRANSCRIPT_STORE}.{CORRELATOR_CONSUMER}"
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if holds(await request_api(self._bus, call, {})):
                     return
                 await asyncio.sleep(POLL_S)
 
@@ -209,6 +243,20 @@ async def bus_of(server: NatsServer, *, is_bootstrapped: bool = True) -> AsyncGe
         yield bus
 
 
+def _describe(event: Part) -> tuple[Literal["final", "retracted", "translation"], str]:
+    name = event.transcription_id
+    match event:
+        case SegmentFinal():
+            return "final", segment_dedup_id(name, event.revision)
+        case SegmentRetracted():
+            return "retracted", event_dedup_id(event.stream_id, "retracted", event.index)
+        case TranslationFinal():
+            return "translation", translation_dedup_id(name, event.language, event.revision)
+        case TranslationMissing():
+            dedup_id = translation_missing_dedup_id(name, event.language, event.revision)
+            return "translation", dedup_id
+
+
 def final_of(index: int, *, stream_id: str = "s1", **changed: object) -> SegmentFinal:
     """One final."""
     final = SegmentFinal(
@@ -230,7 +278,13 @@ def final_of(index: int, *, stream_id: str = "s1", **changed: object) -> Segment
     return msgspec.structs.replace(final, **changed)
 
 
-def expected(finals: Sequence[SegmentFinal]) -> list[CaptionJoined]:
-    """Return one caption for each final, in the order of `Bus.captions`."""
-    captions = [join_final(final, revision=0) for final in finals]
+def expected(finals: Sequence[SegmentFinal], *, first: int = 1) -> list[CaptionJoined]:
+    """Return one caption for each final, in the order of `Bus.captions`.
+
+    Args:
+        finals: without gaps in the log.
+        first: sequence of the first.
+    """
+    stored = (Stored(sequence, 0, final) for sequence, final in enumerate(finals, start=first))
+    captions = [joined.caption for each in stored if (joined := join([each], wait_ms=0))]
     return sorted(captions, key=lambda each: each.transcription_id)

@@ -19,7 +19,7 @@ from speechbus_contracts import (
 from tests.support.contract_strategies import Json, events, json_values, members_of
 
 SPOKEN = "the password is swordfish"
-MAPS = ("translations", "consumed")
+MAPS = ("translations", "reasons", "consumed")
 """Fields whose object is a map: a further key there is a further entry."""
 
 

@@ -29,6 +29,7 @@ from speechbus_contracts import (
     build_session_store,
     build_shard,
     build_transcript_store,
+    build_translator_consumer,
     parse_subject,
     parse_token,
 )
@@ -284,8 +285,12 @@ def test_what_is_written_is_read_under_the_same_name(
 
 
 @given(subject=subjects())
-def test_the_correlator_gets_finals_only(subject: Subject) -> None:
-    """It joins finals; everything else on the write tree would wake it for nothing."""
-    is_final = isinstance(subject, WriteSubject) and subject.kind == "final"
+def test_correlators_and_translators_get_what_they_need_and_no_more(subject: Subject) -> None:
+    """Everything else on the write tree would wake them for nothing."""
+    kind = subject.kind if isinstance(subject, WriteSubject) else None
+    filters = build_correlator_consumer()["filter_subjects"]
+    is_joined = any(_matches(pattern, str(subject)) for pattern in filters)
+    is_translated = _matches(build_translator_consumer()["filter_subject"], str(subject))
 
-    assert _matches(build_correlator_consumer()["filter_subject"], str(subject)) == is_final
+    assert is_joined == (kind in {"final", "retracted", "translation"})
+    assert is_translated == (kind == "final")

@@ -1,0 +1,268 @@
+"""The log, the caption store and any number of correlators, in memory and in virtual time."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from speechbus_contracts import (
+    CaptionJoined,
+    SegmentFinal,
+    SegmentRetracted,
+    TranslationFinal,
+    TranslationMissing,
+)
+from speechbus_correlator.correlator import Correlator
+from speechbus_correlator.join import ORPHAN_AFTER_MS, Part, Stored
+from tests.support.correlator import final_of
+
+__all__ = ["WAIT_MS", "World", "draw_log", "missing_of", "retracted_of", "translation_of"]
+
+WAIT_MS: Final = 5_000
+LANGUAGES: Final = ("es", "pt")
+INSTANCES: Final = 3
+DELAYS_MS: Final = (-130_000, -4_000, -1, 0, 1, 300, 4_999, 5_001, 9_000, 200_000)
+"""Of translations, behind their final."""
+
+
+class _CrashError(Exception):
+    """An instance died here."""
+
+
+class World:
+    """What JetStream would do for the correlators, faults included.
+
+    Args:
+        log: everything that is ever stored, in order.
+        faults: draws faults; None: each event is delivered at once, to one instance, once.
+        outage: from and to, in ms; nobody runs then.
+    """
+
+    def __init__(
+        self,
+        log: Sequence[Stored],
+        *,
+        faults: random.Random | None = None,
+        outage: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.captions: dict[tuple[str, int], CaptionJoined] = {}
+        self.published_at_ms: dict[tuple[str, int], int] = {}
+        self._log = log
+        self._faults = faults
+        self._outage = outage
+        self._now_ms = 0
+        self._instances = [self._start() for _ in range(INSTANCES if faults else 1)]
+
+    def _start(self) -> Correlator:
+        return Correlator(self, self._publish, wait_ms=WAIT_MS)
+
+    def run(self) -> None:
+        """Deliver until nothing is left."""
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        due = [(event.at_ms, event.sequence) for event in self._log]
+        while due:
+            due.sort()
+            due_ms, sequence = due.pop(self._pick(len(due), among_first=4))
+            self._now_ms = max(self._now_ms, due_ms)
+            if self._outage[0] <= self._now_ms < self._outage[1]:
+                self._now_ms = self._outage[1]
+            event = next(each for each in self._log if each.sequence == sequence)
+            which = self._pick(len(self._instances))
+            try:
+                again_ms = await self._instances[which].handle(
+                    event, now_ms=self._now_ms + self._skew_ms()
+                )
+            except _CrashError:
+                self._instances[which] = self._start()
+                again_ms = 10_000
+            if again_ms is not None:
+                due.append((self._now_ms + again_ms, sequence))
+            elif self._happens(0.15):  # the acknowledgement was lost
+                due.append((self._now_ms + 10_000, sequence))
+
+    def current(self) -> dict[str, CaptionJoined]:
+        """Return what readers keep: the highest revision of each segment."""
+        return {
+            transcription_id: caption
+            for (transcription_id, _), caption in sorted(self.captions.items())
+        }
+
+    def orphans(self) -> set[int]:
+        """Return the sequences of translations that were told as orphans."""
+        return {each.revision for each in self.captions.values() if each.state == "orphan"}
+
+    # --- faults --------------------------------------------------------------------------------
+
+    def _pick(self, n: int, *, among_first: int | None = None) -> int:
+        return 0 if self._faults is None else self._faults.randrange(min(n, among_first or n))
+
+    def _happens(self, share: float) -> bool:
+        return self._faults is not None and self._faults.random() < share
+
+    def _skew_ms(self) -> int:
+        return 0 if self._faults is None else self._faults.choice((-2_000, 0, 2_000))
+
+    async def _publish(self, caption: CaptionJoined) -> None:
+        key = (caption.transcription_id, caption.revision)
+        if self._happens(0.1):
+            raise _CrashError
+        # Whoever makes a revision makes the same one.
+        assert self.captions.setdefault(key, caption) == caption
+        self.published_at_ms.setdefault(key, self._now_ms)
+        if self._happens(0.1):
+            raise _CrashError
+
+    # --- SegmentLog ----------------------------------------------------------------------------
+
+    async def read(
+        self,
+        segment: Stored,
+        *,
+        from_sequence: int,
+        to_sequence: int | None = None,
+        to_ms: int | None = None,
+    ) -> list[Stored]:
+        """Look at the log."""
+        return self._find(
+            segment,
+            lambda each: (
+                each.sequence >= from_sequence
+                and (to_sequence is None or each.sequence <= to_sequence)
+                and (to_ms is None or each.at_ms <= to_ms)
+            ),
+        )
+
+    async def read_translations_before(self, final: Stored) -> list[Stored]:
+        """Look at the log."""
+        return self._find(
+            final,
+            lambda each: (
+                each.sequence < final.sequence
+                and each.at_ms >= final.at_ms - ORPHAN_AFTER_MS
+                and not isinstance(each.event, SegmentFinal)
+            ),
+        )
+
+    async def find_finals(self, segment: Stored) -> list[Stored]:
+        """Look at the log."""
+        return self._find(segment, lambda each: isinstance(each.event, SegmentFinal))
+
+    async def read_clock(self) -> int:
+        """Tell the time."""
+        return self._now_ms
+
+    def _find(self, segment: Stored, holds: Callable[[Stored], bool]) -> list[Stored]:
+        name = segment.event.transcription_id
+        return [
+            each
+            for each in self._log
+            if each.event.transcription_id == name and each.at_ms <= self._now_ms and holds(each)
+        ]
+
+
+def translation_of(
+    final: SegmentFinal, language: str, *, text: str | None = None, source_sequence: int | None
+) -> TranslationFinal:
+    """One translation."""
+    return TranslationFinal(
+        stream_id=final.stream_id,
+        tenant=final.tenant,
+        transcription_id=final.transcription_id,
+        language=language,
+        text=f"{language} of {final.text}" if text is None else text,
+        start_ms=final.start_ms,
+        end_ms=final.end_ms,
+        provider="test",
+        revision=final.revision,
+        source_sequence=source_sequence,
+    )
+
+
+def missing_of(
+    final: SegmentFinal, language: str, *, source_sequence: int | None
+) -> TranslationMissing:
+    """Nobody translates it."""
+    return TranslationMissing(
+        stream_id=final.stream_id,
+        tenant=final.tenant,
+        transcription_id=final.transcription_id,
+        language=language,
+        revision=final.revision,
+        reason="no_engine",
+        source_sequence=source_sequence,
+    )
+
+
+def retracted_of(final: SegmentFinal) -> SegmentRetracted:
+    """A final is taken back."""
+    return SegmentRetracted(
+        stream_id=final.stream_id,
+        tenant=final.tenant,
+        transcription_id=final.transcription_id,
+        index=final.index,
+        epoch=final.epoch,
+        finals=0,
+    )
+
+
+def draw_log(chance: random.Random) -> list[Stored]:
+    """Build what might lie in the log of a stream.
+
+    Segments with corrections and retractions; translations in any order around them, twice, not at
+    all, of nothing, in other languages, with and without a right word about their source.
+    """
+    parts: list[tuple[int, Part, int]] = []  # when, what, and which of those of one moment first
+    for index in range(chance.randint(1, 3)):
+        parts += _draw_segment(chance, index)
+    chance.shuffle(parts)
+    parts.sort(key=lambda part: (part[0], part[2] if chance.random() < 0.8 else 0))
+    start_ms = 200_000 - min((at_ms for at_ms, _, _ in parts), default=0)
+    log: list[Stored] = []
+    sequences: dict[tuple[str, int], int] = {}
+    for sequence, (at_ms, event, _) in enumerate(parts, start=1):
+        if isinstance(event, SegmentFinal):
+            sequences[event.transcription_id, event.revision] = sequence
+        elif not isinstance(event, SegmentRetracted):
+            source = sequences.get((event.transcription_id, event.revision))
+            if source is not None and chance.random() < 0.2:
+                source = chance.choice((None, 1, sequence + 1))
+            event = msgspec.structs.replace(event, source_sequence=source)
+        log.append(Stored(sequence, start_ms + at_ms, event))
+    return log
+
+
+def _draw_segment(chance: random.Random, index: int) -> list[tuple[int, Part, int]]:
+    parts: list[tuple[int, Part, int]] = []
+    at_ms = chance.randrange(0, 20_000)
+    targets = chance.choice(((), ("es",), LANGUAGES))
+    has_final = chance.random() < 0.85
+    final = final_of(index, target_languages=targets)
+    for revision in range(2, 2 + chance.choice((1, 1, 1, 2))):
+        text = f"segment {index} revision {revision}"
+        final = msgspec.structs.replace(final, revision=revision, text=text)
+        if has_final:
+            parts.append((at_ms, final, 0))
+        for language in (*LANGUAGES, *(("fr",) if chance.random() < 0.1 else ())):
+            parts += _draw_translations(chance, final, language, at_ms)
+        at_ms += chance.choice((1, 2_000, 7_000))
+    if has_final and chance.random() < 0.15:
+        parts.append((at_ms, retracted_of(final), 0))
+    return parts
+
+
+def _draw_translations(
+    chance: random.Random, final: SegmentFinal, language: str, at_ms: int
+) -> list[tuple[int, Part, int]]:
+    parts: list[tuple[int, Part, int]] = []
+    for number in range(chance.choice((0, 1, 1, 1, 2))):
+        text = f"{language} {number} of {final.text}"
+        event = translation_of(final, language, text=text, source_sequence=None)
+        parts.append((at_ms + chance.choice(DELAYS_MS), event, 1))
+    if chance.random() < 0.2:
+        missing = missing_of(final, language, source_sequence=None)
+        parts.append((at_ms + chance.choice((0, 200, 6_000)), missing, 1))
+    return parts
