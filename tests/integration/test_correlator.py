@@ -18,8 +18,8 @@ from speechbus_contracts import (
     TRANSCRIPT_STORE,
     encode_event,
 )
-from speechbus_correlator.broker import BusBroker
 from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.pull_broker import BusBroker
 from tests.support.caption_world import retracted_of, translation_of
 from tests.support.correlator import PATIENCE_S, bus_of, correlator, expected, final_of
 from tests.support.nats_server import NatsServer
@@ -142,7 +142,7 @@ def test_it_goes_on_after_a_restart_of_nats(server: NatsServer) -> None:
     async def run() -> None:
         async with correlator(server.url, until="waiting for JetStream objects") as process:
             async with bus_of(server) as bus:
-                await process.wait_for("correlator started")
+                await process.wait_for("service started")
                 await bus.write(*finals[:20])
                 await bus.settled()
                 await bus.write(*finals[20:40])
@@ -176,7 +176,7 @@ def test_it_waits_for_bootstrap_and_says_so_once(server: NatsServer) -> None:
             assert await process.probe("/readyz") == (503, ["phase", "objects"])
 
             await bus.bootstrap()
-            await process.wait_for("correlator started")
+            await process.wait_for("service started")
 
             assert await process.probe("/readyz") == (200, [])
             assert process.events().count("waiting for JetStream objects") == 1

@@ -117,7 +117,7 @@ class Correlator:
 
 @asynccontextmanager
 async def correlator(
-    url: str, *, until: str | None = "correlator started", deadline_s: float = 0.3
+    url: str, *, until: str | None = "service started", deadline_s: float = 0.3
 ) -> AsyncGenerator[Correlator]:
     """Run one process; it has logged `until` when the block starts."""
     with socket.socket() as free:
