@@ -17,6 +17,7 @@ from speechbus_contracts import (
     JOBS_CONSUMER,
     JOBS_STORE,
     TRANSCRIPT_STORE,
+    TRANSLATOR_CONSUMER,
     build_audio_store,
     build_caption_store,
     build_correlator_consumer,
@@ -24,6 +25,7 @@ from speechbus_contracts import (
     build_jobs_store,
     build_session_store,
     build_transcript_store,
+    build_translator_consumer,
 )
 from speechbus_runtime.jetstream import (
     ConsumerSpec,
@@ -99,6 +101,11 @@ def build_specs(
             jetstream_name=TRANSCRIPT_STORE,
             name=CORRELATOR_CONSUMER,
             config=build_correlator_consumer(),
+        ),
+        ConsumerSpec(
+            jetstream_name=TRANSCRIPT_STORE,
+            name=TRANSLATOR_CONSUMER,
+            config=build_translator_consumer(),
         ),
     ]
     return [StreamSpec(name=name, config=config) for name, config in stores], consumers

@@ -31,7 +31,7 @@ _HONESTY: Final = (
     " general, one in four of clear US read speech; it proves that the pipe works and is no"
     " product. A better engine comes with a provider's key."
 )
-_LINES_SHOWN: Final = frozenset({"final", "correction", "gap"})
+_LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
 
 
 class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +41,8 @@ class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the recordings."""
     is_once: bool
     """End after the first passage."""
+    target_languages: tuple[str, ...] = ()
+    """Translations to show."""
 
 
 class Clip(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +148,7 @@ async def play_demo(options: DemoOptions, *, url: str, key: str, screen: Screen)
     while True:
         screen.print_line("")
         screen.print_line(f"Playing {recordings.reader}.")
-        hearing = await _play_passage(clips, url=url, key=key, screen=screen)
+        hearing = await _play_passage(clips, options, url=url, key=key, screen=screen)
         for line in describe_hearing(clips, hearing):
             screen.print_line(line)
         if options.is_once:
@@ -158,7 +160,9 @@ async def play_demo(options: DemoOptions, *, url: str, key: str, screen: Screen)
         screen.print_line("Once more, for the page; end with Ctrl-C.", kind="note")
 
 
-async def _play_passage(clips: Sequence[Clip], *, url: str, key: str, screen: Screen) -> Hearing:
+async def _play_passage(
+    clips: Sequence[Clip], options: DemoOptions, *, url: str, key: str, screen: Screen
+) -> Hearing:
     hearing = Hearing()
     rate = clips[0].audio.sample_rate_hz
 
@@ -181,7 +185,9 @@ async def _play_passage(clips: Sequence[Clip], *, url: str, key: str, screen: Sc
         closed = await stream_audio(
             url,
             key=key,
-            request=StreamRequest(sample_rate_hz=rate, language="en"),
+            request=StreamRequest(
+                sample_rate_hz=rate, language="en", target_languages=options.target_languages
+            ),
             audio=pace_chunks(
                 _read_passage(clips, rate), sample_rate_hz=rate, on_start=hearing.begin
             ),

@@ -47,6 +47,8 @@ READY_TIMEOUT_S: Final = 60.0
 POLL_INTERVAL_S: Final = 0.1
 STOP_ORDER_NATS: Final = 3
 WORKERS_MAX: Final = 64
+DEMO_LANGUAGES: Final = "es"
+"""What the smallest set of Apertium packages has for English."""
 
 
 class _Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,7 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...]
     environment: Mapping[str, str]
     demo: DemoOptions | None
+    translates: bool
 
 
 @click.command(
@@ -67,6 +70,7 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
 Examples:
   speechbus dev
   speechbus dev --demo
+  speechbus dev --demo --translate es
   speechbus dev --listen 127.0.0.1:0 --workers 1 --data .cache/dev
 \b
 It prints its addresses, one per line (page, nats, key), then a line that starts with `ready`.
@@ -74,8 +78,8 @@ It prints its addresses, one per line (page, nats, key), then a line that starts
 Environment:
   {API_KEYS}  tenant:key,...; default dev:dev
   SPEECHBUS_NATS_URL         like --nats-url
-  SPEECHBUS_BOOTSTRAP_*, SPEECHBUS_INGEST_*, SPEECHBUS_TRANSCRIBER_*, SPEECHBUS_CORRELATOR_*
-                             go to the services, beside what this command sets
+  SPEECHBUS_BOOTSTRAP_*, SPEECHBUS_INGEST_*, SPEECHBUS_TRANSCRIBER_*, SPEECHBUS_CORRELATOR_*,
+  SPEECHBUS_TRANSLATOR_*     go to the services, beside what this command sets
 \b
 Exit codes: 0 ended by Ctrl-C or SIGTERM, or the demo is over; 1 a service could not be kept
 running; 2 wrong arguments; 3 cannot connect to --nats-url; 4 user not accepted there;
@@ -113,6 +117,15 @@ running; 2 wrong arguments; 3 cannot connect to --nats-url; 4 user not accepted 
     metavar="DIR",
     help="Keep stores and logs there; default: a temporary folder, removed at a clean end.",
 )
+@click.option(
+    "--translate",
+    is_flag=False,
+    flag_value=DEMO_LANGUAGES,
+    default=None,
+    metavar="[TAGS]",
+    help="Run a translator for streams that ask for translations; with --demo ask for these."
+    f"  [default of TAGS: {DEMO_LANGUAGES}]",
+)
 @click.option("--demo", is_flag=True, help="Play recorded speech and show what is understood.")
 @click.option("--once", is_flag=True, help="With --demo: end after the passage.")
 @click.option(
@@ -130,6 +143,7 @@ def dev(
     workers: int,
     providers: str | None,
     data: Path | None,
+    translate: str | None,
     demo: bool,
     once: bool,
     speech: Path,
@@ -158,7 +172,12 @@ def dev(
             workers=workers,
             providers=chosen if providers is None else split_names(providers),
             environment=environment,
-            demo=DemoOptions(cache=speech, is_once=once) if demo else None,
+            demo=DemoOptions(
+                cache=speech, is_once=once, target_languages=split_names(translate or "")
+            )
+            if demo
+            else None,
+            translates=translate is not None,
         )
         check_services(_build_specs(options, settings, nats_url or settings.nats_url))
         run_until_stopped(lambda signals: _run(options, settings, screen, signals))
@@ -245,6 +264,7 @@ def _build_specs(options: _Options, settings: BootstrapSettings, nats_url: str) 
         workers=options.workers,
         providers=options.providers,
         environment=options.environment,
+        translates=options.translates,
     )
 
 

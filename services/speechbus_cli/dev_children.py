@@ -17,7 +17,7 @@ from speechbus_runtime.settings import SettingsError, read_settings
 
 __all__ = ["DevPlace", "build_service_specs", "check_services", "choose_place", "parse_listen"]
 
-STOP_ORDER: Final = {"ingest": 0, "transcriber": 1, "correlator": 2}
+STOP_ORDER: Final = {"ingest": 0, "transcriber": 1, "correlator": 2, "translator": 2}
 """Against the flow of the data: first nothing new comes in, last NATS goes."""
 DRAIN_S: Final = "2"
 """Seconds a service gives its streams: everything ends together here, so nobody takes them over."""
@@ -104,8 +104,9 @@ def build_service_specs(
     workers: int,
     providers: tuple[str, ...],
     environment: Mapping[str, str],
+    translates: bool = False,
 ) -> list[ChildSpec]:
-    """Return how to run the correlator, the transcribers and ingest, in the order to start them.
+    """Return how to run the services, in the order to start them: against the flow of the data.
 
     Args:
         place: where ingest listens.
@@ -115,6 +116,7 @@ def build_service_specs(
         workers: number of transcribers.
         providers: of the transcribers, in the order to try.
         environment: of this process; the services inherit it.
+        translates: whether a translator is among them.
     """
     stores = {"SHARDS": str(settings.shards)}
     # The person's own variables win over the second mapping, never over the first.
@@ -131,7 +133,7 @@ def build_service_specs(
         {"NATS_URL": nats_url, "PROVIDERS": ",".join(providers), "HEALTH_PORT": "0", **stores},
         {"DRAIN_S": DRAIN_S},
     )
-    correlator = ({"NATS_URL": nats_url, "HEALTH_PORT": "0"}, dict[str, str]())
+    consumers = ({"NATS_URL": nats_url, "HEALTH_PORT": "0"}, dict[str, str]())
 
     def build(service: str, name: str, values: tuple[dict[str, str], dict[str, str]]) -> ChildSpec:
         return ChildSpec(
@@ -143,7 +145,8 @@ def build_service_specs(
         )
 
     return [
-        build("correlator", "correlator", correlator),
+        build("correlator", "correlator", consumers),
+        *([build("translator", "translator", consumers)] if translates else []),
         *(
             build("transcriber", f"transcriber-{number}", transcriber)
             for number in range(1, workers + 1)

@@ -60,7 +60,7 @@ def _check_python() -> Check:
 
 def _check_packages() -> Check:
     missing: list[str] = []
-    for service in ("ingest", "transcriber", "correlator"):
+    for service in ("ingest", "transcriber", "correlator", "translator"):
         try:
             importlib.import_module(f"speechbus_{service}.service")
         except ImportError as error:
@@ -72,7 +72,7 @@ def _check_packages() -> Check:
             found=f"cannot import {', '.join(sorted(set(missing)))}",
             remedy="Install again: `make setup` in a checkout.",
         )
-    return Check(name="services", state="ok", found="ingest, transcriber, correlator")
+    return Check(name="services", state="ok", found="ingest, transcriber, correlator, translator")
 
 
 def _check_accounts() -> Check:

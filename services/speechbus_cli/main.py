@@ -21,6 +21,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "ingest": "speechbus_cli.services:ingest",
     "transcriber": "speechbus_cli.services:transcriber",
     "correlator": "speechbus_cli.services:correlator",
+    "translator": "speechbus_cli.services:translator",
     "simulate": "speechbus_cli.simulate:simulate",
     "schema": "speechbus_cli.schema:schema",
 }

@@ -1,4 +1,4 @@
-"""`speechbus ingest`, `transcriber`, `correlator`: one service each, as containers start it."""
+"""`speechbus ingest`, `transcriber`, …: one service each, as containers start it."""
 
 import importlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import click
 from speechbus_cli.errors import FailedError
 from speechbus_cli.variables import VariablesCommand
 
-__all__ = ["correlator", "ingest", "transcriber"]
+__all__ = ["correlator", "ingest", "transcriber", "translator"]
 
 _EXIT_CODES = """\b
 Exit codes: 0 ended by a signal, streams handed over; 1 failed; 2 wrong settings, each is named.
@@ -73,3 +73,21 @@ def correlator() -> int:
     Start as many as you like: any of them can join anything.
     """
     return _serve("correlator")
+
+
+@click.command(
+    cls=VariablesCommand,
+    settings="speechbus_translator.settings:Settings",
+    prefix="SPEECHBUS_TRANSLATOR_",
+    epilog=f"""\b
+Example:
+  SPEECHBUS_TRANSLATOR_LIBRETRANSLATE_URL=http://127.0.0.1:5000 speechbus translator
+{_EXIT_CODES}""",
+)
+def translator() -> int:
+    """Translate finals of streams whose provider does not translate.
+
+    Start as many as you like: they share the finals. Without an engine for a pair of languages,
+    captions say so.
+    """
+    return _serve("translator")

@@ -31,8 +31,8 @@ STDIN: Final = "-"
 _LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
 _BYTES_PER_SAMPLE: Final = 2
 _TRANSLATION_NOTE: Final = (
-    "note: no translation came: of the providers only Palabra translates; captions say what is"
-    " missing"
+    "note: no translation came: run a translator with an engine for the pair (`speechbus translator"
+    " --help`); captions say what is missing, and why"
 )
 
 
@@ -125,7 +125,7 @@ Exit codes: 0 done, 1 failed or a part of the audio was not transcribed, 2 wrong
     "--translate",
     default="",
     metavar="TAGS",
-    help="Translate into these (es,de), where the provider can: Palabra does.",
+    help="Translate into these (es,de); Palabra does, for others a translator must run.",
 )
 @click.option("--providers", default="", metavar="NAMES", help="Providers in the order to try.")
 @click.option("--fast", is_flag=True, help="As fast as the server takes it; default: as spoken.")

@@ -37,6 +37,8 @@ class SegmentContext(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     language: str | None
     target_languages: tuple[str, ...]
+    promised_languages: tuple[str, ...] = ()
+    """Those of them that the session's provider translates into."""
     channel: int | None = None
     """Of the source, as `stream.opened` says."""
 
@@ -246,4 +248,5 @@ def _build(
         confidence=heard.confidence,
         provider_transcription_id=heard.provider_transcription_id,
         target_languages=context.target_languages,
+        promised_languages=context.promised_languages,
     )

@@ -36,6 +36,7 @@ from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import Connections, SessionDriver
 from speechbus_transcriber.event_log import EventLog
 from speechbus_transcriber.live_output import LiveOutput
+from speechbus_transcriber.owed_translations import wait_for_translations
 from speechbus_transcriber.providers.interface import (
     ProviderError,
     ProviderProtocolError,
@@ -342,6 +343,7 @@ class StreamRun:
             provider=name,
             language=opened.language,
             target_languages=opened.target_languages,
+            promised_languages=opened.target_languages if provider.capabilities.translates else (),
             channel=opened.channel,
         )
         self._session_start = self._tail.position
@@ -437,6 +439,7 @@ class StreamRun:
             lost, self._lost = self._lost, None
             await self._output.lose(lost.from_sample, lost.to_sample, session, reason=lost.reason)
             return False
+        await wait_for_translations(self._context.control_bus, self._opened, self._output.owed)
         await self._output.close(
             session, reason=self._end_reason or "end", position=self._tail.position
         )

@@ -19,6 +19,7 @@ from speechbus_transcriber.capture_times import CaptureTimes
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.event_log import EventLog, LoggedEvent
 from speechbus_transcriber.live_output import LiveOutput
+from speechbus_transcriber.owed_translations import OwedTranslations
 from speechbus_transcriber.providers.interface import (
     Covered,
     Finished,
@@ -79,6 +80,7 @@ class StreamOutput:
         self._session: SegmentContext | None = None
         self._timeline = SessionTimeline(start_sample=0, sample_rate_hz=self._rate_hz)
         self._finals = SessionFinals()
+        self.owed = OwedTranslations()
         self._outbox: deque[LoggedEvent] = deque()
         # Chunk number and stream position of each flush the provider has not answered yet. One
         # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
@@ -300,3 +302,4 @@ class StreamOutput:
         else:
             if isinstance(event, SegmentFinal):
                 self._finals.note_stored(event, sequence)
+                self.owed.add(event, sequence)

@@ -39,6 +39,7 @@ def test_bootstrap_creates_everything_once(server: NatsServer) -> None:
             "SESSION",
             "JOBS/pool",
             "TRANSCRIPT/correlator-segments",
+            "TRANSCRIPT/translator-segments",
         ],
     ]
     assert {line.split()[0] for line in first.stdout.decode().splitlines()} == {"created"}

@@ -26,14 +26,20 @@ POLL_INTERVAL_S: Final = 0.02
 LOG_LINES: Final = 15
 """Of each service, in the report of a failed test."""
 
-ServiceKind = Literal["ingest", "transcriber", "correlator"]
+ServiceKind = Literal["ingest", "transcriber", "correlator", "translator"]
 
 PORT_SETTINGS: Final[Mapping[ServiceKind, str]] = {
     "ingest": "LISTEN_PORT",
     "transcriber": "HEALTH_PORT",
     "correlator": "HEALTH_PORT",
+    "translator": "HEALTH_PORT",
 }
-FIRST_TO_START: Final[tuple[ServiceKind, ...]] = ("correlator", "transcriber", "ingest")
+FIRST_TO_START: Final[tuple[ServiceKind, ...]] = (
+    "correlator",
+    "translator",
+    "transcriber",
+    "ingest",
+)
 
 
 class ServiceError(Exception):
@@ -217,9 +223,11 @@ class System:
         ingests: int = 1,
         transcribers: int = 1,
         correlators: int = 0,
+        translators: int = 0,
         ingest_settings: Mapping[str, str] | None = None,
         transcriber_settings: Mapping[str, str] | None = None,
         correlator_settings: Mapping[str, str] | None = None,
+        translator_settings: Mapping[str, str] | None = None,
         bootstrap_settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -230,9 +238,11 @@ class System:
             ingests: how many to start with.
             transcribers: how many to start with; they have the echo provider unless told otherwise.
             correlators: how many to start with.
+            translators: how many to start with.
             ingest_settings: by name without `SPEECHBUS_INGEST_`, for example `{"CHUNK_MS": "320"}`.
             transcriber_settings: likewise.
             correlator_settings: likewise.
+            translator_settings: likewise.
             bootstrap_settings: likewise, of `speechbus bootstrap`.
             environment: variables of other names, for all services.
         """
@@ -240,12 +250,14 @@ class System:
         self.ingests: list[Service] = []
         self.transcribers: list[Service] = []
         self.correlators: list[Service] = []
+        self.translators: list[Service] = []
         self._folder = folder
         self._ports: set[int] = set()
         self._counts: Mapping[ServiceKind, int] = {
             "ingest": ingests,
             "transcriber": transcribers,
             "correlator": correlators,
+            "translator": translators,
         }
         self._settings: Mapping[ServiceKind, Mapping[str, str]] = {
             "ingest": {
@@ -256,6 +268,7 @@ class System:
             },
             "transcriber": {"PROVIDERS": "echo", "DRAIN_S": "5", **(transcriber_settings or {})},
             "correlator": correlator_settings or {},
+            "translator": {"APERTIUM_MODES": "", **(translator_settings or {})},
         }
         self._bootstrap_settings = bootstrap_settings or {}
         self._environment = environment or {}
@@ -273,7 +286,7 @@ class System:
     @property
     def services(self) -> list[Service]:
         """All services, running or not."""
-        return [*self.correlators, *self.transcribers, *self.ingests]
+        return [*self.correlators, *self.translators, *self.transcribers, *self.ingests]
 
     def start(self) -> None:
         """Start everything and return when all of it is ready.
@@ -360,6 +373,7 @@ class System:
             "ingest": self.ingests,
             "transcriber": self.transcribers,
             "correlator": self.correlators,
+            "translator": self.translators,
         }[kind]
         service = Service(
             kind,

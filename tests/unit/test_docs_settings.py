@@ -16,12 +16,15 @@ from speechbus_ingest.settings import Settings as IngestSettings
 from speechbus_runtime.settings import SettingDescription, describe_settings
 from speechbus_transcriber.settings import SETTINGS_PREFIX as TRANSCRIBER_PREFIX
 from speechbus_transcriber.settings import Settings as TranscriberSettings
+from speechbus_translator.settings import SETTINGS_PREFIX as TRANSLATOR_PREFIX
+from speechbus_translator.settings import Settings as TranslatorSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
 KINDS: tuple[tuple[type[msgspec.Struct], str], ...] = (
     (IngestSettings, INGEST_PREFIX),
     (TranscriberSettings, TRANSCRIBER_PREFIX),
     (CorrelatorSettings, CORRELATOR_PREFIX),
+    (TranslatorSettings, TRANSLATOR_PREFIX),
     (BootstrapSettings, BOOTSTRAP_PREFIX),
 )
 
@@ -50,7 +53,9 @@ def spell_in_help(default: str) -> str:
     return "" if default == "none" else f"[{default.strip('`')}]"
 
 
-@pytest.mark.parametrize("command", ["ingest", "transcriber", "correlator", "bootstrap"])
+@pytest.mark.parametrize(
+    "command", ["ingest", "transcriber", "correlator", "translator", "bootstrap"]
+)
 def test_help_says_the_same(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A sentence that is cut in its middle helps nobody."""
     assert main([command, "--help"]) == 0

@@ -1,0 +1,1 @@
+"""Translates finals of streams whose provider does not."""

@@ -1,0 +1,1 @@
+"""What can translate a text, one module each."""

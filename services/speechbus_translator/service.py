@@ -1,0 +1,165 @@
+"""The translator as a service: finals in by a durable consumer, translations out."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from faststream.nats import NatsMessage
+
+from speechbus_contracts import (
+    TRANSCRIPT_STORE,
+    TRANSLATOR_CONSUMER,
+    ContractError,
+    TranslationFinal,
+    TranslationMissing,
+    WriteSubject,
+    build_dedup_headers,
+    build_translator_consumer,
+    encode_event,
+    translation_dedup_id,
+    translation_missing_dedup_id,
+)
+from speechbus_runtime.bus import BusConnection, encode_headers
+from speechbus_runtime.lifecycle import EXIT_SETTINGS, run_service
+from speechbus_runtime.logs import configure_logs
+from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError
+from speechbus_runtime.pull_service import (
+    STOP_MARGIN_S,
+    Handle,
+    PullService,
+    describe_message,
+    serve_pulls,
+)
+from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_translator.engines.apertium import Apertium
+from speechbus_translator.engines.ctranslate import CTranslate2, ModelFolderError
+from speechbus_translator.engines.interface import Engine
+from speechbus_translator.engines.libretranslate import LibreTranslate
+from speechbus_translator.pool import EnginePool
+from speechbus_translator.settings import SETTINGS_PREFIX, Settings
+from speechbus_translator.translator import HANDLE_WITHIN_S, StoredFinal, Translator, parse_final
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+SERVICE: Final = "translator"
+FINALS_IN_HAND_MAX: Final = 8
+"""Of one pull: as many as one engine takes at the same time by default."""
+PULLS: Final = 4
+"""One text that an engine holds for its whole time-out holds up a quarter."""
+
+
+def main() -> int:
+    """Run the service; return the process's exit code."""
+    try:
+        settings = read_settings(Settings, prefix=SETTINGS_PREFIX)
+        ctranslate2 = _load_ctranslate2(settings)
+    except (SettingsError, ModelFolderError) as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_SETTINGS
+    configure_logs(
+        service=SERVICE, level=settings.log_level, json_lines=settings.log_format == "json"
+    )
+    spec = PullService(
+        service=SERVICE,
+        nats_url=settings.nats_url,
+        health_host=settings.health_host,
+        health_port=settings.health_port,
+        jetstream_name=TRANSCRIPT_STORE,
+        consumer=TRANSLATOR_CONSUMER,
+        subject=build_translator_consumer()["filter_subject"],
+        stores=(),
+        in_hand_max=FINALS_IN_HAND_MAX,
+        pulls=PULLS,
+        handle_within_s=HANDLE_WITHIN_S,
+    )
+    return run_service(
+        lambda stop: serve_pulls(spec, stop, lambda bus: _prepare(bus, settings, ctranslate2)),
+        service=SERVICE,
+        stop_within_s=HANDLE_WITHIN_S + STOP_MARGIN_S,
+    )
+
+
+def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
+    if not settings.ctranslate2_dir:
+        return None
+    return CTranslate2(Path(settings.ctranslate2_dir), threads=settings.concurrency)
+
+
+@asynccontextmanager
+async def _prepare(
+    bus: BusConnection, settings: Settings, ctranslate2: CTranslate2 | None
+) -> AsyncGenerator[Handle]:
+    engines = _open_engines(settings, ctranslate2)
+    logger.info("engines", extra={"engines": [engine.name for engine in engines]})
+    pool = EnginePool(
+        engines,
+        timeout_s=settings.timeout_s,
+        concurrency=settings.concurrency,
+        now_s=asyncio.get_running_loop().time,
+    )
+    publisher = AckedPublisher(bus)
+
+    async def publish(event: TranslationFinal | TranslationMissing) -> None:
+        subject = WriteSubject(event.tenant, event.stream_id, "translation", event.language)
+        build_id = (
+            translation_dedup_id
+            if isinstance(event, TranslationFinal)
+            else translation_missing_dedup_id
+        )
+        dedup_id = build_id(event.transcription_id, event.language, event.revision)
+        headers = encode_headers(build_dedup_headers(dedup_id))
+        await publisher.publish(str(subject), encode_event(event), headers=headers)
+
+    translator = Translator(pool, publish, retry_for_s=settings.retry_for_s)
+
+    async def handle(message: NatsMessage) -> None:
+        try:
+            final = _read(message)
+            again_s = await translator.handle(final, now_ms=time.time_ns() // 1_000_000)
+        except* (ContractError, PublishRefusedError) as group:
+            error = group.exceptions[0]
+            logger.warning("final dropped: not as agreed", extra=describe_message(message, error))
+            await message.reject()
+        else:
+            await (message.ack() if again_s is None else message.nack(delay=again_s))
+
+    try:
+        yield handle
+    finally:
+        for engine in engines:
+            await engine.close()
+
+
+def _open_engines(settings: Settings, ctranslate2: CTranslate2 | None) -> list[Engine]:
+    """Return the engines there are, best first."""
+    engines: list[Engine] = [] if ctranslate2 is None else [ctranslate2]
+    if settings.libretranslate_url:
+        key = settings.libretranslate_api_key
+        engines.append(
+            LibreTranslate(
+                settings.libretranslate_url,
+                api_key="" if key is None else key.reveal(),
+                connections_max=settings.concurrency,
+            )
+        )
+    if settings.apertium_modes:
+        engines.append(Apertium(Path(settings.apertium_modes)))
+    return engines
+
+
+def _read(message: NatsMessage) -> StoredFinal:
+    raw = message.raw_message
+    metadata = raw.metadata
+    return StoredFinal(
+        metadata.sequence.stream,
+        int(metadata.timestamp.timestamp() * 1_000),
+        metadata.num_delivered or 1,
+        parse_final(raw.subject, message.body),
+    )
