@@ -85,7 +85,7 @@ Example:
 {_EXIT_CODES}""",
 )
 def translator() -> int:
-    """Translate finals of streams whose provider does not translate.
+    """Translate what providers do not.
 
     Start as many as you like: they share the finals. Without an engine for a pair of languages,
     captions say so.

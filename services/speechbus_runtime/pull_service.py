@@ -118,9 +118,11 @@ async def _pull(
 async def _start_pulling(
     stack: AsyncExitStack, spec: PullService, bus: BusConnection, health: Health, handle: Handle
 ) -> None:
-    broker = BusBroker(bus, drain_within_s=spec.handle_within_s)
-    subscribers = [
-        broker.subscriber(
+    stale_after_s = 3 * (PULL_S + spec.handle_within_s)  # three turns of a pull
+    for number in range(spec.pulls):
+        # A broker for each: `watch_pulls` must come before the event loop turns.
+        broker = BusBroker(bus, drain_within_s=spec.handle_within_s)
+        subscriber = broker.subscriber(
             spec.subject,
             durable=spec.consumer,
             stream=JStream(spec.jetstream_name, declare=False),
@@ -131,13 +133,8 @@ async def _start_pulling(
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,  # else a header of the message could make us publish anywhere
         )
-        for _ in range(spec.pulls)
-    ]
-    for subscriber in subscribers:
         subscriber(handle)
-    await broker.start()
-    stale_after_s = 3 * (PULL_S + spec.handle_within_s)  # three turns of a pull
-    for number, subscriber in enumerate(subscribers):
+        await broker.start()
         stack.push_async_callback(subscriber.stop)
         assert subscriber.subscription is not None
         name = f"pull-{number}"

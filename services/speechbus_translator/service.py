@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
-    if not settings.ctranslate2_dir:
+    if not settings.ctranslate2_dir or "ctranslate2" not in settings.engines:
         return None
     return CTranslate2(Path(settings.ctranslate2_dir), threads=settings.concurrency)
 
@@ -138,19 +138,22 @@ async def _prepare(
 
 
 def _open_engines(settings: Settings, ctranslate2: CTranslate2 | None) -> list[Engine]:
-    """Return the engines there are, best first."""
-    engines: list[Engine] = [] if ctranslate2 is None else [ctranslate2]
-    if settings.libretranslate_url:
-        key = settings.libretranslate_api_key
-        engines.append(
-            LibreTranslate(
-                settings.libretranslate_url,
-                api_key="" if key is None else key.reveal(),
-                connections_max=settings.concurrency,
+    """Return the engines that are set up, in the order to try them."""
+    engines: list[Engine] = []
+    for name in dict.fromkeys(settings.engines):
+        if name == "ctranslate2" and ctranslate2 is not None:
+            engines.append(ctranslate2)
+        elif name == "libretranslate" and settings.libretranslate_url:
+            key = settings.libretranslate_api_key
+            engines.append(
+                LibreTranslate(
+                    settings.libretranslate_url,
+                    api_key="" if key is None else key.reveal(),
+                    connections_max=settings.concurrency,
+                )
             )
-        )
-    if settings.apertium_modes:
-        engines.append(Apertium(Path(settings.apertium_modes)))
+        elif name == "apertium":
+            engines.append(Apertium(Path(settings.apertium_modes)))
     return engines
 
 

@@ -16,6 +16,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     nats_url: str = "nats://127.0.0.1:4222"
     """NATS server, or several separated by commas."""
+    engines: tuple[Literal["ctranslate2", "libretranslate", "apertium"], ...] = (
+        "ctranslate2",
+        "libretranslate",
+        "apertium",
+    )
+    """Engines in the order to try them; those that are not set up are left out."""
     ctranslate2_dir: str = ""
     """Folder of CTranslate2 models, one folder for each pair (`en-es`); empty: none."""
     libretranslate_url: str = ""
@@ -23,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     libretranslate_api_key: Secret | None = None
     """Its API key; empty: it wants none."""
     apertium_modes: str = "/usr/share/apertium/modes"
-    """Folder of Apertium's mode files, where it is installed; empty: it is not used."""
+    """Folder of Apertium's mode files, where it is installed."""
     timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=7)] = 3.0
     """An engine that has not translated a text after this many seconds has failed."""
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=32)] = 8

@@ -268,7 +268,7 @@ class System:
             },
             "transcriber": {"PROVIDERS": "echo", "DRAIN_S": "5", **(transcriber_settings or {})},
             "correlator": correlator_settings or {},
-            "translator": {"APERTIUM_MODES": "", **(translator_settings or {})},
+            "translator": {"ENGINES": "libretranslate", **(translator_settings or {})},
         }
         self._bootstrap_settings = bootstrap_settings or {}
         self._environment = environment or {}

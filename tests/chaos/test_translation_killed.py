@@ -1,0 +1,122 @@
+"""Correlators and translators die again and again under streams that are translated."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from speechbus_contracts import CAPTION_STORE
+from speechbus_runtime.bus import BusConnection, connect_bus
+from speechbus_runtime.jetstream import request_api
+from tests.support.caption_check import check_captions, redeliver_soon, settle
+from tests.support.frame_client import Received, stream_frames
+from tests.support.libretranslate import LibreTranslateServer
+from tests.support.simulator import simulator
+from tests.support.system import Service, System
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
+
+WAIT_MS: Final = 1_000
+N_FRAMES: Final = 350
+STREAMS: Final = 6
+"""At the simulated Palabra, and as many at a provider that translates nothing."""
+KILLS_MIN: Final = 3
+SCRIPT: Final = """
+segment_ms = 500
+sessions_per_identity_max = 0
+faults = [
+  {kind = "early_translation", language = "es", after_ms = 1000},
+  {kind = "late_translation", language = "es", after_ms = 3000, delay_ms = 1500},
+  {kind = "reordered_translation", language = "pt", after_ms = 0},
+  {kind = "missing_translation", language = "pt", after_ms = 5000},
+  {kind = "duplicate_final"},
+]
+"""
+
+
+def fail_sometimes(number: int) -> int | None:
+    """The engine of the pool fails every fifth time."""
+    return 500 if number % 5 == 0 else None
+
+
+def test_every_final_has_its_caption_whoever_dies(tmp_path: Path) -> None:
+    """Late, reordered, repeated and missing translations; a kill at every few captions."""
+    with ExitStack() as stack:
+        variables = stack.enter_context(simulator(tmp_path, SCRIPT, provider="palabra"))
+        engine = stack.enter_context(LibreTranslateServer(fault=fail_sometimes))
+        system = stack.enter_context(
+            System(
+                tmp_path / "system",
+                correlators=2,
+                translators=2,
+                transcriber_settings={"PROVIDERS": "palabra,echo"},
+                correlator_settings={"DEADLINE_S": str(WAIT_MS / 1_000)},
+                translator_settings={"LIBRETRANSLATE_URL": engine.url},
+                environment=variables,
+            )
+        )
+        asyncio.run(_run(system))
+
+
+async def _run(system: System) -> None:
+    bus = await connect_bus(system.nats.url, name="test")
+    try:
+        await redeliver_soon(bus)
+        async with asyncio.TaskGroup() as tasks:
+            streams = [
+                tasks.create_task(
+                    stream_frames(
+                        system.ingest.url,
+                        system.key,
+                        n_frames=N_FRAMES,
+                        hello={
+                            "providers": [provider],
+                            "language": "en",
+                            "target_languages": ["es", "pt"],
+                        },
+                    )
+                )
+                for provider in ("palabra", "echo")
+                for _ in range(STREAMS)
+            ]
+            services = [*system.translators, *system.correlators]
+            kills = tasks.create_task(
+                _kill_in_turn(bus, services, lambda: all(stream.done() for stream in streams))
+            )
+        assert kills.result() >= KILLS_MIN
+        await settle(bus)
+        current = await check_captions(bus, wait_ms=WAIT_MS)
+    finally:
+        await bus.shut_down()
+
+    received: list[Received] = [stream.result() for stream in streams]
+    finals = {final.transcription_id for each in received for final in each.finals}
+    assert set(current) == finals
+    for caption in current.values():
+        assert caption.source is not None
+        for language, text in caption.translations.items():
+            assert text == f"[{language}] {caption.source.text}"
+    translated = [each for each in received if each.finals[0].provider == "echo"]
+    for final in (final for each in translated for final in each.finals):
+        assert set(current[final.transcription_id].translations) == {"es", "pt"}
+
+
+async def _kill_in_turn(
+    bus: BusConnection, services: list[Service], is_over: Callable[[], bool]
+) -> int:
+    """Kill one after the other, each after some captions, and start it again; return how often."""
+    n_kills = n_before = 0
+    while not is_over():
+        info = await request_api(bus, f"STREAM.INFO.{CAPTION_STORE}", {})
+        if info["state"]["messages"] < n_before + 5:
+            await asyncio.sleep(0.02)
+            continue
+        n_before = info["state"]["messages"]
+        service = services[n_kills % len(services)]
+        await asyncio.to_thread(service.kill)
+        await asyncio.to_thread(service.start)
+        n_kills += 1
+    return n_kills
