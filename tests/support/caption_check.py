@@ -18,7 +18,7 @@ from speechbus_correlator.join import Stored, join, parse_part
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import StoredMessage, fetch_stored, request_api
 
-__all__ = ["check_captions", "read_all", "redeliver_soon", "settle"]
+__all__ = ["captions_stored", "check_captions", "read_all", "redeliver_soon", "settle"]
 
 PATIENCE_S: Final = 60.0
 """Only a hang reaches it."""
@@ -48,6 +48,16 @@ async def settle(bus: BusConnection) -> None:
                 if info["num_pending"] == info["num_ack_pending"] == 0:
                     break
                 await asyncio.sleep(POLL_S)
+
+
+async def captions_stored(bus: BusConnection, n: int) -> None:
+    """Return when so many captions have been published."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            info = await request_api(bus, f"STREAM.INFO.{CAPTION_STORE}", {})
+            if info["state"]["messages"] >= n:
+                return
+            await asyncio.sleep(POLL_S)
 
 
 async def read_all(bus: BusConnection, jetstream_name: str, subject: str) -> list[StoredMessage]:
