@@ -117,7 +117,7 @@ def test_a_pipe_answers_each_text_with_its_own_translation(tmp_path: Path) -> No
         assert engine.serves("en", "es-MX")
         assert not engine.serves("es", "en")
         assert not engine.serves(None, "es")
-        assert await ask("a [b] ^c$ {d} /e\\ @<f>\n2 *word") == "A [B] ^C$ {D} /E\\ @<F>\n2 WORD"
+        assert await ask("a [b] ^c$ {d} /e\\ @<f>\n2 *word") == "A [B] ^C$ {D} /E\\ @<F>\n2 *WORD"
         async with asyncio.TaskGroup() as group:
             asking = {text: group.create_task(ask(text)) for text in ("one", "two", "three")}
         assert {text: task.result() for text, task in asking.items()} == {

@@ -5,7 +5,7 @@ It checks its arguments, and goes wrong on words: `sleep` never answers, `die` e
 
 import sys
 
-assert sys.argv[1:] == ["-z", "-g", "file with blanks"], sys.argv
+assert sys.argv[1:] == ["-z", "-n", "file with blanks"], sys.argv
 source, sink = sys.stdin.buffer, sys.stdout.buffer
 text = b""
 while byte := source.read(1):

@@ -31,7 +31,6 @@ _RESERVED: Final = re.compile(r"([\^$\[\]{}/\\@<>])")
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _END: Final = "[][\n]"
 """Closes the sentence, as the wrapper's deformatter does."""
-_UNKNOWN_WORD: Final = re.compile(r"\*(?=\w)")
 
 _TWO_LETTERS: Final = {
     "afr": "af", "arg": "an", "bel": "be", "bul": "bg", "cat": "ca", "dan": "da", "eng": "en",
@@ -165,12 +164,12 @@ def _find_modes(folder: Path) -> dict[tuple[str, str], Path]:
 def _read_mode(text: str) -> list[list[str]]:
     """Return the programs of a mode file, each with `-z`.
 
-    `$1` is the generator's way with unknown words (`-g`), `$2` is empty, as the wrapper sets them.
+    `$1` is the generator's way with words it does not know: `-n` leaves out its marks. `$2` is empty.
     """
     commands: list[list[str]] = []
     for part in text.strip().split("|"):
         program, *arguments = shlex.split(part)
-        arguments = ["-g" if each == "$1" else each for each in arguments if each != "$2"]
+        arguments = ["-n" if each == "$1" else each for each in arguments if each != "$2"]
         commands.append([program, "-z", *arguments])
     return commands
 
@@ -180,4 +179,4 @@ def _escape(text: str) -> str:
 
 
 def _unescape(answer: str) -> str:
-    return _UNKNOWN_WORD.sub("", _ESCAPED.sub(r"\1", answer.removesuffix(_END)))
+    return _ESCAPED.sub(r"\1", answer.removesuffix(_END))
