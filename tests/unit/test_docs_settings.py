@@ -38,7 +38,7 @@ def spell_default(described: SettingDescription) -> str:
 
 def test_every_variable_is_told_with_its_default_its_values_and_its_meaning() -> None:
     """Operators set what the page says; a variable it leaves out does not exist for them."""
-    told = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \| (.+) \|$", PAGE, re.MULTILINE)
+    told = re.findall(r"^\| `([A-Z0-9_]+)` \| (.*?) \| (.*?) \| (.+) \|$", PAGE, re.MULTILINE)
     declared = [
         (described.variable, spell_default(described), described.expected, described.summary)
         for kind, prefix in KINDS
@@ -62,7 +62,7 @@ def test_help_says_the_same(command: str, capsys: pytest.CaptureFixture[str]) ->
 
     shown = "".join(capsys.readouterr().out.split())  # lines are folded
     section = PAGE.split(f"## {command.capitalize()}\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| .*? \| (.+) \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (.*?) \| .*? \| (.+) \|$", section, re.MULTILINE)
     missing = [
         variable
         for variable, default, meaning in rows

@@ -164,7 +164,8 @@ def _find_modes(folder: Path) -> dict[tuple[str, str], Path]:
 def _read_mode(text: str) -> list[list[str]]:
     """Return the programs of a mode file, each with `-z`.
 
-    `$1` is the generator's way with words it does not know: `-n` leaves out its marks. `$2` is empty.
+    `$1` is the generator's way with words it does not know: `-n` leaves out its marks; `$2` is
+    empty.
     """
     commands: list[list[str]] = []
     for part in text.strip().split("|"):
