@@ -127,7 +127,7 @@ class Correlator:
         source = translation.source_sequence
         if source is not None and 0 < source < event.sequence:
             parts = await self._log.read(event, from_sequence=source, to_sequence=event.sequence)
-            if parts[0].sequence == source and _is_final(parts[0], translation.revision):
+            if parts and parts[0].sequence == source and _is_final(parts[0], translation.revision):
                 await self._join_translation(event, parts)
                 return None
         finals = await self._log.find_finals(event)

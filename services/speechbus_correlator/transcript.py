@@ -4,7 +4,8 @@ A direct get may be answered by a replica that lags. So each answer is held agai
 must be in it, and is no answer without.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final
 
@@ -89,11 +90,10 @@ class Transcript:
         """
         subject = f"{_subject(segment)}.final"
         last = await read_last(self._bus, TRANSCRIPT_STORE, subject)
-        if last is None or _ends_before(last, segment):
+        start_ms = segment.at_ms - FINALS_BACK_MS
+        if last is None or last.stored_at_ms < start_ms or _ends_before(last, segment):
             return []
-        messages = self._fetch(
-            subject, must_reach=last.sequence, start_ms=segment.at_ms - FINALS_BACK_MS
-        )
+        messages = self._fetch(subject, must_reach=last.sequence, start_ms=start_ms)
         return await self._collect(segment, messages)
 
     async def read_clock(self) -> int:
@@ -108,31 +108,27 @@ class Transcript:
     async def _collect(
         self,
         segment: Stored,
-        messages: AsyncIterator[StoredMessage],
+        messages: AsyncGenerator[StoredMessage],
         *,
         to_sequence: int | None = None,
         to_ms: int | None = None,
     ) -> list[Stored]:
         events: list[Stored] = []
-        async for message in messages:
-            if to_sequence is not None and message.sequence > to_sequence:
-                break
-            at_ms = message.stored_at_ms
-            if to_ms is not None and at_ms > to_ms:
-                break
-            if message.subject.split(".")[5] not in KINDS:
-                continue
-            try:
-                event = parse_part(message.subject, message.payload)
-            except ContractError:
-                continue  # dropped and logged where it is delivered
-            if event.transcription_id == segment.event.transcription_id:
-                events.append(Stored(message.sequence, at_ms, event))
+        async with aclosing(messages):
+            async for message in messages:
+                if to_sequence is not None and message.sequence > to_sequence:
+                    break
+                if to_ms is not None and message.stored_at_ms > to_ms:
+                    break
+                stored = _read_part(message)
+                name = segment.event.transcription_id
+                if stored is not None and stored.event.transcription_id == name:
+                    events.append(stored)
         return events
 
     async def _fetch(
         self, subject: str, *, must_reach: int, start_sequence: int = 1, start_ms: int | None = None
-    ) -> AsyncIterator[StoredMessage]:
+    ) -> AsyncGenerator[StoredMessage]:
         """Yield messages in order; without more, the answer must have reached a sequence."""
         batch, further = BATCHES
         start_time = None if start_ms is None else _spell(start_ms)
@@ -154,6 +150,16 @@ class Transcript:
             if not messages:
                 raise JetStreamUnavailableError("a replica lags")
             start_time, start_sequence, batch = None, reached + 1, further
+
+
+def _read_part(message: StoredMessage) -> Stored | None:
+    if message.subject.split(".")[5] not in KINDS:
+        return None
+    try:
+        event = parse_part(message.subject, message.payload)
+    except ContractError:
+        return None  # dropped and logged where it is delivered
+    return Stored(message.sequence, message.stored_at_ms, event)
 
 
 def _subject(segment: Stored) -> str:
