@@ -1,6 +1,7 @@
 """The correlator as a real process on a real nats-server."""
 
 import asyncio
+import random
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -16,12 +17,17 @@ from speechbus_contracts import (
     CORRELATOR_CONSUMER,
     MSG_ID,
     TRANSCRIPT_STORE,
+    SegmentFinal,
     encode_event,
 )
+from speechbus_correlator.join import Stored
+from speechbus_correlator.transcript import Transcript
 from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.pull_broker import BusBroker
-from tests.support.caption_world import retracted_of, translation_of
-from tests.support.correlator import PATIENCE_S, bus_of, correlator, expected, final_of
+from tests.support.caption_check import read_all
+from tests.support.caption_world import World, draw_log, retracted_of, translation_of
+from tests.support.correlator import PATIENCE_S, bus_of, correlator, expected, final_of, subject_of
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -402,5 +408,46 @@ def test_a_translation_before_its_final_and_one_without_a_source(server: NatsSer
             (_, gone) = await bus.captions_of(2)
 
             assert gone.is_retracted
+
+    asyncio.run(run())
+
+
+def test_the_log_in_memory_answers_as_the_real_one(server: NatsServer) -> None:
+    """What is proven of the rules with the one holds with the other."""
+    # One segment: a worker stores those of a stream in order, and a short cut counts on it.
+    drawn = [each for seed in range(6) for each in draw_log(random.Random(seed), segments=1)]
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            for each in drawn:
+                await bus.write_raw(subject_of(each.event), encode_event(each.event))
+            stored = await read_all(bus.connection, TRANSCRIPT_STORE, "speech.v1.write.>")
+            log = [
+                Stored(message.sequence, message.stored_at_ms, each.event)
+                for message, each in zip(stored, drawn, strict=True)
+            ]
+            real, memory = Transcript(bus.connection), World(log)
+            last = log[-1]
+            memory.move_to(last.at_ms)
+            for each in log:
+                for to_sequence, to_ms in ((last.sequence, None), (None, each.at_ms + 3)):
+                    answers = [
+                        await source.read(
+                            each,
+                            from_sequence=each.sequence,
+                            to_sequence=to_sequence,
+                            to_ms=to_ms,
+                        )
+                        for source in (real, memory)
+                    ]
+                    assert answers[0] == answers[1]
+                if isinstance(each.event, SegmentFinal):
+                    early = await real.read_translations_before(each)
+                    assert early == await memory.read_translations_before(each)
+                assert await real.find_finals(each) == await memory.find_finals(each)
+            assert 0 <= await real.read_clock() - last.at_ms < 1_000 * PATIENCE_S
+
+            with pytest.raises(JetStreamUnavailableError):  # as if from a replica that lags
+                await real.read(last, from_sequence=1, to_sequence=last.sequence + 1)
 
     asyncio.run(run())

@@ -53,6 +53,7 @@ class World:
         self._faults = faults
         self._outage = outage
         self._now_ms = 0
+        """Set by `run`; by itself, nothing has been stored yet."""
         self._instances = [self._start() for _ in range(INSTANCES if faults else 1)]
 
     def _start(self) -> Correlator:
@@ -83,6 +84,10 @@ class World:
                 due.append((self._now_ms + again_ms, sequence))
             elif self._happens(0.15):  # the acknowledgement was lost
                 due.append((self._now_ms + 10_000, sequence))
+
+    def move_to(self, now_ms: int) -> None:
+        """Let time pass, without anybody at work."""
+        self._now_ms = now_ms
 
     def current(self) -> dict[str, CaptionJoined]:
         """Return what readers keep: the highest revision of each segment."""
@@ -209,14 +214,18 @@ def retracted_of(final: SegmentFinal) -> SegmentRetracted:
     )
 
 
-def draw_log(chance: random.Random) -> list[Stored]:
+def draw_log(chance: random.Random, *, segments: int | None = None) -> list[Stored]:
     """Build what might lie in the log of a stream.
 
     Segments with corrections and retractions; translations in any order around them, twice, not at
     all, of nothing, in other languages, with and without a right word about their source.
+
+    Args:
+        chance: draws.
+        segments: how many; None: 1 to 3.
     """
     parts: list[tuple[int, Part, int]] = []  # when, what, and which of those of one moment first
-    for index in range(chance.randint(1, 3)):
+    for index in range(segments or chance.randint(1, 3)):
         parts += _draw_segment(chance, index)
     chance.shuffle(parts)
     parts.sort(key=lambda part: (part[0], part[2] if chance.random() < 0.8 else 0))

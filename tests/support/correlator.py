@@ -47,7 +47,16 @@ from speechbus_runtime.jetstream import (
 from speechbus_runtime.publisher import AckedPublisher
 from tests.support.nats_server import NatsServer
 
-__all__ = ["PATIENCE_S", "Bus", "Correlator", "bus_of", "correlator", "expected", "final_of"]
+__all__ = [
+    "PATIENCE_S",
+    "Bus",
+    "Correlator",
+    "bus_of",
+    "correlator",
+    "expected",
+    "final_of",
+    "subject_of",
+]
 
 PATIENCE_S: Final = 30.0
 """Only a hang reaches it."""
@@ -150,7 +159,7 @@ class Bus:
     """What the other services would do, and what subscribers would see."""
 
     def __init__(self, bus: BusConnection) -> None:
-        self._bus = bus
+        self._bus = self.connection = bus
         self._publisher = AckedPublisher(bus)
 
     async def bootstrap(self) -> None:
@@ -167,10 +176,9 @@ class Bus:
     async def write(self, *events: Part) -> None:
         """Store events as workers and translators do."""
         for event in events:
-            kind, dedup_id = _describe(event)
-            language = getattr(event, "language", None) if kind == "translation" else None
-            subject = WriteSubject(event.tenant, event.stream_id, kind, language)
-            await self.write_raw(str(subject), encode_event(event), build_dedup_headers(dedup_id))
+            _, dedup_id = _describe(event)
+            headers = build_dedup_headers(dedup_id)
+            await self.write_raw(subject_of(event), encode_event(event), headers)
 
     async def write_raw(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
@@ -241,6 +249,14 @@ async def bus_of(server: NatsServer, *, is_bootstrapped: bool = True) -> AsyncGe
         if is_bootstrapped:
             await bus.bootstrap()
         yield bus
+
+
+def subject_of(event: Part) -> str:
+    """Return where an event is written."""
+    kind, _ = _describe(event)
+    is_translation = isinstance(event, TranslationFinal | TranslationMissing)
+    language = event.language if is_translation else None
+    return str(WriteSubject(event.tenant, event.stream_id, kind, language))
 
 
 def _describe(event: Part) -> tuple[Literal["final", "retracted", "translation"], str]:
