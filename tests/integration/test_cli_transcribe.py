@@ -80,8 +80,8 @@ def test_every_sample_and_every_option_reaches_the_server(
     assert done.returncode == 0
     assert done.stderr == (
         b"transcribed by local\n"
-        b"note: no translation came: of the providers only Palabra translates; captions say what is"
-        b" missing\n"
+        b"note: no translation came: run a translator with an engine for the pair (`speechbus"
+        b" translator --help`); captions say what is missing, and why\n"
     )
     (conversation,) = door.conversations
     assert conversation.audio == PCM

@@ -254,8 +254,9 @@ async def bus_of(server: NatsServer, *, is_bootstrapped: bool = True) -> AsyncGe
 def subject_of(event: Part) -> str:
     """Return where an event is written."""
     kind, _ = _describe(event)
-    is_translation = isinstance(event, TranslationFinal | TranslationMissing)
-    language = event.language if is_translation else None
+    language = None
+    if isinstance(event, TranslationFinal | TranslationMissing):
+        language = event.language
     return str(WriteSubject(event.tenant, event.stream_id, kind, language))
 
 
