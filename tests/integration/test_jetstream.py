@@ -240,9 +240,11 @@ def test_the_last_message_of_a_subject_is_read(server: NatsServer) -> None:
             await store(bus, "log.a", 3)
             await store(bus, "log.b", 1)
 
-            assert await read_last(bus, "LOG", "log.a") == StoredMessage(
-                subject="log.a", sequence=3, payload=b"2"
-            )
+            last = await read_last(bus, "LOG", "log.a")
+            assert last is not None
+            assert last == StoredMessage(subject="log.a", sequence=3, payload=b"2", time=last.time)
+            (same,) = await fetch_stored(bus, "LOG", "log.a", start_sequence=3)
+            assert last.stored_at_ms == same.stored_at_ms > 0
             assert await read_last(bus, "LOG", "log.never") is None
 
     asyncio.run(run())
