@@ -34,9 +34,11 @@ setup: $(DEV) ## install everything that development needs into .venv
 demo: $(RUNTIME) speech ## stream real speech through the whole system and show the transcript
 	@exec .venv/bin/speechbus dev --demo
 
+# Three at a time on two cores, since most tests wait for processes; a file's tests share fixtures
+# and stay together. `ARGS=-n0` runs them one by one, as for a debugger.
 test: $(DEV) speech ## run all tests, the fast ones first
 	@echo "testing: environment .venv, recordings $(SPEECH), settings pyproject.toml"
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(DEV) ## run the tests that start no process
 	@.venv/bin/pytest tests/unit tests/conformance $(ARGS)
