@@ -16,6 +16,7 @@ from speechbus_contracts.streams import (
     StreamCovered,
     StreamFlushed,
     StreamOpened,
+    StreamReconfigured,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -33,6 +34,7 @@ AnyEvent = (
     | CaptionJoined
     | Gap
     | StreamOpened
+    | StreamReconfigured
     | StreamClaimed
     | StreamCovered
     | StreamFlushed
@@ -52,6 +54,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     CaptionJoined,
     Gap,
     StreamOpened,
+    StreamReconfigured,
     StreamClaimed,
     StreamCovered,
     StreamFlushed,

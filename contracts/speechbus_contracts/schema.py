@@ -15,6 +15,7 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
         "What services may rely on: stored, in order, each event once.",
         (
             "stream.opened",
+            "stream.reconfigured",
             "stream.claimed",
             "segment.final",
             "segment.retracted",

@@ -12,6 +12,7 @@ __all__ = [
     "StreamCovered",
     "StreamFlushed",
     "StreamOpened",
+    "StreamReconfigured",
     "TurnEnded",
     "TurnStarted",
     "WorkerHeartbeat",
@@ -84,6 +85,21 @@ class StreamFlushed(StreamEvent, frozen=True, kw_only=True, tag="stream.flushed"
     """Number of the flush chunk that is answered."""
     at_ms: Integer
     """Stream time of the flush."""
+
+
+class StreamReconfigured(StreamEvent, frozen=True, kw_only=True, tag="stream.reconfigured"):
+    """The client has changed its settings; of two events of one place the later one counts.
+
+    Stored by ingest before the `reconfigure` chunk is published: who reads that chunk, and who
+    comes when AUDIO has forgotten it, finds the language of every place here.
+    """
+
+    at_sample: Integer
+    """Samples of the stream before the change."""
+    at_ms: Integer
+    """Stream time of the change."""
+    language: str | None
+    """BCP 47 tag of the speech from here on; null: the provider decides."""
 
 
 class Gap(StreamEvent, frozen=True, kw_only=True, tag="gap"):

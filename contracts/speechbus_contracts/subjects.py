@@ -44,7 +44,17 @@ TRANSCRIPT_ROOT: Final = f"{ROOT}.transcript"
 SHARDS_MAX: Final = 256
 """More JetStream streams than this on one cluster is beyond what was ever tried."""
 
-WriteKind = Literal["opened", "claim", "final", "retracted", "gap", "covered", "flushed", "closed"]
+WriteKind = Literal[
+    "opened",
+    "reconfigured",
+    "claim",
+    "final",
+    "retracted",
+    "gap",
+    "covered",
+    "flushed",
+    "closed",
+]
 LiveKind = Literal["partial", "turn"]
 WorkerKind = Literal["heartbeat", "ping"]
 IngestKind = Literal["holds"]
@@ -250,6 +260,7 @@ def _stream_event_parts(
             stream_id,
             (
                 "opened"
+                | "reconfigured"
                 | "claim"
                 | "final"
                 | "retracted"

@@ -18,6 +18,7 @@ from speechbus_contracts import (
     JobOpen,
     StreamClosed,
     StreamOpened,
+    StreamReconfigured,
     WriteSubject,
     build_claim_headers,
     build_dedup_headers,
@@ -131,6 +132,9 @@ class BusStream:
             sample_rate_hz=opened.sample_rate_hz,
         )
         self._waiting_since_s: float | None = None
+        # Decoded while a change is being stored; the door reads nothing meanwhile.
+        self._behind_change: bytearray | None = None
+        self._language = opened.language
         self._has_ended = False
         self._sids: list[int] = []
         self._sequence = 0
@@ -178,6 +182,9 @@ class BusStream:
         """Take PCM s16le mono, cut anywhere; nothing is taken after the end."""
         if self._has_ended:
             return
+        if self._behind_change is not None:
+            self._behind_change += pcm
+            return
         chunks = self._chunker.split(pcm)
         if chunks:
             self._waiting_since_s = None
@@ -208,10 +215,53 @@ class BusStream:
         self._publish_rest()
         return self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
 
+    async def change_language(self, language: str | None) -> None:
+        """From here on another language is spoken; returns when that is stored.
+
+        The event is stored before the chunk is published: whoever reads the chunk, and whoever
+        comes when it is forgotten, then knows the same. What is written meanwhile lies behind it.
+        """
+        if self._has_ended:
+            return
+        self._publish_rest()
+        self._behind_change = bytearray()
+        self._language = language
+        opened = self.opened
+        sample = self._lane.position
+        event = StreamReconfigured(
+            stream_id=self.stream_id,
+            tenant=opened.tenant,
+            at_sample=sample,
+            at_ms=sample * 1000 // opened.sample_rate_hz,
+            language=language,
+        )
+        # Of this change: one to the same language in the same place may follow another.
+        dedup_id = event_dedup_id(self.stream_id, f"reconfigured-{os.urandom(8).hex()}", 0)
+        try:
+            await self._context.publisher.publish(
+                str(WriteSubject(opened.tenant, self.stream_id, "reconfigured")),
+                encode_event(event),
+                headers=encode_headers(build_dedup_headers(dedup_id)),
+            )
+        finally:
+            self._publish_change()
+
+    def _publish_change(self) -> None:
+        behind, self._behind_change = self._behind_change, None
+        if behind is None:
+            return
+        self._lane.publish(
+            ChunkKind.RECONFIGURE,
+            msgspec.json.encode({"language": self._language}),
+            captured_at_ns=self._context.now_ns(),
+        )
+        self.write(bytes(behind))
+
     def end(self, reason: str) -> None:
         """No more audio; called again, it does nothing."""
         if self._has_ended:
             return
+        self._publish_change()
         self._has_ended = True
         self._publish_rest()
         self._lane.publish(

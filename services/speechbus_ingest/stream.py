@@ -299,6 +299,14 @@ class IngestStream:
         numbers = [bus.flush() for bus in self._buses]
         return numbers[0]
 
+    async def change_language(self, language: str | None) -> None:
+        """From here on another language is spoken; returns when that is stored. See `settle`."""
+        if not self.opened.is_set():  # nothing has been said in the other one
+            self.request = msgspec.structs.replace(self.request, language=language)
+            return
+        for bus in self._buses:
+            await bus.change_language(language)
+
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
         if self.end_reason is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from speechbus_contracts import (
     SegmentFinal,
     StreamClaimed,
     StreamOpened,
+    StreamReconfigured,
     WriteKind,
     WriteSubject,
     build_claim_headers,
@@ -22,12 +24,12 @@ from speechbus_contracts import (
     encode_event,
 )
 from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.jetstream import JetStreamUnavailableError, read_last
+from speechbus_runtime.jetstream import JetStreamUnavailableError, fetch_stored, read_last
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 from speechbus_runtime.task_groups import plain_errors
 from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
 
-__all__ = ["OwnedStream", "claim_stream"]
+__all__ = ["OwnedStream", "claim_stream", "read_changes"]
 
 RETRY_S: Final = 0.25
 CLAIM_TRIES_MAX: Final = 5
@@ -42,6 +44,8 @@ class OwnedStream(msgspec.Struct, frozen=True, kw_only=True):
     token: int
     """Sequence of the claim: the guard of every write."""
     checkpoint: Checkpoint
+    changes: tuple[StreamReconfigured, ...] = ()
+    """Of its settings, in order."""
 
 
 async def claim_stream(
@@ -106,6 +110,7 @@ async def claim_stream(
             token=ack.seq,
             # Only now: whatever the former owner still got in was accepted before our claim.
             checkpoint=Checkpoint() if claimed is None else await _read_checkpoint(bus, job),
+            changes=await read_changes(bus, opened),
         )
     return None
 
@@ -120,6 +125,32 @@ async def _read_checkpoint(bus: BusConnection, job: JobOpen) -> Checkpoint:
         else:
             break
     return build_checkpoint(read.event for read in found.values() if read.event is not None)
+
+
+async def read_changes(bus: BusConnection, opened: StreamOpened) -> tuple[StreamReconfigured, ...]:
+    """Read all changes of a stream's settings, in order; waits as long as NATS is away.
+
+    One that a replica does not know yet is still a chunk in AUDIO.
+    """
+    subject = str(WriteSubject(opened.tenant, opened.stream_id, "reconfigured"))
+    changes: list[StreamReconfigured] = []
+    sequence = 0
+    while True:
+        try:
+            messages = await fetch_stored(
+                bus, TRANSCRIPT_STORE, subject, start_sequence=sequence + 1
+            )
+        except JetStreamUnavailableError:
+            await asyncio.sleep(RETRY_S)
+            continue
+        if not messages:
+            return tuple(changes)
+        sequence = messages[-1].sequence
+        for message in messages:
+            with suppress(ContractError):
+                event = decode_event(message.payload)
+                if isinstance(event, StreamReconfigured):
+                    changes.append(event)
 
 
 class _Read(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
 from speechbus_transcriber.providers.registry import build_providers
 from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
-from speechbus_transcriber.stream import StreamContext
+from speechbus_transcriber.stream_context import StreamContext
 from speechbus_transcriber.worker import Worker
 
 __all__ = ["main"]
@@ -96,7 +96,9 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             control_bus=control_bus,
             publisher=AckedPublisher(control_bus),
             connections=await stack.enter_async_context(ProviderConnections(sockets)),
-            providers=build_providers(settings.route, settings.accounts),
+            providers=build_providers(
+                settings.route, settings.accounts, session_limit_s=settings.session_limit_s
+            ),
             lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,

@@ -47,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Not for clients that send faster than real time: what they sent ahead would be left out.
     """
+    session_limit_s: Annotated[float, msgspec.Meta(ge=5, le=86_400)] | None = None
+    """Longest session at a cloud provider, whose vendors name none: a stream goes on in the next
+    one before, in a pause. Empty: sessions last until they are ended there."""
     shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     """Number of AUDIO stores; the same in all services."""
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 20.0

@@ -1,18 +1,15 @@
 """One stream on one worker: from its claim until it is closed, handed over or lost.
 
 Audio flows through plain calls (received message, tail, driver, provider, output, partial); the
-stream's one task does what must wait: guarded writes, one in flight, catching up, and new
-sessions.
+stream's one task does what must wait: guarded writes, one in flight, catching up, and sessions that
+have to be opened before anything else can be done.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Literal
-
-import msgspec
 
 from speechbus_contracts import (
     AudioChunk,
@@ -26,29 +23,26 @@ from speechbus_contracts import (
     job_dedup_id,
 )
 from speechbus_contracts.subjects import JOB_OPEN
-from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.bus import encode_headers
+from speechbus_runtime.publisher import StaleGuardError
 from speechbus_transcriber.audio_feed import AudioFeed
 from speechbus_transcriber.audio_tail import AudioTail, Lost
 from speechbus_transcriber.capture_times import CaptureTimes
 from speechbus_transcriber.catch_up import CatchUp
-from speechbus_transcriber.claim import OwnedStream
-from speechbus_transcriber.driver import Connections, SessionDriver
+from speechbus_transcriber.chunk_payloads import read_end_reason, read_language
+from speechbus_transcriber.claim import OwnedStream, read_changes
 from speechbus_transcriber.event_log import EventLog
+from speechbus_transcriber.languages import Languages
 from speechbus_transcriber.live_output import LiveOutput
-from speechbus_transcriber.providers.interface import (
-    ProviderError,
-    ProviderProtocolError,
-    Result,
-    SessionRequest,
-)
-from speechbus_transcriber.providers.registry import Provider, default_route, plan_stream
-from speechbus_transcriber.route import Route
+from speechbus_transcriber.provider_session import ProviderSession
+from speechbus_transcriber.providers.interface import ProviderError, ProviderProtocolError
 from speechbus_transcriber.segmenter import SegmentContext
-from speechbus_transcriber.session_timeline import SessionTimeline
+from speechbus_transcriber.session_builder import ProvidersExhaustedError, SessionBuilder
+from speechbus_transcriber.stream_context import StreamContext
 from speechbus_transcriber.stream_output import StreamOutput
+from speechbus_transcriber.succession import Succession
 
-__all__ = ["Outcome", "StreamContext", "StreamRun"]
+__all__ = ["Outcome", "StreamRun"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,30 +59,6 @@ SOURCE_LOST_S: Final = 10.0
 """An ingest says something at least every 2 s for each stream it holds."""
 
 
-class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What all streams of a worker share."""
-
-    worker_id: str
-    audio_bus: BusConnection
-    """Bulk: audio in, nothing else."""
-    control_bus: BusConnection
-    """Everything small, so that audio never delays it."""
-    publisher: AckedPublisher
-    connections: Connections
-    providers: Mapping[str, Provider]
-    """Providers this worker has, in its own order."""
-    lag_max_s: float
-    """Audio that waits for longer than this is left out; infinite: never."""
-    may_show: Callable[[], bool]
-    """False while this worker cannot be sure that it still owns its streams."""
-    now_ns: Callable[[], int]
-    """Wall clock, ns since 1970."""
-
-
-class _ProvidersExhaustedError(Exception):
-    """Every provider of the route has refused the stream."""
-
-
 class StreamRun:
     """One claimed stream."""
 
@@ -103,18 +73,9 @@ class StreamRun:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._audio_subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
-        route = plan_stream(opened, context.providers)
-        left_out = [name for name in default_route(tuple(context.providers)) if name not in route]
-        if left_out and not opened.providers:
-            logger.info(
-                "providers left out: they do not take the stream's language, or need to be told it",
-                extra={
-                    "stream_id": self.stream_id,
-                    "providers": left_out,
-                    "language": opened.language,
-                },
-            )
-        self._route = Route(route)
+        self._languages = Languages(opened.language)
+        for change in owned.changes:
+            self._languages.change(change.at_sample, change.language)
         self._live = LiveOutput(context.control_bus, opened, may_show=context.may_show)
         self._catch_up = CatchUp(context.audio_bus, opened, self._wake.set)
         self._times = CaptureTimes(
@@ -129,15 +90,18 @@ class StreamRun:
             now_ms=lambda: context.now_ns() // 1_000_000,
         )
         self._tail = AudioTail(start_sample=self._output.covered_sample)
-        self._driver: SessionDriver | None = None
-        self._feed: AudioFeed | None = None
-        self._session: SegmentContext | None = None
-        self._session_start = 0
+        self._sessions = Succession(
+            SessionBuilder(opened, owned.epoch, context),
+            self._output,
+            stream_id=self.stream_id,
+            sample_rate_hz=self._rate_hz,
+            read=self._go_on,
+            wake=self._wake.set,
+        )
         self._is_reading = False
+        self._is_language_due = False
         self._lost: Lost | None = None
         self._end_reason: str | None = None
-        self._is_finished = False
-        self._failure: ProviderError | None = None
         self._is_superseded = False
         self._heard_source_s = self._loop.time()
 
@@ -151,21 +115,23 @@ class StreamRun:
     async def run(self) -> Outcome:
         """Carry the stream to its end."""
         sid = self._context.audio_bus.subscribe_direct(self._audio_subject, self._receive)
-        try:
-            while not await self._run_session():
-                pass
-        except (StaleGuardError, _SupersededError):
-            return "superseded"
-        except _ProvidersExhaustedError:
-            await self._close_without_provider()
-            return "closed"
-        else:
-            return "closed"
-        finally:
-            self._context.audio_bus.unsubscribe_direct(sid)
-            self._end_session()
-            self._live.close()
-            self._catch_up.close()
+        async with self._sessions.tasks:
+            try:
+                while not await self._run_session():
+                    pass
+            except (StaleGuardError, _SupersededError):
+                return "superseded"
+            except ProvidersExhaustedError:
+                await self._close_without_provider()
+                return "closed"
+            else:
+                return "closed"
+            finally:
+                self._context.audio_bus.unsubscribe_direct(sid)
+                self._is_reading = False
+                self._sessions.close()
+                self._live.close()
+                self._catch_up.close()
 
     def supersede(self) -> None:
         """Somebody else has claimed the stream: stop at once."""
@@ -218,13 +184,18 @@ class StreamRun:
     def _read(self) -> bool:
         """Give the provider all audio that is in order; False: it takes no more now."""
         tail = self._tail
-        driver = self._driver
-        feed = self._feed
-        assert driver is not None
-        assert feed is not None
+        sessions = self._sessions
+        session = sessions.listener
+        if session is None:
+            return False
+        driver = session.driver
+        feed = session.feed
         while self._is_reading:
             if feed.waiting:
                 feed.send_waiting()
+            elif sessions.is_turn_due:
+                sessions.turn(tail.position)
+                return self._read()
             else:
                 item = tail.take()
                 if item is None:
@@ -232,18 +203,25 @@ class StreamRun:
                 if isinstance(item, Lost):
                     self._lose(item, feed)
                 elif item.kind is ChunkKind.AUDIO:
-                    self._times.note(tail.position, item.captured_at_ns)
-                    n_behind = tail.n_behind
-                    feed.give(memoryview(item.payload), n_behind=n_behind)
-                    if n_behind > self._behind_max:
-                        self._lose(tail.jump(tail.position + n_behind - self._rate_hz), feed)
+                    self._give(item, feed)
                 else:
-                    self._obey(item, feed)
+                    self._obey(item, session)
             if driver.is_congested or self._output.is_full:
                 self._is_reading = False
         if tail.is_missing and self._is_reading:
             self._catch_up.request()
         return self._is_reading
+
+    def _give(self, chunk: AudioChunk, feed: AudioFeed) -> None:
+        tail = self._tail
+        self._times.note(tail.position, chunk.captured_at_ns)
+        n_behind = tail.n_behind
+        pcm = memoryview(chunk.payload)
+        feed.give(pcm, n_behind=n_behind)
+        if self._sessions.is_successor_waiting:
+            self._sessions.hear(pcm)
+        if n_behind > self._behind_max:
+            self._lose(tail.jump(tail.position + n_behind - self._rate_hz), feed)
 
     def _lose(self, lost: Lost, feed: AudioFeed) -> None:
         """Have the session end before a gap; the next one begins behind it."""
@@ -251,64 +229,83 @@ class StreamRun:
         self._is_reading = False
         feed.finish()
 
-    def _obey(self, chunk: AudioChunk, feed: AudioFeed) -> None:
+    def _obey(self, chunk: AudioChunk, session: ProviderSession) -> None:
         match chunk.kind:
             case ChunkKind.END:
-                self._end(reason=_end_reason(chunk))
+                self._end(reason=read_end_reason(chunk))
             case ChunkKind.FLUSH:
-                self._output.expect_flush(chunk.number, self._tail.position)
-                feed.flush()
+                session.flushes.append((chunk.number, self._tail.position))
+                session.feed.flush()
+            case ChunkKind.RECONFIGURE:
+                self._change_language(read_language(chunk), session)
             case _:
                 pass  # silence: the ingest is alive, which `_receive` has noted
+
+    def _change_language(self, language: str | None, session: ProviderSession) -> None:
+        self._languages.forget(self._output.covered_sample)
+        self._languages.change(self._tail.position, language)
+        if language != session.context.language:
+            self._is_language_due = True
+            self._is_reading = False
+            self._go_on()
 
     def _end(self, *, reason: str) -> None:
         self._end_reason = reason
         self._is_reading = False
-        if self._feed is not None:
-            self._feed.finish()
+        if self._sessions.listener is not None:
+            self._sessions.listener.feed.finish()
 
-    def _resume_reading(self) -> None:
-        driver = self._driver
+    def _go_on(self) -> None:
+        """Read audio again, if there is somebody to take it, or do what waits for its turn."""
+        sessions = self._sessions
+        sessions.listen(self._tail.position)
+        listener, speaker = sessions.listener, sessions.speaker
         if (
-            driver is not None
-            and not driver.is_congested
-            and not self._output.is_full
-            and self._lost is None
-            and self._end_reason is None
-            and self._failure is None
-            and not self._is_superseded
+            listener is None
+            or speaker is None
+            or listener.failure is not None
+            or speaker.failure is not None
+            or self._lost is not None
+            or self._end_reason is not None
+            or self._is_superseded
         ):
+            return
+        if self._is_language_due:
+            # While one session follows another, a third has to wait.
+            if listener is speaker:
+                self._is_language_due = False
+                position = self._tail.position
+                sessions.change_language(self._languages.at(position), position)
+        elif not listener.driver.is_congested and not self._output.is_full:
             self._is_reading = True
             self._read()
-
-    def _take_results(self, results: list[Result]) -> None:
-        self._route.hear(now_s=self._loop.time())
-        if self._output.take(results):
-            self._is_finished = True
-            self._wake.set()
 
     # --- the stream's task ---------------------------------------------------------------------
 
     async def _run_session(self) -> bool:
-        """Run one provider session; return True when the stream is closed."""
+        """Run sessions until one has to be opened anew; return True when the stream is closed."""
+        sessions = self._sessions
+        position = self._tail.position
         try:
-            await self._open_session()
+            await sessions.open(self._languages.at(position), position)
         except ProviderError as error:
             await self._recover(error)
             return False
-        self._resume_reading()
+        self._go_on()
         while True:
+            speaker = sessions.speaker
+            assert speaker is not None
             if self._is_superseded:
                 raise _SupersededError
             if not self._output.is_empty:
                 await self._output.store_next()
                 if not self._is_reading:
-                    self._resume_reading()
-            elif self._failure is not None:
-                await self._recover(self._failure)
+                    self._go_on()
+            elif speaker.failure is not None:
+                await self._recover(speaker.failure)
                 return False
-            elif self._is_finished:
-                return await self._after_finished()
+            elif speaker.is_finished:
+                return await self._after_finished(speaker)
             elif self._catch_up.is_due and self._is_reading:
                 await self._catch_up.fetch(self._tail, self._read, from_ms=self._times.latest_ms)
             else:
@@ -316,77 +313,15 @@ class StreamRun:
                 # Nothing may have come between the checks above and this line: one thread.
                 await self._wake.wait()
 
-    async def _open_session(self) -> None:
-        name = self._route.current
-        if name is None:
-            raise _ProvidersExhaustedError
-        opened = self._opened
-        provider = self._context.providers[name]
-        rates_hz = provider.capabilities.sample_rates_hz
-        # Resampled only where it must be: every sample that a provider gets is then the client's.
-        takes_rate = rates_hz is None or self._rate_hz in rates_hz
-        provider_rate_hz = self._rate_hz if takes_rate or rates_hz is None else rates_hz[0]
-        protocol = provider.open_protocol(
-            SessionRequest(
-                sample_rate_hz=provider_rate_hz,
-                language=opened.language,
-                target_languages=opened.target_languages,
-                has_filler_filter=opened.has_filler_filter,
-                keywords=opened.keywords,
-            )
-        )
-        self._session = SegmentContext(
-            stream_id=self.stream_id,
-            tenant=opened.tenant,
-            epoch=self.epoch,
-            provider=name,
-            language=opened.language,
-            target_languages=opened.target_languages,
-            channel=opened.channel,
-        )
-        self._session_start = self._tail.position
-        timeline = SessionTimeline(start_sample=self._session_start, sample_rate_hz=self._rate_hz)
-        self._output.begin_session(self._session, timeline)
-        self._is_finished = False
-        self._failure = None
-        self._driver = SessionDriver(
-            protocol,
-            self._context.connections,
-            sample_rate_hz=self._rate_hz,
-            provider_rate_hz=provider_rate_hz,
-            pace=provider.capabilities.pace,
-            deaf_after_s=self._route.stretch(provider.capabilities.deaf_after_s),
-            on_results=self._take_results,
-            on_failed=self._note_failure,
-            on_room=self._resume_reading,
-        )
-        self._feed = AudioFeed(
-            self._driver,
-            timeline,
-            sample_rate_hz=self._rate_hz,
-            turn_pause_ms=provider.capabilities.turn_pause_ms if opened.skips_silence else None,
-        )
-        self._route.open()
-        await self._driver.open()
-
-    def _end_session(self) -> None:
-        self._is_reading = False
-        if self._driver is not None:
-            self._driver.close()
-            self._driver = self._feed = None
-
-    def _note_failure(self, error: ProviderError) -> None:
-        self._failure = error
-        self._is_reading = False
-        self._wake.set()
-
     async def _recover(self, error: ProviderError) -> None:
         """Decide who goes on after a failed session, and from where."""
-        self._end_session()
-        backoff_s = self._route.fail(
-            error,
-            now_s=self._loop.time(),
-            has_advanced=self._output.covered_sample > self._session_start,
+        failed, listener = self._sessions.speaker, self._sessions.listener
+        assert failed is not None
+        self._is_reading = False
+        self._sessions.close(keeps_successor=True)
+        covered = self._output.covered_sample
+        backoff_s = failed.route.fail(
+            error, now_s=self._loop.time(), has_advanced=covered > failed.start_sample
         )
         logger.log(
             logging.ERROR if isinstance(error, ProviderProtocolError) else logging.WARNING,
@@ -396,13 +331,17 @@ class StreamRun:
                 "epoch": self.epoch,
                 "provider": error.provider,
                 "code": error.code,
-                "next_provider": self._route.current,
+                "next_provider": failed.route.current,
                 **({"advice": CHECK_ACCOUNT} if error.code in CREDENTIALS_REFUSED else {}),
             },
         )
-        # Streams that failed together do not come back together.
-        jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (not a secret)
-        await self._pause(backoff_s + jitter_s)
+        if not self._sessions.has_successor(self._languages.at(covered)):
+            # Streams that failed together do not come back together.
+            jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (no secret)
+            await self._pause(backoff_s + jitter_s)
+        self._output.rewind(failed)
+        if listener is not None and listener is not failed:
+            self._output.rewind(listener)
         self._rewind()
 
     async def _pause(self, seconds: float) -> None:
@@ -421,24 +360,30 @@ class StreamRun:
 
     def _rewind(self) -> None:
         """Read again from what is covered."""
-        self._output.rewind()
         self._tail = AudioTail(start_sample=self._output.covered_sample)
         self._times.rewind()
         self._catch_up.restart()
         self._lost = None
         self._end_reason = None  # an end marker will be read again
+        self._is_language_due = False
 
-    async def _after_finished(self) -> bool:
-        """The provider has answered everything: close, or go on behind a gap."""
-        session = self._session
-        assert session is not None
-        self._end_session()
+    async def _after_finished(self, session: ProviderSession) -> bool:
+        """The provider has answered everything: close, or go on behind what ended the session."""
+        self._is_reading = False
+        context = session.context
+        if session.end_sample is not None:
+            self._sessions.close(keeps_successor=True)
+            return False
+        self._sessions.close()
         if self._lost is not None:
             lost, self._lost = self._lost, None
-            await self._output.lose(lost.from_sample, lost.to_sample, session, reason=lost.reason)
+            await self._output.lose(lost.from_sample, lost.to_sample, context, reason=lost.reason)
+            # A change of language may lie in what is lost.
+            for change in await read_changes(self._context.control_bus, self._opened):
+                self._languages.change(change.at_sample, change.language)
             return False
         await self._output.close(
-            session, reason=self._end_reason or "end", position=self._tail.position
+            context, reason=self._end_reason or "end", position=self._tail.position
         )
         return True
 
@@ -449,7 +394,7 @@ class StreamRun:
             tenant=self._opened.tenant,
             epoch=self.epoch,
             provider="none",
-            language=self._opened.language,
+            language=self._languages.at(self._output.covered_sample),
             target_languages=(),
         )
         output = self._output
@@ -464,14 +409,3 @@ class StreamRun:
 
 class _SupersededError(Exception):
     """A newer claim was seen."""
-
-
-class _End(msgspec.Struct):
-    reason: str = "end"
-
-
-def _end_reason(chunk: AudioChunk) -> str:
-    try:
-        return msgspec.json.decode(bytes(chunk.payload), type=_End).reason
-    except msgspec.DecodeError:
-        return "end"

@@ -22,7 +22,8 @@ from speechbus_runtime.publisher import PublishRefusedError
 from speechbus_transcriber.claim import claim_stream
 from speechbus_transcriber.placement import JobPuller
 from speechbus_transcriber.providers.registry import plan_stream
-from speechbus_transcriber.stream import StreamContext, StreamRun
+from speechbus_transcriber.stream import StreamRun
+from speechbus_transcriber.stream_context import StreamContext
 
 __all__ = ["Worker"]
 

@@ -47,6 +47,8 @@ FLUSH_INTERVAL_S: Final = 0.1
 anybody, and each is a stored chunk and a stored event."""
 FAREWELL_S: Final = 10.0
 """A stream ended by this side may take this long to get its last finals to its client."""
+CONFIGURE_INTERVAL_S: Final = 1.0
+"""Between two changes of language: each costs a session at a provider."""
 QUEUED_AFTER_S: Final = 1.0
 KEYWORDS_MAX: Final = 1_000
 KEYWORD_CHARS_MAX: Final = 64
@@ -79,6 +81,10 @@ class _Flush(msgspec.Struct, frozen=True, tag="flush"):
     pass
 
 
+class _Configure(msgspec.Struct, frozen=True, tag="configure"):
+    language: str | None
+
+
 class _End(msgspec.Struct, frozen=True, tag="end"):
     pass
 
@@ -98,7 +104,8 @@ class _GoneError(Exception):
 
 
 _hello_decoder: Final = msgspec.json.Decoder(_Hello)
-_control_decoder: Final[msgspec.json.Decoder[_Flush | _End]] = msgspec.json.Decoder(_Flush | _End)
+_Control = _Flush | _Configure | _End
+_control_decoder: Final[msgspec.json.Decoder[_Control]] = msgspec.json.Decoder(_Control)
 
 
 class NativeDoor:
@@ -260,6 +267,8 @@ async def _tell_queued(socket: WebSocket, stream: IngestStream) -> None:
 async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
     """Read until the client goes; returns never otherwise."""
     has_said_end = False
+    configured_at_s = -CONFIGURE_INTERVAL_S
+    loop = asyncio.get_running_loop()
     while True:
         message = await socket.receive()
         data = message.get("bytes")
@@ -276,7 +285,14 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
             has_said_end = isinstance(control, _End)
             if has_said_end:
                 stream.end("end")
-            elif stream.end_reason is None:
+            elif stream.end_reason is not None:
+                pass
+            elif isinstance(control, _Configure):
+                await asyncio.sleep(configured_at_s + CONFIGURE_INTERVAL_S - loop.time())
+                await stream.settle()
+                await stream.change_language(control.language)
+                configured_at_s = loop.time()
+            else:
                 await stream.settle()
                 stream.flush()
                 await asyncio.sleep(FLUSH_INTERVAL_S)
@@ -354,13 +370,23 @@ def _field_problem(error: msgspec.ValidationError) -> str:
     return f"{str(error).rstrip('.')}."
 
 
-def _parse_control(text: str) -> _Flush | _End:
+def _parse_control(text: str) -> _Control:
     try:
-        return _control_decoder.decode(text)
+        control = _control_decoder.decode(text)
     except (msgspec.DecodeError, RecursionError):
         raise _DoorError(
-            "message.invalid", 'Text messages are {"type":"flush"} and {"type":"end"}.'
+            "message.invalid",
+            'Text messages are {"type":"flush"}, {"type":"configure","language":…} and'
+            ' {"type":"end"}.',
         ) from None
+    if isinstance(control, _Configure) and control.language is not None:
+        try:
+            parse_token(control.language)
+        except ContractError:
+            raise _DoorError(
+                "message.language", "A language has 1 to 64 of A-Z a-z 0-9 _ - (or is null)."
+            ) from None
+    return control
 
 
 async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:

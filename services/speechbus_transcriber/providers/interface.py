@@ -80,6 +80,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     turn_pause_ms: int | None = None
     """Silence that ends a turn for sure. A stream that is behind leaves out what is beyond it.
     None: nothing, which is right where audio goes out as fast as it can anyway."""
+    session_limit_s: float | None = None
+    """Longest session; None: none is known."""
     deaf_after_s: float | None = None
     """Speech that no message answers for so long means that nobody listens; None: it says nothing
     while it listens, or cannot go deaf by itself."""

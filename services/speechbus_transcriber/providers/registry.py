@@ -51,14 +51,24 @@ class Provider(msgspec.Struct, frozen=True):
     open_protocol: Callable[[SessionRequest], ProviderProtocol]
 
 
-def build_providers(names: Iterable[str], accounts: Accounts) -> Mapping[str, Provider]:
+def build_providers(
+    names: Iterable[str], accounts: Accounts, *, session_limit_s: float | None = None
+) -> Mapping[str, Provider]:
     """Return the named providers, in their order.
 
     Args:
         names: of `PROVIDER_NAMES`; cloud providers have an account.
         accounts: of this worker.
+        session_limit_s: of cloud providers that name none; None: unknown.
     """
-    return {name: _build(name, accounts) for name in names}
+    providers = {name: _build(name, accounts) for name in names}
+    for name in CLOUD_PROVIDERS:
+        if name in providers and providers[name].capabilities.session_limit_s is None:
+            capabilities = msgspec.structs.replace(
+                providers[name].capabilities, session_limit_s=session_limit_s
+            )
+            providers[name] = msgspec.structs.replace(providers[name], capabilities=capabilities)
+    return providers
 
 
 def _build(name: str, accounts: Accounts) -> Provider:

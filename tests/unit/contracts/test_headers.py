@@ -21,7 +21,7 @@ from tests.support.contract_strategies import stream_ids, tokens
 STREAMS = ["01a1f813-a740-7bf3-a1c9-d27e40816cfe", "01a1f813-a740-7bf3-a1c9-d27e40816cff"]
 SEGMENTS = [build_transcription_id(stream, index) for stream in STREAMS for index in (0, 1, 11)]
 COUNTS = [0, 1, 11]
-KINDS = ["opened", "gap", "covered", "flushed", "retracted", "closed"]
+KINDS = ["opened", "reconfigured", "gap", "covered", "flushed", "retracted", "closed"]
 TOKENS = ["a", "1", "1-1", "gap", "claim", "closed", "caption"]
 COUNT = st.integers(0, 2**53)
 
