@@ -70,7 +70,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     latest_s: float
     """The latest final, behind the sound that it ends with."""
     caught_up_s: float
-    """From the first late final until they were on time again; 0: none was late."""
+    """From when the first late final was due until they were on time again, so that what broke is
+    counted in; 0: none was late."""
     closed: int
     """Streams that were closed in order."""
 
@@ -338,11 +339,13 @@ def _caught_up_s(stream: Received, began_s: float) -> float:
         for at_s, event in zip(stream.arrived_at_s, stream.events, strict=True)
         if event in stream.finals
     ]
-    late = [index for index, delay in enumerate(delays_s) if delay > min(delays_s) + ON_TIME_S]
+    quickest_s = min(delays_s)
+    late = [index for index, delay in enumerate(delays_s) if delay > quickest_s + ON_TIME_S]
     if not late:
         return 0.0
+    due_s = arrived_s[late[0]] - delays_s[late[0]] + quickest_s
     on_time = late[-1] + 1 if late[-1] + 1 < len(delays_s) else late[-1]
-    return arrived_s[on_time] - arrived_s[late[0]]
+    return arrived_s[on_time] - due_s
 
 
 if __name__ == "__main__":
