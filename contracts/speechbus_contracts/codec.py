@@ -15,6 +15,7 @@ from speechbus_contracts.streams import (
     StreamClosed,
     StreamCovered,
     StreamFlushed,
+    StreamLag,
     StreamOpened,
     TurnEnded,
     TurnStarted,
@@ -39,6 +40,7 @@ AnyEvent = (
     | StreamClosed
     | TurnStarted
     | TurnEnded
+    | StreamLag
     | JobOpen
     | WorkerHeartbeat
 )
@@ -58,6 +60,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     StreamClosed,
     TurnStarted,
     TurnEnded,
+    StreamLag,
     JobOpen,
     WorkerHeartbeat,
 )

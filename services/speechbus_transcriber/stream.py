@@ -20,6 +20,7 @@ from speechbus_contracts import (
     ChunkKind,
     ContractError,
     JobOpen,
+    StreamLag,
     build_dedup_headers,
     decode_chunk,
     encode_event,
@@ -35,7 +36,9 @@ from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import Connections, SessionDriver
 from speechbus_transcriber.event_log import EventLog
+from speechbus_transcriber.lag_watch import Lag, LagWatch
 from speechbus_transcriber.live_output import LiveOutput
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.interface import (
     ProviderError,
     ProviderProtocolError,
@@ -56,6 +59,10 @@ Outcome = Literal["closed", "superseded"]
 
 CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
 CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
+BEHIND: Final = (
+    "its provider was away, or takes real time only: it catches up in pauses; "
+    "SPEECHBUS_TRANSCRIBER_LAG_MAX_S has it jump instead"
+)
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
 SOURCE_SILENT_S: Final = 2.5
@@ -83,6 +90,7 @@ class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
     """False while this worker cannot be sure that it still owns its streams."""
     now_ns: Callable[[], int]
     """Wall clock, ns since 1970."""
+    measures: Measures
 
 
 class _ProvidersExhaustedError(Exception):
@@ -122,13 +130,14 @@ class StreamRun:
         )
         self._output = StreamOutput(
             owned,
-            EventLog(owned, context.publisher),
+            EventLog(owned, context.publisher, context.measures),
             self._live,
             self._times,
             wake=self._wake.set,
             now_ms=lambda: context.now_ns() // 1_000_000,
         )
         self._tail = AudioTail(start_sample=self._output.covered_sample)
+        self._lag = LagWatch(sample_rate_hz=opened.sample_rate_hz)
         self._driver: SessionDriver | None = None
         self._feed: AudioFeed | None = None
         self._session: SegmentContext | None = None
@@ -196,6 +205,31 @@ class StreamRun:
             self._end(reason="source_lost")
         elif silent_s > SOURCE_SILENT_S and self._catch_up.fetched_at_s < self._heard_source_s:
             self._catch_up.request()
+
+    def check_lag(self) -> Lag:
+        """Look how far the stream is behind; say so when that begins and ends, and meanwhile."""
+        was_behind = self._lag.is_behind
+        lag = self._lag.look(
+            received=self._tail.end,
+            given=self._tail.position,
+            covered=self._output.covered_sample,
+        )
+        waiting_ms = round(lag.waiting_s * 1000) if lag.is_behind else 0
+        if lag.is_behind or was_behind:
+            self._live.show_lag(
+                StreamLag(
+                    stream_id=self.stream_id,
+                    tenant=self._opened.tenant,
+                    epoch=self.epoch,
+                    waiting_ms=waiting_ms,
+                )
+            )
+        facts = {"stream_id": self.stream_id, "epoch": self.epoch, "waiting_ms": waiting_ms}
+        if lag.is_behind and not was_behind:
+            logger.warning("stream is behind", extra={**facts, "advice": BEHIND})
+        elif was_behind and not lag.is_behind:
+            logger.info("stream has caught up", extra=facts)
+        return lag
 
     def excuse_source(self) -> None:
         """The bus was away: silence so far says nothing about the ingest."""
@@ -368,6 +402,7 @@ class StreamRun:
         )
         self._route.open()
         await self._driver.open()
+        self._context.measures.count_opened(name)
 
     def _end_session(self) -> None:
         self._is_reading = False
@@ -383,6 +418,7 @@ class StreamRun:
     async def _recover(self, error: ProviderError) -> None:
         """Decide who goes on after a failed session, and from where."""
         self._end_session()
+        self._context.measures.count_failed(error)
         backoff_s = self._route.fail(
             error,
             now_s=self._loop.time(),

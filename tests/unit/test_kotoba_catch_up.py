@@ -41,7 +41,7 @@ class _Session(SessionDriver):
         self._send(self._adapter.audio_to_send(pcm, now_s=self.now_s))
 
     def end_turn(self) -> bool:
-        return self._adapter.end_turn(now_s=self.now_s) is not None
+        return False
 
     def _send(self, messages: Sequence[str | bytes]) -> None:
         for message in messages:

@@ -79,7 +79,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """None: as fast as the connection takes it."""
     turn_pause_ms: int | None = None
     """Silence that ends a turn for sure. A stream that is behind leaves out what is beyond it, and
-    all of it where `ProviderProtocol.end_turn` ends the turn. None: nothing, which is right where audio goes out as fast as it can anyway."""
+    all of it where `ProviderProtocol.end_turn` ends the turn. None: nothing, which is right where
+    audio goes out as fast as it can anyway."""
     deaf_after_s: float | None = None
     """Speech that no message answers for so long means that nobody listens; None: it says nothing
     while it listens, or cannot go deaf by itself."""

@@ -163,7 +163,7 @@ def test_a_muted_microphone_is_silent_whatever_came_before() -> None:
     ],
 )
 def test_a_long_pause_ends_a_turn_and_a_short_one_is_only_shortened(
-    pause_ms: int, needs_silence: bool, kept_ms: int, n_turns: int
+    *, pause_ms: int, needs_silence: bool, kept_ms: int, n_turns: int
 ) -> None:
     """Where a turn needs silence, it gets as much as ends it, behind what was said."""
     sound = build_frames(5_000, 50)
