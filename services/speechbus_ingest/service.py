@@ -25,6 +25,7 @@ from speechbus_ingest.doors.palabra_storage import PalabraStorage
 from speechbus_ingest.doors.palabra_store import SessionStore
 from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.keys import KeyRing
+from speechbus_ingest.measures import measure_ingest
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
 from speechbus_ingest.server import build_server, listen
@@ -128,12 +129,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             streams_per_key_max=settings.streams_per_key_max,
             beat=lambda: health.beat("streams"),
         )
-        telemetry.observe(
-            "speechbus.ingest.streams",
-            lambda: registry.n_streams,
-            unit="{stream}",
-            description="Streams of clients.",
-        )
+        measure_ingest(telemetry, count_streams=lambda: registry.n_streams)
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
         native = NativeDoor(keys, registry, idle_s=settings.idle_s, duration_s=settings.duration_s)
         sessions = SessionStore(control_bus, context.publisher, now_ms=_now_ms)

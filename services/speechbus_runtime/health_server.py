@@ -93,7 +93,7 @@ class _Connection(asyncio.Protocol):
             request_line = bytes(self._head).partition(b"\r\n")[0]
             self._answer(*_answer(self._health, self._telemetry, request_line))
         elif len(self._head) >= HEAD_BYTES_MAX:
-            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"{}")
+            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"{}", JSON)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
@@ -105,7 +105,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _answer(self, status: HTTPStatus, body: bytes, content_type: str = JSON) -> None:
+    def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         assert self._transport is not None
         self._has_answered = True
         self._head.clear()
@@ -121,17 +121,17 @@ class _Connection(asyncio.Protocol):
 
 def _answer(
     health: Health, telemetry: Telemetry, request_line: bytes
-) -> tuple[HTTPStatus, bytes] | tuple[HTTPStatus, bytes, str]:
+) -> tuple[HTTPStatus, bytes, str]:
     match request_line.split(b" "):
         case [method, target, b"HTTP/1.1" | b"HTTP/1.0"]:
             path = target.partition(b"?")[0]
         case _:
-            return HTTPStatus.BAD_REQUEST, b"{}"
+            return HTTPStatus.BAD_REQUEST, b"{}", JSON
     if path not in {b"/healthz", b"/readyz", b"/metrics"}:
-        return HTTPStatus.NOT_FOUND, b"{}"
+        return HTTPStatus.NOT_FOUND, b"{}", JSON
     if method != b"GET":
-        return HTTPStatus.METHOD_NOT_ALLOWED, b"{}"
+        return HTTPStatus.METHOD_NOT_ALLOWED, b"{}", JSON
     if path == b"/metrics":
         return HTTPStatus.OK, telemetry.render(), METRICS_TYPE
     report = health.live_report() if path == b"/healthz" else health.ready_report()
-    return HTTPStatus(report.status_code), report.encode()
+    return HTTPStatus(report.status_code), report.encode(), JSON

@@ -15,7 +15,7 @@ BEHIND_S: Final = 1.5
 CAUGHT_UP_S: Final = 0.3
 """From here on everything is sent again: a chunk or two always wait."""
 SENT_AT_ONCE_MS: Final = 100
-"""Of a longer silence: so much and the pace decides again."""
+"""Of silence that has to end a turn: then it is asked again whether it has to, and the pace."""
 
 
 class AudioFeed:
@@ -79,8 +79,9 @@ class AudioFeed:
             self._timeline.skip(len(pcm) >> 1)
         else:
             n_bytes = 2 * (SENT_AT_ONCE_MS * self._rate_hz // 1000)
-            parts = [pcm[start : start + n_bytes] for start in range(0, len(pcm), n_bytes)]
-            self.waiting.extendleft(Piece(0, bytes(part)) for part in reversed(parts))
+            self._send(pcm[:n_bytes])
+            if len(pcm) > n_bytes:
+                self.waiting.appendleft(Piece(0, piece.pcm[n_bytes:], ends_turn=True))
 
     def _send(self, pcm: memoryview) -> None:
         if pcm:
@@ -103,7 +104,12 @@ class AudioFeed:
             self._skipper = None
 
     def _send_all(self) -> None:
-        # What is held back is shorter than a chunk, and nothing else waits when a marker is read.
+        # At once, whatever the pace: it is shorter than a chunk, as no silence has to end the turn.
         self._stop_skipping()
         while self.waiting:
-            self.send_waiting()
+            piece = self.waiting.popleft()
+            n_silent = len(piece.pcm) >> 1 if piece.ends_turn else 0
+            if piece.n_skipped + n_silent:
+                self._timeline.skip(piece.n_skipped + n_silent)
+            if not piece.ends_turn:
+                self._send(memoryview(piece.pcm))

@@ -20,7 +20,6 @@ from speechbus_contracts import (
     ChunkKind,
     ContractError,
     JobOpen,
-    StreamLag,
     build_dedup_headers,
     decode_chunk,
     encode_event,
@@ -36,7 +35,8 @@ from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import Connections, SessionDriver
 from speechbus_transcriber.event_log import EventLog
-from speechbus_transcriber.lag_watch import Lag, LagWatch
+from speechbus_transcriber.lag_reports import LagReports
+from speechbus_transcriber.lag_watch import Lag
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.interface import (
@@ -59,10 +59,6 @@ Outcome = Literal["closed", "superseded"]
 
 CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
 CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
-BEHIND: Final = (
-    "its provider was away, or takes real time only: it catches up in pauses; "
-    "SPEECHBUS_TRANSCRIBER_LAG_MAX_S has it jump instead"
-)
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
 SOURCE_SILENT_S: Final = 2.5
@@ -137,7 +133,7 @@ class StreamRun:
             now_ms=lambda: context.now_ns() // 1_000_000,
         )
         self._tail = AudioTail(start_sample=self._output.covered_sample)
-        self._lag = LagWatch(sample_rate_hz=opened.sample_rate_hz)
+        self._lag = LagReports(opened, epoch=self.epoch, live=self._live)
         self._driver: SessionDriver | None = None
         self._feed: AudioFeed | None = None
         self._session: SegmentContext | None = None
@@ -207,29 +203,12 @@ class StreamRun:
             self._catch_up.request()
 
     def check_lag(self) -> Lag:
-        """Look how far the stream is behind; say so when that begins and ends, and meanwhile."""
-        was_behind = self._lag.is_behind
-        lag = self._lag.look(
+        """Look how far the stream is behind, and say so where it is."""
+        return self._lag.look(
             received=self._tail.end,
             given=self._tail.position,
             covered=self._output.covered_sample,
         )
-        waiting_ms = round(lag.waiting_s * 1000) if lag.is_behind else 0
-        if lag.is_behind or was_behind:
-            self._live.show_lag(
-                StreamLag(
-                    stream_id=self.stream_id,
-                    tenant=self._opened.tenant,
-                    epoch=self.epoch,
-                    waiting_ms=waiting_ms,
-                )
-            )
-        facts = {"stream_id": self.stream_id, "epoch": self.epoch, "waiting_ms": waiting_ms}
-        if lag.is_behind and not was_behind:
-            logger.warning("stream is behind", extra={**facts, "advice": BEHIND})
-        elif was_behind and not lag.is_behind:
-            logger.info("stream has caught up", extra=facts)
-        return lag
 
     def excuse_source(self) -> None:
         """The bus was away: silence so far says nothing about the ingest."""

@@ -208,7 +208,7 @@ class PalabraProtocol:
         return self._finalize("flush", now_s=now_s)
 
     def end_turn(self, *, now_s: float) -> Sequence[str | bytes] | None:
-        """Finalize, once it is known that the server has that; the first pause asks."""
+        """Finalize, once it is known that the server has that; the first pause asks and waits."""
         if self._finalizes.is_known:
             return self._finalize("probe", now_s=now_s)
         self._has_paused = True

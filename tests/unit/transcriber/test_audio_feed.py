@@ -1,12 +1,13 @@
 """A stream that is behind catches up over its silence, and its times stay right."""
 
+import math
 import random
 from typing import Final
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbus_transcriber.audio_feed import BEHIND_S, AudioFeed
+from speechbus_transcriber.audio_feed import BEHIND_S, SENT_AT_ONCE_MS, AudioFeed
 from speechbus_transcriber.driver import SessionDriver
 from speechbus_transcriber.session_timeline import SessionTimeline
 from speechbus_transcriber.silence_skipper import KEPT_AFTER_MS, KEPT_BEFORE_MS
@@ -26,7 +27,10 @@ class _Heard(SessionDriver):
     def __init__(self, *, can_end_turns: bool) -> None:
         self.parts: list[bytes] = []
         self.asked: list[tuple[str, int]] = []
-        self._can_end_turns = can_end_turns
+        self.can_end_turns = can_end_turns
+        self.n_refused = 0
+        self.learns_after = math.inf
+        """Refused ends of turns until it is known that they can be ended."""
 
     @property
     def audio(self) -> bytes:
@@ -40,9 +44,12 @@ class _Heard(SessionDriver):
         self.asked.append(("flush", len(self.audio)))
 
     def end_turn(self) -> bool:
-        if self._can_end_turns:
+        self.can_end_turns |= self.n_refused >= self.learns_after
+        if self.can_end_turns:
             self.asked.append(("end_turn", len(self.audio)))
-        return self._can_end_turns
+        else:
+            self.n_refused += 1
+        return self.can_end_turns
 
     def finish(self) -> None:
         self.asked.append(("finish", len(self.audio)))
@@ -95,6 +102,18 @@ def test_a_turn_that_needs_no_silence_is_given_next_to_none() -> None:
     assert driver.asked == [("end_turn", told_at), ("finish", len(driver.audio))]
     assert timeline.to_stream_ms(5_000 + KEPT_AFTER_MS) == 5_000 + KEPT_AFTER_MS
     assert timeline.to_stream_ms(given_ms - 5_000) == 15_000
+
+
+def test_silence_is_given_only_until_the_provider_knows_the_turns_end() -> None:
+    """The first pause of a session asks, and the answer comes in the middle of it."""
+    feed, driver, timeline = begin(can_end_turns=False)
+    driver.learns_after = 2
+    give(feed, AUDIO, n_behind=BACKLOG)
+    feed.finish()
+
+    pause_ms = KEPT_AFTER_MS + 2 * SENT_AT_ONCE_MS + KEPT_BEFORE_MS
+    assert driver.audio == SOUND + bytes(2 * RATE_HZ * pause_ms // 1000) + SOUND
+    assert timeline.to_stream_ms(5_000 + pause_ms) == 15_000
 
 
 def test_a_stream_that_is_not_behind_is_given_whole() -> None:
