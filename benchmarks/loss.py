@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from speechbus_contracts import SegmentFinal, SegmentPartial
 from tests.support.conversation import build_conversation, check_conversation
 from tests.support.frame_client import Received, stream_frames
 from tests.support.frame_numbers import FRAME_MS
@@ -70,7 +71,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     latest_s: float
     """The latest final, behind the sound that it ends with."""
     caught_up_s: float
-    """From the first late final until they were on time again; 0: none was late."""
+    """From the last partial or final on time before the first late one until the next on time, so
+    that what broke is counted in; 0: none was late."""
     closed: int
     """Streams that were closed in order."""
 
@@ -332,17 +334,18 @@ def _delays_s(stream: Received, began_s: float) -> list[float]:
 
 
 def _caught_up_s(stream: Received, began_s: float) -> float:
-    delays_s = _delays_s(stream, began_s)
-    arrived_s = [
-        at_s
-        for at_s, event in zip(stream.arrived_at_s, stream.events, strict=True)
-        if event in stream.finals
+    shown = [
+        (arrived_s - began_s, arrived_s - began_s - event.end_ms / 1000)
+        for arrived_s, event in zip(stream.arrived_at_s, stream.events, strict=True)
+        if isinstance(event, SegmentPartial | SegmentFinal)
     ]
-    late = [index for index, delay in enumerate(delays_s) if delay > min(delays_s) + ON_TIME_S]
+    quickest_s = min(delay_s for _, delay_s in shown)
+    late = [n for n, (_, delay_s) in enumerate(shown) if delay_s > quickest_s + ON_TIME_S]
     if not late:
         return 0.0
-    on_time = late[-1] + 1 if late[-1] + 1 < len(delays_s) else late[-1]
-    return arrived_s[on_time] - arrived_s[late[0]]
+    from_s = shown[late[0] - 1][0] if late[0] else 0.0
+    on_time = min(late[-1] + 1, len(shown) - 1)
+    return shown[on_time][0] - from_s
 
 
 if __name__ == "__main__":

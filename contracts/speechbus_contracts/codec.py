@@ -15,6 +15,7 @@ from speechbus_contracts.streams import (
     StreamClosed,
     StreamCovered,
     StreamFlushed,
+    StreamLag,
     StreamOpened,
     StreamReconfigured,
     TurnEnded,
@@ -41,6 +42,7 @@ AnyEvent = (
     | StreamClosed
     | TurnStarted
     | TurnEnded
+    | StreamLag
     | JobOpen
     | WorkerHeartbeat
 )
@@ -61,6 +63,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     StreamClosed,
     TurnStarted,
     TurnEnded,
+    StreamLag,
     JobOpen,
     WorkerHeartbeat,
 )

@@ -11,6 +11,7 @@ __all__ = [
     "StreamClosed",
     "StreamCovered",
     "StreamFlushed",
+    "StreamLag",
     "StreamOpened",
     "StreamReconfigured",
     "TurnEnded",
@@ -154,6 +155,15 @@ class TurnEnded(StreamEvent, frozen=True, kw_only=True, tag="turn.ended"):
 
     epoch: Integer
     at_ms: Integer
+
+
+class StreamLag(StreamEvent, frozen=True, kw_only=True, tag="stream.lag"):
+    """The stream is behind by more than 3 s, or has just caught up; said again every second."""
+
+    epoch: Integer
+    waiting_ms: Integer
+    """Audio that was accepted and no provider has got yet: what is said comes so much later than
+    usual; 0: it has caught up."""
 
 
 class WorkerHeartbeat(Event, frozen=True, kw_only=True, tag="worker.heartbeat"):

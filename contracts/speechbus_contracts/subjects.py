@@ -55,7 +55,7 @@ WriteKind = Literal[
     "flushed",
     "closed",
 ]
-LiveKind = Literal["partial", "turn"]
+LiveKind = Literal["partial", "turn", "lag"]
 WorkerKind = Literal["heartbeat", "ping"]
 IngestKind = Literal["holds"]
 
@@ -136,7 +136,7 @@ class TranscriptSubject(_StreamEventSubject, frozen=True):
 
 
 class LiveSubject(msgspec.Struct, frozen=True):
-    """Partials and turns: core NATS only, not stored."""
+    """Partials, turns and lag: core NATS only, not stored."""
 
     tenant: str
     stream_id: str
@@ -227,7 +227,7 @@ def parse_subject(text: str) -> Subject:
             subject = WriteSubject(*_stream_event_parts(rest))
         case ["speech", "v1", "transcript", *rest]:
             subject = TranscriptSubject(*_stream_event_parts(rest))
-        case ["speech", "v1", "live", tenant, stream_id, ("partial" | "turn") as live]:
+        case ["speech", "v1", "live", tenant, stream_id, ("partial" | "turn" | "lag") as live]:
             subject = LiveSubject(tenant, stream_id, live)
         case ["speech", "v1", "caption", tenant, stream_id]:
             subject = CaptionSubject(tenant, stream_id)

@@ -32,6 +32,7 @@ from speechbus_runtime.lifecycle import EXIT_SETTINGS, StopSignal, run_service
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 
 __all__ = ["main"]
 
@@ -72,23 +73,27 @@ def main() -> int:
 async def _serve(settings: Settings, stop: StopSignal) -> None:
     health = Health(SERVICE)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
+    telemetry = Telemetry(SERVICE)
     async with (
-        serve_health(health, host=settings.health_host, port=settings.health_port),
+        serve_health(health, telemetry, host=settings.health_host, port=settings.health_port),
         asyncio.TaskGroup() as tasks,
     ):
         # A task of its own, so that a stop also ends the waiting for NATS.
-        correlating = tasks.create_task(_correlate(settings.nats_url, health), name="correlate")
+        correlating = tasks.create_task(
+            _correlate(settings.nats_url, health, telemetry), name="correlate"
+        )
         await stop.wait()
         health.mark_draining()
         correlating.cancel()
 
 
-async def _correlate(nats_url: str, health: Health) -> None:
+async def _correlate(nats_url: str, health: Health, telemetry: Telemetry) -> None:
     """Turn finals into captions until cancelled; then finish those in hand."""
     async with AsyncExitStack() as stack:
         bus = await connect_bus(nats_url, name=f"{SERVICE}-{os.getpid()}-{secrets.token_hex(4)}")
         stack.push_async_callback(bus.shut_down)
         _follow_connection(bus, health)
+        telemetry.follow(bus)
         await _wait_for_objects(bus, health)
         await _start_pulling(stack, bus, health)
         health.mark_serving()

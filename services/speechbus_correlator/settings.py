@@ -15,9 +15,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str = "nats://127.0.0.1:4222"
     """NATS server, or several separated by commas."""
     health_host: str = "127.0.0.1"
-    """Address of /healthz and /readyz."""
+    """Address of /healthz, /readyz and /metrics."""
     health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8082
-    """Port of /healthz and /readyz; 0: any free one."""
+    """Port of /healthz, /readyz and /metrics; 0: any free one."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged."""
     log_format: Literal["json", "pretty"] = "json"

@@ -24,6 +24,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the one port, for WebSocket and HTTP."""
     listen_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
     """Port; 0: any free one."""
+    health_host: str = "127.0.0.1"
+    """Address of the port below."""
+    health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
+    """Port of /metrics, which clients need not reach, and once more of /healthz and /readyz; 0: any
+    free one; empty: no metrics."""
     nats_url: str = "nats://127.0.0.1:4222"
     """NATS server, or several separated by commas."""
     viewer: Literal["key", "open"] = "key"

@@ -51,6 +51,11 @@ class AudioTail:
         return self._position
 
     @property
+    def end(self) -> int:
+        """The end of the newest chunk seen, in samples of the stream."""
+        return self._end
+
+    @property
     def n_behind(self) -> int:
         """Samples between the position and the end of the newest chunk seen."""
         return self._end - self._position

@@ -233,6 +233,16 @@ class SessionDriver:
         """Ask for finals of everything sent so far."""
         self._call(self.protocol.flush)
 
+    def end_turn(self) -> bool:
+        """End the open turn without silence; False: only silence does."""
+        if self._is_over:
+            return False
+        messages = self.protocol.end_turn(now_s=self._loop.time())
+        if messages is None:
+            return False
+        self._after(messages)
+        return True
+
     def finish(self) -> None:
         """Ask for the last finals; `Finished` comes among the results, or the session fails."""
         if self._is_over or self._finish_timer is not None:

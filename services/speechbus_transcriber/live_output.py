@@ -1,4 +1,4 @@
-"""What a stream shows while it is not final: partials and turns, over core NATS."""
+"""What a stream shows and nobody stores: partials, turns and its lag, over core NATS."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Final
 from speechbus_contracts import (
     LiveSubject,
     SegmentPartial,
+    StreamLag,
     StreamOpened,
     TurnEnded,
     TurnStarted,
@@ -21,7 +22,7 @@ PARTIAL_INTERVAL_S: Final = 0.1
 
 
 class LiveOutput:
-    """Partials and turns of one stream.
+    """Partials, turns and lag of one stream.
 
     Args:
         bus: control connection.
@@ -38,6 +39,7 @@ class LiveOutput:
         tenant, stream_id = opened.tenant, opened.stream_id
         self._partial_subject = str(LiveSubject(tenant, stream_id, "partial")).encode()
         self._turn_subject = str(LiveSubject(tenant, stream_id, "turn")).encode()
+        self._lag_subject = str(LiveSubject(tenant, stream_id, "lag")).encode()
         self._held: SegmentPartial | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown_at_s = 0.0
@@ -63,6 +65,10 @@ class LiveOutput:
     def show_turn(self, turn: TurnStarted | TurnEnded) -> None:
         """Show a turn boundary."""
         self._publish(self._turn_subject, encode_event(turn))
+
+    def show_lag(self, lag: StreamLag) -> None:
+        """Show how far the stream is behind."""
+        self._publish(self._lag_subject, encode_event(lag))
 
     def close(self) -> None:
         """Show nothing any more."""

@@ -32,8 +32,10 @@ from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.registry import build_providers
 from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
 from speechbus_transcriber.stream_context import StreamContext
@@ -70,10 +72,11 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
     worker_id = settings.worker_id or f"{os.getpid()}-{secrets.token_hex(4)}"
     health = Health(SERVICE)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
+    telemetry = Telemetry(SERVICE)
     async with AsyncExitStack() as stack:
         stack.enter_context(suppress(StoppedError))
         await stack.enter_async_context(
-            serve_health(health, host=settings.health_host, port=settings.health_port)
+            serve_health(health, telemetry, host=settings.health_host, port=settings.health_port)
         )
         sockets = await _start_engines(stack, settings)
         audio_bus = await unless_stopped(
@@ -86,6 +89,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         stack.push_async_callback(control_bus.shut_down)
         for bus in (audio_bus, control_bus):
             bus.on_denied(lambda: health.set_ready("permissions", ok=False, reason=DENIED))
+            telemetry.follow(bus)
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
         )
@@ -102,6 +106,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,
+            measures=Measures(telemetry, capacity=settings.capacity),
         )
         health.register("heartbeat", stale_after_s=LOOP_STALE_S)
         worker = Worker(context, capacity=settings.capacity, beat=lambda: health.beat("heartbeat"))

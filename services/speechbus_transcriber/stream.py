@@ -32,6 +32,8 @@ from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.chunk_payloads import read_end_reason, read_language
 from speechbus_transcriber.claim import OwnedStream, read_changes
 from speechbus_transcriber.event_log import EventLog
+from speechbus_transcriber.lag_reports import LagReports
+from speechbus_transcriber.lag_watch import Lag
 from speechbus_transcriber.languages import Languages
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.provider_session import ProviderSession
@@ -83,13 +85,14 @@ class StreamRun:
         )
         self._output = StreamOutput(
             owned,
-            EventLog(owned, context.publisher),
+            EventLog(owned, context.publisher, context.measures),
             self._live,
             self._times,
             wake=self._wake.set,
             now_ms=lambda: context.now_ns() // 1_000_000,
         )
         self._tail = AudioTail(start_sample=self._output.covered_sample)
+        self._lag = LagReports(opened, epoch=self.epoch, live=self._live)
         self._sessions = Succession(
             SessionBuilder(opened, owned.epoch, context),
             self._output,
@@ -97,6 +100,7 @@ class StreamRun:
             sample_rate_hz=self._rate_hz,
             read=self._go_on,
             wake=self._wake.set,
+            measures=context.measures,
         )
         self._is_reading = False
         self._is_language_due = False
@@ -162,6 +166,14 @@ class StreamRun:
             self._end(reason="source_lost")
         elif silent_s > SOURCE_SILENT_S and self._catch_up.fetched_at_s < self._heard_source_s:
             self._catch_up.request()
+
+    def check_lag(self) -> Lag:
+        """Look how far the stream is behind, and say so where it is."""
+        return self._lag.look(
+            received=self._tail.end,
+            given=self._tail.position,
+            covered=self._output.covered_sample,
+        )
 
     def excuse_source(self) -> None:
         """The bus was away: silence so far says nothing about the ingest."""
@@ -319,6 +331,7 @@ class StreamRun:
         assert failed is not None
         self._is_reading = False
         self._sessions.close(keeps_successor=True)
+        self._context.measures.count_failed(error)
         covered = self._output.covered_sample
         backoff_s = failed.route.fail(
             error, now_s=self._loop.time(), has_advanced=covered > failed.start_sample

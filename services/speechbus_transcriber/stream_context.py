@@ -7,6 +7,7 @@ import msgspec
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_transcriber.driver import Connections
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.registry import Provider
 
 __all__ = ["StreamContext"]
@@ -30,3 +31,4 @@ class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
     """False while this worker cannot be sure that it still owns its streams."""
     now_ns: Callable[[], int]
     """Wall clock, ns since 1970."""
+    measures: Measures

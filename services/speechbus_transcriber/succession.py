@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.provider_session import ProviderSession
 from speechbus_transcriber.providers.interface import (
     Finished,
@@ -42,6 +43,7 @@ class Succession:
         sample_rate_hz: of the stream.
         read: called when audio may go on, or a change of sessions is due.
         wake: called when the stream's task has something to do.
+        measures: of the worker.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Succession:
         sample_rate_hz: int,
         read: Callable[[], None],
         wake: Callable[[], None],
+        measures: Measures,
     ) -> None:
         self.speaker: ProviderSession | None = None
         """Whose results count."""
@@ -68,6 +71,7 @@ class Succession:
         self._rate_hz = sample_rate_hz
         self._read = read
         self._wake = wake
+        self._measures = measures
         self._loop = asyncio.get_running_loop()
         self._successor: ProviderSession | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -104,6 +108,7 @@ class Succession:
             session.begin(position)
             self.speaker = self.listener = session
             await session.open()
+            self._measures.count_opened(session.context.provider)
         self._let_speak(session)
 
     def close(self, *, keeps_successor: bool = False) -> None:
@@ -232,6 +237,7 @@ class Succession:
             if self.listener is not None or self.speaker is not None:
                 self._miss_successor(session, error)
             return
+        self._measures.count_opened(session.context.provider)
         self.is_successor_waiting = True
         if self._rollover is not None:
             self._rollover.note_ready(now_s=self._loop.time())
@@ -243,6 +249,7 @@ class Succession:
         session.close()
         self._forget_successor()
         self.is_turn_due = False
+        self._measures.count_failed(error)
         retry_after_s = None
         if isinstance(error, ProviderRateLimitedError):
             retry_after_s = error.retry_after_s

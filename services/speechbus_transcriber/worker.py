@@ -150,6 +150,7 @@ class Worker:
         former = self._runs.get(job.stream_id)
         if former is not None:
             former.supersede()  # we were thought dead and got our own stream back
+        context.measures.count_claim(job.reason)
         run = StreamRun(owned, context)
         self._runs[job.stream_id] = run
         if self._is_draining:
@@ -190,6 +191,7 @@ class Worker:
                 consumed = {stream_id: 0 for stream_id, _ in self._claiming}
                 consumed |= {run.stream_id: run.position for run in self._runs.values()}
                 self._check_sources()
+                self._measure()
             heartbeat = WorkerHeartbeat(
                 worker=context.worker_id,
                 sessions=self._carried,
@@ -219,6 +221,11 @@ class Worker:
                 run.excuse_source()  # this worker stood still: what came meanwhile is unread
             elif self._context.audio_bus.is_connected:
                 run.check_source(now_s)
+
+    def _measure(self) -> None:
+        measures = self._context.measures
+        measures.n_streams = self._carried
+        measures.note_lags([run.check_lag() for run in self._runs.values()])
 
     async def _after_reconnect(self) -> None:
         for run in list(self._runs.values()):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from speechbus_transcriber.providers import local_wire
 from speechbus_transcriber.providers.interface import (
+    Covered,
     Finished,
     Flushed,
     Heard,
@@ -294,6 +295,12 @@ class Session:
             self.now_s = max(self.now_s, deadline_s)
             self._exchange(self.protocol.handle_deadline(now_s=self.now_s))
 
+    def end_turn(self) -> bool:
+        """End the turn, where silence is not needed for it."""
+        messages = self.protocol.end_turn(now_s=self.now_s)
+        self._exchange(messages or ())
+        return messages is not None
+
     def finish(self) -> None:
         """Ask for the end."""
         self._exchange(self.protocol.finish(now_s=self.now_s))
@@ -399,6 +406,28 @@ def test_each_flush_is_answered_behind_the_finals_it_asked_for(
         assert new[-1] == Flushed()
         ends = [heard.end_ms for heard in heard_in(new) if heard.is_final]
         assert ends[-1:] == ([20 * n_frames] if length else [])
+
+
+@each_provider
+@given(lengths=st.lists(st.integers(0, 120), max_size=5))
+def test_a_turn_that_is_ended_is_final_and_loses_nothing(name: str, lengths: list[int]) -> None:
+    """A stream that is behind ends turns in pauses that it leaves out; nobody waits for it."""
+    session = Session(name)
+    n_frames = 0
+    for length in lengths:
+        session.send(build_frames(n_frames + 1, length))
+        n_frames += length
+        n_before = len(session.results)
+        if session.end_turn() and n_frames:
+            covered = [r.covered_ms for r in session.results[n_before:] if isinstance(r, Covered)]
+            ends = [heard.end_ms for heard in heard_in(session.results) if heard.is_final]
+            assert covered[-1:] == [20 * n_frames] or ends[-1:] == [20 * n_frames]
+    session.finish()
+
+    finals = [heard for heard in heard_in(session.results) if heard.is_final and heard.text]
+    assert Flushed() not in session.results[:-2]
+    assert all(one.end_ms <= other.start_ms for one, other in pairwise(finals))
+    assert sum(heard.end_ms - heard.start_ms for heard in finals) == 20 * n_frames
 
 
 @each_provider

@@ -15,9 +15,12 @@ from speechbus_contracts import (
 )
 from speechbus_runtime.bus import connect_bus, encode_headers
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_transcriber.claim import OwnedStream, claim_stream
 from speechbus_transcriber.event_log import EventLog
+from speechbus_transcriber.measures import Measures
 from tests.support.bus_log import BusLog, wait_until
+from tests.support.metrics import parse_metrics
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -41,6 +44,8 @@ async def _write_after_being_fenced(url: str) -> BusLog:
     bus = await connect_bus(url, name="test")
     log = BusLog(bus)
     publisher = AckedPublisher(bus)
+    telemetry = Telemetry("test")
+    measures = Measures(telemetry, capacity=2)
     await publisher.publish(
         str(WriteSubject("acme", "s-1", "opened")),
         encode_event(OPENED),
@@ -55,13 +60,14 @@ async def _write_after_being_fenced(url: str) -> BusLog:
 
     first = await claim("first", 1)
     assert first is not None
-    await EventLog(first, publisher).write(_covered(1, 1_000))
+    await EventLog(first, publisher, measures).write(_covered(1, 1_000))
     second = await claim("second", 2)
     assert second is not None
     assert second.checkpoint.covered_ms == 1_000
     with pytest.raises(StaleGuardError):
-        await EventLog(first, publisher).write(_covered(1, 9_000))
-    await EventLog(second, publisher).write(_covered(2, 2_000))
+        await EventLog(first, publisher, measures).write(_covered(1, 9_000))
+    assert parse_metrics(telemetry.render())["speechbus_transcriber_writes_fenced_total"] == 1
+    await EventLog(second, publisher, measures).write(_covered(2, 2_000))
     assert await claim("third", 2) is None, "an old job does not take a stream"
     await wait_until(lambda: len(log.events["s-1"]) >= 5)
     await bus.shut_down()

@@ -24,6 +24,7 @@ def play(
     n_frames: int,
     environment: Mapping[str, str] | None = None,
     build: Callable[[int, int], bytes] = build_frames,
+    look: Callable[[System], None] | None = None,
 ) -> list[Received]:
     """Stream numbered frames at the same time, one client for each hello.
 
@@ -34,6 +35,7 @@ def play(
         n_frames: of each stream.
         environment: variables of the services beside those of the simulators.
         build: PCM of the frames from one on, and how many.
+        look: called with the running system when the streams have ended.
     """
 
     async def stream_all(system: System) -> list[Received]:
@@ -63,7 +65,10 @@ def play(
                 environment={**variables, **(environment or {})},
             )
         )
-        return asyncio.run(stream_all(system))
+        received = asyncio.run(stream_all(system))
+        if look is not None:
+            look(system)
+        return received
 
 
 def read_failures(folder: Path, *providers: str) -> list[str]:

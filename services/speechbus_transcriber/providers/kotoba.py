@@ -195,6 +195,9 @@ class KotobaProtocol:
         self._flushes.ask(self._places.given_ms, now_s=now_s)
         return self._when_ready([*self._take_rest(), *self._be_silent(now_s)], now_s)
 
+    def end_turn(self, *, now_s: float) -> None:
+        """Only silence does: `commit` would end the session."""
+
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Commit: the end of all audio; `Finished` follows among the results."""
         messages = [*self._take_rest(), wire.encode_message(wire.Commit())]

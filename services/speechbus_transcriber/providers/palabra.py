@@ -102,6 +102,7 @@ class PalabraProtocol:
         self._given_at_s: float | None = None
         self._quiet_at_s = 0.0  # at once: that call tells the session's beginning
         self._finalizes = PalabraFinalizes()
+        self._has_paused = False  # and nobody knows yet whether the server has `finalize`
         self._translations = PalabraTranslations(request.target_languages)
         self._segments = PalabraSegments(self._translations)
         self._heard_ms = 0  # audio of the stream when the provider last spoke
@@ -200,11 +201,18 @@ class PalabraProtocol:
         segments = self._segments
         since_ms = self._heard_ms if segments.is_any_open else segments.covered_ms
         is_long = self._clock.given_ms - since_ms >= PROBE_AFTER_MS
-        return is_long and self._finalizes.may_probe
+        return (is_long or self._has_paused) and self._finalizes.may_probe
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Ask for finals of everything sent so far; `Flushed` follows among the results."""
         return self._finalize("flush", now_s=now_s)
+
+    def end_turn(self, *, now_s: float) -> Sequence[str | bytes] | None:
+        """Finalize, once it is known that the server has that; the first pause asks and waits."""
+        if self._finalizes.is_known:
+            return self._finalize("probe", now_s=now_s)
+        self._has_paused = True
+        return None
 
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Flush and end the session; `Finished` follows among the results.
@@ -339,6 +347,7 @@ class PalabraProtocol:
     # --- finalize ------------------------------------------------------------------------------
 
     def _finalize(self, purpose: Purpose, *, now_s: float) -> list[str | bytes]:
+        self._has_paused = False
         self._finalizes.ask(
             purpose, given_ms=self._clock.given_ms, deadline_s=now_s + FIN_TIMEOUT_S
         )

@@ -78,6 +78,11 @@ class ScriptedProtocol:
         self._meet("flush", now_s)
         return ["flush"]
 
+    def end_turn(self, *, now_s: float) -> Sequence[str | bytes] | None:
+        """Pass it on."""
+        self._meet("end_turn", now_s)
+        return ["end_turn"]
+
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Pass it on."""
         self._meet("finish", now_s)
