@@ -39,6 +39,10 @@ CLOSE_TIMEOUT_S: Final = 1.0
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
 
+class _ServerLeftError(nats.errors.Error):
+    """We left, on purpose."""
+
+
 def encode_headers(headers: Mapping[str, str]) -> bytes:
     """Return the header block of a message, ready for `publish_nowait`."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -279,6 +283,15 @@ class BusConnection(Client):
 
     # --- life of the connection --------------------------------------------------------------
 
+    @property
+    def n_servers(self) -> int:
+        """Servers of the cluster that this connection's server knows and tells, with itself."""
+        return len(self._server_info.get("connect_urls") or ()) or 1
+
+    async def leave_server(self) -> None:
+        """Go on at the next server of the pool; the same as if this one had gone away."""
+        await self._process_op_err(_ServerLeftError())
+
     def on_reconnected(self, hook: Callable[[], Awaitable[None]]) -> None:
         """Await `hook` after each reconnect; subscriptions already stand again by then."""
         self._reconnect_hooks.append(hook)
@@ -319,9 +332,22 @@ class BusConnection(Client):
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
+            # A server that drains (lame duck) serves until it has sent everybody away.
+            lame_duck_mode_cb=self.leave_server,
             # Refuse rather than hold what is published through nats-py while it is away.
             pending_size=SEND_BACKLOG_BYTES_MAX,
         )
+        # Shuffled once, so that clients spread over the servers. From now on in turn: a lost
+        # server is tried last, since one that is frozen takes 2 s to try.
+        self.options["dont_randomize"] = True
+
+    async def _process_op_err(self, e: Exception) -> None:
+        # nats-py waits until what is queued has been written, and a peer that neither reads nor
+        # resets (frozen, or cut off) would hold it for minutes.
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None and not self.is_closed and not self.is_reconnecting:
+            writer.transport.abort()
+        await super()._process_op_err(e)
 
     async def shut_down(self) -> None:
         """Send what is pending and close; waits at most `CLOSE_TIMEOUT_S`, also without NATS."""

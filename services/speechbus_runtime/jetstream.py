@@ -76,7 +76,8 @@ class ObjectReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `ensure` found."""
 
     name: str
-    state: Literal["created", "unchanged", "drifted", "missing"]
+    state: Literal["created", "raised", "unchanged", "drifted", "missing"]
+    """`raised`: it has more replicas now."""
     drift: tuple[str, ...] = ()
     """One line per differing field: `field: is X, should be Y`. Nothing is overwritten."""
 
