@@ -9,6 +9,7 @@ __all__ = [
     "EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT",
     "MSG_ID",
     "MSG_TTL",
+    "PREVIOUS_SEQUENCE",
     "TRACEPARENT",
     "build_claim_headers",
     "build_dedup_headers",
@@ -26,6 +27,7 @@ MSG_ID: Final = "Nats-Msg-Id"
 MSG_TTL: Final = "Nats-TTL"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+PREVIOUS_SEQUENCE: Final = "Speechbus-Previous-Sequence"
 TRACEPARENT: Final = "traceparent"
 CONTENT_TYPE: Final = "content-type"
 CONTENT_TYPE_JSON: Final = "application/json"
@@ -43,12 +45,23 @@ def build_claim_headers(dedup_id: str, *, last_claim_sequence: int) -> dict[str,
     }
 
 
-def build_guard_headers(dedup_id: str, *, token: int, claim_subject: str) -> dict[str, str]:
-    """Headers of a write that the server refuses once somebody else has claimed the stream."""
-    return build_dedup_headers(dedup_id) | {
+def build_guard_headers(
+    dedup_id: str, *, token: int, claim_subject: str, previous: int = 0
+) -> dict[str, str]:
+    """Headers of a write that the server refuses once somebody else has claimed the stream.
+
+    Args:
+        dedup_id: names the event.
+        token: sequence of the writer's claim.
+        claim_subject: of the stream.
+        previous: sequence of the writer's event before this one, at first that of its claim:
+            readers see whether they have missed it. 0: not told.
+    """
+    guard = build_dedup_headers(dedup_id) | {
         EXPECTED_LAST_SUBJECT_SEQUENCE: str(token),
         EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: claim_subject,
     }
+    return guard | {PREVIOUS_SEQUENCE: str(previous)} if previous else guard
 
 
 def build_session_headers(dedup_id: str, *, last_sequence: int, ttl_s: int) -> dict[str, str]:

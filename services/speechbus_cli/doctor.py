@@ -215,7 +215,8 @@ def _check_browser() -> Check:
 
 
 async def _check_all(places: _Places, settings: BootstrapSettings) -> list[Check]:
-    checks = [_check_python(), _check_packages(), _check_accounts(), await _check_nats(places, settings)]
+    checks = [_check_python(), _check_packages(), _check_accounts()]
+    checks.append(await _check_nats(places, settings))
     if checks[-1].state != "fail":
         checks += await _check_objects(places, settings)
     later: Sequence[Callable[[_Places], Awaitable[Check]]] = (_check_workers, _check_ingest)

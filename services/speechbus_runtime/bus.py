@@ -288,6 +288,12 @@ class BusConnection(Client):
         """Servers of the cluster that this connection's server knows and tells, with itself."""
         return len(self._server_info.get("connect_urls") or ()) or 1
 
+    @property
+    def other_servers(self) -> list[str]:
+        """URLs of the pool's servers beside the one this is connected to; may hold passwords."""
+        current = self._current_server
+        return [one.uri.geturl() for one in self._server_pool if one is not current]
+
     async def leave_server(self) -> None:
         """Go on at the next server of the pool; the same as if this one had gone away."""
         await self._process_op_err(_ServerLeftError())

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 import nats.errors
+from nats.aio.client import Client
 
 from speechbus_runtime.bus import BusConnection
 
@@ -90,7 +91,7 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
 
 
-async def request_api(bus: BusConnection, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
+async def request_api(bus: Client, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Send one request to `$JS.API.<call>` and return the answer.
 
     Raises:

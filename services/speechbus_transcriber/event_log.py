@@ -46,6 +46,7 @@ class EventLog:
         self._tenant = owned.opened.tenant
         self._stream_id = owned.opened.stream_id
         self._token = owned.token
+        self._previous = owned.token
         self._claim_subject = str(WriteSubject(self._tenant, self._stream_id, "claim"))
         self._publisher = publisher
 
@@ -60,11 +61,15 @@ class EventLog:
         """
         subject, dedup_id = self._describe(event)
         headers = build_guard_headers(
-            dedup_id, token=self._token, claim_subject=self._claim_subject
+            dedup_id,
+            token=self._token,
+            claim_subject=self._claim_subject,
+            previous=self._previous,
         )
         ack = await self._publisher.publish(
             str(subject), encode_event(event), headers=encode_headers(headers)
         )
+        self._previous = ack.seq
         return ack.seq
 
     def _describe(self, event: LoggedEvent) -> tuple[WriteSubject, str]:

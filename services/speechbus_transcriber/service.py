@@ -31,6 +31,7 @@ from speechbus_runtime.lifecycle import (
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
@@ -125,8 +126,10 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
                 ),
                 name="objects",
             )
+            leaving = tasks.create_task(watch_server((audio_bus, control_bus)), name="server")
             await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
             watching.cancel()
+            leaving.cancel()
 
 
 async def _start_engines(stack: AsyncExitStack, settings: Settings) -> dict[str, Path]:
