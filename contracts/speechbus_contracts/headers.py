@@ -38,11 +38,21 @@ def build_dedup_headers(dedup_id: str) -> dict[str, str]:
     return {CONTENT_TYPE: CONTENT_TYPE_JSON, MSG_ID: dedup_id}
 
 
-def build_claim_headers(dedup_id: str, *, last_claim_sequence: int) -> dict[str, str]:
-    """Headers of a claim: refused unless `last_claim_sequence` (0: none) is still the last."""
-    return build_dedup_headers(dedup_id) | {
+def build_claim_headers(
+    dedup_id: str, *, last_claim_sequence: int, previous: int = 0
+) -> dict[str, str]:
+    """Headers of a claim: refused unless `last_claim_sequence` (0: none) is still the last.
+
+    Args:
+        dedup_id: names the claim.
+        last_claim_sequence: sequence of the last claim, 0: there is none.
+        previous: of the first claim, sequence of `opened`; 0: readers look into the store for
+            what a former owner may have written last.
+    """
+    claim = build_dedup_headers(dedup_id) | {
         EXPECTED_LAST_SUBJECT_SEQUENCE: str(last_claim_sequence)
     }
+    return claim | {PREVIOUS_SEQUENCE: str(previous)} if previous else claim
 
 
 def build_guard_headers(

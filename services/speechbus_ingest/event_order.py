@@ -21,7 +21,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     sequence: int
     """In TRANSCRIPT."""
     previous: int
-    """Sequence of its writer's event before it; 0: not known."""
+    """Sequence of its writer's event before it, or of what a claim follows; 0: not known."""
     kind: str
     payload: bytes
 
@@ -53,7 +53,6 @@ class EventOrder:
         """Of the last event taken."""
         self.is_holding = False
         """Whether live events wait for a read from behind `sequence`."""
-        self._has_owner = False
         self._held: deque[StoredEvent] = deque(maxlen=HELD_BACK_MAX)
 
     def receive(self, event: StoredEvent) -> bool:
@@ -91,13 +90,12 @@ class EventOrder:
     def _follows(self, event: StoredEvent) -> bool:
         if event.sequence <= self.sequence:
             return True
-        # The writer of a claim does not know what its former owner wrote last.
-        is_takeover = event.kind == "claim" and self._has_owner
+        # The writer of a later claim does not know what the former owner wrote last.
+        is_takeover = event.kind == "claim" and not event.previous
         return event.previous <= self.sequence and not is_takeover
 
     def _take(self, event: StoredEvent) -> bool:
         if event.sequence <= self.sequence:
             return False
         self.sequence = event.sequence
-        self._has_owner = self._has_owner or event.kind == "claim"
         return True

@@ -39,10 +39,6 @@ CLOSE_TIMEOUT_S: Final = 1.0
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
 
-class _ServerLeftError(nats.errors.Error):
-    """We left, on purpose."""
-
-
 def encode_headers(headers: Mapping[str, str]) -> bytes:
     """Return the header block of a message, ready for `publish_nowait`."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -296,7 +292,8 @@ class BusConnection(Client):
 
     async def leave_server(self) -> None:
         """Go on at the next server of the pool; the same as if this one had gone away."""
-        await self._process_op_err(_ServerLeftError())
+        self._abort_connection()
+        await self.force_reconnect()
 
     def on_reconnected(self, hook: Callable[[], Awaitable[None]]) -> None:
         """Await `hook` after each reconnect; subscriptions already stand again by then."""
@@ -348,12 +345,15 @@ class BusConnection(Client):
         self.options["dont_randomize"] = True
 
     async def _process_op_err(self, e: Exception) -> None:
+        self._abort_connection()
+        await super()._process_op_err(e)
+
+    def _abort_connection(self) -> None:
         # nats-py waits until what is queued has been written, and a peer that neither reads nor
         # resets (frozen, or cut off) would hold it for minutes.
         writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None and not self.is_closed and not self.is_reconnecting:
+        if writer is not None and self.is_connected:
             writer.transport.abort()
-        await super()._process_op_err(e)
 
     async def shut_down(self) -> None:
         """Send what is pending and close; waits at most `CLOSE_TIMEOUT_S`, also without NATS."""

@@ -105,7 +105,11 @@ async def claim_stream(
                 str(WriteSubject(job.tenant, job.stream_id, "claim")),
                 encode_event(event),
                 headers=encode_headers(
-                    build_claim_headers(dedup_id, last_claim_sequence=found["claim"].sequence)
+                    build_claim_headers(
+                        dedup_id,
+                        last_claim_sequence=found["claim"].sequence,
+                        previous=0 if found["claim"].sequence else found["opened"].sequence,
+                    )
                 ),
             )
         except StaleGuardError:

@@ -21,7 +21,7 @@ import msgspec
 
 from tests.support.nats_server import NatsServer, NatsServerError, choose_free_port
 
-__all__ = ["NatsCluster"]
+__all__ = ["N_NODES", "NatsCluster"]
 
 HOST: Final = "127.0.0.1"
 N_NODES: Final = 3
@@ -108,6 +108,13 @@ class NatsCluster:
         self.wait_until(has_leader, what=f"{store} has no leader")
         return int(leader.removeprefix("node-"))
 
+    def step_down(self, store: str, *, to: int) -> None:
+        """Have another node lead a JetStream stream; returns when it does."""
+        body = {"placement": {"preferred": f"node-{to}"}}
+        if self.leader_of(store) != to:
+            self.ask(f"STREAM.LEADER.STEPDOWN.{store}", body=body)
+            self.wait_until(lambda: self.leader_of(store) == to, what=f"{store} stays")
+
     def wait_until_current(self, *stores: str) -> None:
         """Return when every node has all that these stores hold."""
 
@@ -123,12 +130,15 @@ class NatsCluster:
 
         self.wait_until(are_current, what=f"{', '.join(stores)}: replicas lag behind")
 
-    def ask(self, call: str, *, asked: int | None = None) -> Mapping[str, Any]:
+    def ask(
+        self, call: str, *, asked: int | None = None, body: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Any]:
         """Send `$JS.API.<call>` to a node; `{"error": …}` when there is no answer in a second."""
         nodes = self.nodes if asked is None else [self.nodes[asked]]
         for node in nodes:
             with suppress(OSError, RuntimeError, ValueError, msgspec.DecodeError):
-                return _request(int(node.url.rpartition(":")[2]), f"$JS.API.{call}")
+                port = int(node.url.rpartition(":")[2])
+                return _request(port, f"$JS.API.{call}", msgspec.json.encode(body or {}))
         return {"error": "no answer"}
 
     def wait_until(self, condition: Callable[[], bool], *, what: str) -> None:
@@ -144,14 +154,14 @@ class NatsCluster:
             time.sleep(POLL_INTERVAL_S)
 
 
-def _request(port: int, subject: str) -> Mapping[str, Any]:
+def _request(port: int, subject: str, body: bytes) -> Mapping[str, Any]:
     with socket.create_connection((HOST, port), timeout=1.0) as connection:
         connection.settimeout(1.0)
         lines = connection.makefile("rb")
         lines.readline()
         connection.sendall(
             b'CONNECT {"verbose":false,"no_responders":true,"headers":true}\r\n'
-            b"SUB answer 1\r\nPUB %b answer 0\r\n\r\n" % subject.encode()
+            b"SUB answer 1\r\nPUB %b answer %d\r\n%b\r\n" % (subject.encode(), len(body), body)
         )
         while line := lines.readline():
             if line.startswith(b"MSG "):
