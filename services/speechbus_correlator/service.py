@@ -103,7 +103,10 @@ async def _correlate(nats_url: str, health: Health) -> None:
 
 async def _start_pulling(stack: AsyncExitStack, bus: BusConnection, health: Health) -> None:
     broker = BusBroker(bus, drain_within_s=DRAIN_WITHIN_S)
-    captions = CaptionWriter(bus, AckedPublisher(bus))
+    publisher = AckedPublisher(
+        bus, on_problem=lambda why: health.set_ready("store", ok=not why, reason=why)
+    )
+    captions = CaptionWriter(bus, publisher)
     subscriber = broker.subscriber(
         build_correlator_consumer()["filter_subject"],
         durable=CORRELATOR_CONSUMER,

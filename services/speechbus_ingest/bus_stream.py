@@ -171,6 +171,7 @@ class BusStream:
                 str(WriteSubject(opened.tenant, opened.stream_id, "opened")),
                 encode_event(opened),
                 headers=encode_headers(build_claim_headers(dedup_id, last_claim_sequence=0)),
+                store=TRANSCRIPT_STORE,
             )
         except StaleGuardError:
             raise StreamExistsError from None
@@ -322,6 +323,7 @@ class BusStream:
                 str(WriteSubject(self.opened.tenant, self.stream_id, "gap")),
                 encode_event(self._unsaid),
                 headers=encode_headers(build_dedup_headers(dedup_id)),
+                store=TRANSCRIPT_STORE,
             )
 
     def _note(self, kind: str, payload: bytes) -> None:

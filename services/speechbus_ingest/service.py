@@ -105,7 +105,10 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         decoders = Decoders(folder, streams_max=settings.decoders_max)
         context = IngestContext(
             control_bus=control_bus,
-            publisher=AckedPublisher(control_bus),
+            publisher=AckedPublisher(
+                control_bus,
+                on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            ),
             audio=AudioPublisher(audio_bus, now_s=loop.time),
             supervisor=supervisor,
             decoders=decoders,

@@ -111,6 +111,7 @@ async def claim_stream(
                         previous=0 if found["claim"].sequence else found["opened"].sequence,
                     )
                 ),
+                store=TRANSCRIPT_STORE,
             )
         except StaleGuardError:
             continue

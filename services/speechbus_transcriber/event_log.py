@@ -3,6 +3,7 @@
 from functools import partial
 
 from speechbus_contracts import (
+    TRANSCRIPT_STORE,
     Gap,
     SegmentFinal,
     SegmentRetracted,
@@ -67,7 +68,10 @@ class EventLog:
             previous=self._previous,
         )
         ack = await self._publisher.publish(
-            str(subject), encode_event(event), headers=encode_headers(headers)
+            str(subject),
+            encode_event(event),
+            headers=encode_headers(headers),
+            store=TRANSCRIPT_STORE,
         )
         self._previous = ack.seq
         return ack.seq

@@ -95,7 +95,10 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             worker_id=worker_id,
             audio_bus=audio_bus,
             control_bus=control_bus,
-            publisher=AckedPublisher(control_bus),
+            publisher=AckedPublisher(
+                control_bus,
+                on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            ),
             connections=await stack.enter_async_context(ProviderConnections(sockets)),
             providers=build_providers(settings.route, settings.accounts),
             lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,

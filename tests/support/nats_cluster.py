@@ -21,7 +21,7 @@ import msgspec
 
 from tests.support.nats_server import NatsServer, NatsServerError, choose_free_port
 
-__all__ = ["N_NODES", "NatsCluster"]
+__all__ = ["NatsCluster"]
 
 HOST: Final = "127.0.0.1"
 N_NODES: Final = 3

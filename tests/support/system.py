@@ -14,7 +14,7 @@ from speechbus_cli.die_with_parent import build_command
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.command_line import COMMAND, build_environment
 from tests.support.nats_cluster import NatsCluster
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import DEV_CONFIG, NatsServer
 
 __all__ = ["Service", "ServiceError", "System"]
 
@@ -223,6 +223,7 @@ class System:
         correlator_settings: Mapping[str, str] | None = None,
         bootstrap_settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        nats_config: Path = DEV_CONFIG,
         cluster: NatsCluster | None = None,
     ) -> None:
         """Prepare a system; nothing runs before `start`.
@@ -237,9 +238,10 @@ class System:
             correlator_settings: likewise.
             bootstrap_settings: likewise, of `speechbus bootstrap`.
             environment: variables of other names, for all services.
+            nats_config: of the one server `nats`.
             cluster: to use instead of the one server `nats`.
         """
-        self.nats = NatsServer(folder / "nats")
+        self.nats = NatsServer(folder / "nats", config=nats_config)
         self._bus = cluster or self.nats
         self.ingests: list[Service] = []
         self.transcribers: list[Service] = []
