@@ -84,8 +84,14 @@ class NatsCluster:
         self._relays.stop()
 
     def drain(self, index: int) -> None:
-        """Send a node into lame-duck mode: it hands over what it leads and sends clients away."""
-        os.kill(self.nodes[index].pid, signal.SIGUSR2)
+        """End a node by way of lame-duck mode: it hands over what it leads, and clients leave."""
+        node = self.nodes[index]
+        os.kill(node.pid, signal.SIGUSR2)
+        self.wait_until(
+            lambda: "JetStream Shutdown" in node.log_path.read_text().rpartition("lame duck")[2],
+            what="no lame-duck mode",
+        )
+        node.kill()  # it would wait 10 s for clients who have gone
 
     def cut(self, index: int) -> None:
         """Let nothing pass between a node and the others; its clients keep it."""

@@ -242,6 +242,7 @@ class System:
             cluster: to use instead of the one server `nats`.
         """
         self.nats = NatsServer(folder / "nats", config=nats_config)
+        self.cluster = cluster
         self._bus = cluster or self.nats
         self.ingests: list[Service] = []
         self.transcribers: list[Service] = []
