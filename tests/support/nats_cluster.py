@@ -66,15 +66,20 @@ class NatsCluster:
         return ",".join(node.url for node in self.nodes)
 
     def start(self) -> None:
-        """Start all nodes and return when JetStream has a leader.
+        """Start all nodes and return when JetStream has found all of them.
 
         Raises:
-            NatsServerError: A node did not start, or there is no leader in time.
+            NatsServerError: A node did not start, or they did not find each other in time.
         """
         self._relays.start()
         for node in self.nodes:
             node.start()
-        self.wait_until(lambda: "error" not in self.ask("INFO"), what="no JetStream leader")
+        probe = {"name": "PROBE", "subjects": ["probe"], "num_replicas": N_NODES}
+        self.wait_until(
+            lambda: "error" not in self.ask("STREAM.CREATE.PROBE", body=probe),
+            what="JetStream is not ready",
+        )
+        self.ask("STREAM.DELETE.PROBE")
 
     def kill(self) -> None:
         """End all nodes that run with SIGKILL."""
