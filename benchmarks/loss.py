@@ -10,13 +10,14 @@ and ignores what comes faster. Prints a row as soon as it is measured, and the t
 
 import argparse
 import asyncio
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -24,6 +25,14 @@ from speechbus_contracts import SegmentFinal, SegmentPartial
 from tests.support.conversation import build_conversation, check_conversation
 from tests.support.frame_client import Received, stream_frames
 from tests.support.frame_numbers import FRAME_MS
+from tests.support.nats_cluster import NatsCluster
+from tests.support.nats_server import DEV_CONFIG
+from tests.support.nats_strikes import (
+    build_small_store,
+    empty_store,
+    fill_store,
+    subscribe_and_sleep,
+)
 from tests.support.simulator import simulator
 from tests.support.system import System
 
@@ -57,6 +66,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of the simulators, by provider."""
     hello: Mapping[str, Any] = msgspec.field(default_factory=lambda: dict(PALABRA))
     transcribers: int = 1
+    nodes: Literal[1, 3] = 1
+    """Of NATS; with three, everything has three replicas."""
+    has_small_store: bool = False
+    """Whether NATS has 4 MB for files."""
     strikes: Sequence[tuple[float, Strike]] = ()
     """What happens to the system how many seconds after the streams began."""
 
@@ -107,6 +120,19 @@ def _kill(index: int) -> Strike:
 def _restart_nats(system: System) -> None:
     system.nats.kill()
     system.nats.start()
+
+
+def _kill_leader(system: System) -> None:
+    assert system.cluster is not None
+    system.cluster.nodes[system.cluster.leader_of("TRANSCRIPT")].kill()
+
+
+def _sleep_beside(system: System) -> None:
+    _sleepers.append(subscribe_and_sleep(system.nats.url))
+
+
+_sleepers: Final[list[socket.socket]] = []
+"""Subscribers that do not read, kept open."""
 
 
 def _drain_all(system: System) -> None:
@@ -225,6 +251,30 @@ ROWS: Final = (
         scripts={"palabra": _segments(3_000)},
         strikes=((12.0, _restart_nats),),
     ),
+    Row(
+        name="leader kill of three NATS nodes, 20 streams",
+        streams=20,
+        transcribers=2,
+        nodes=3,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _kill_leader),),
+    ),
+    Row(
+        name="slow subscriber, 20 streams",
+        streams=20,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _sleep_beside),),
+    ),
+    Row(
+        name="disk of NATS full for 10 s, 20 streams",
+        streams=20,
+        has_small_store=True,
+        scripts={"palabra": _segments(3_000)},
+        strikes=(
+            (12.0, lambda system: asyncio.run(fill_store(system.nats.url))),
+            (22.0, lambda system: asyncio.run(empty_store(system.nats.url))),
+        ),
+    ),
 )
 
 
@@ -270,6 +320,12 @@ def _measure(row: Row) -> Figures:
         system = stack.enter_context(
             System(
                 folder / "system",
+                nats_config=build_small_store(folder) if row.has_small_store else DEV_CONFIG,
+                cluster=NatsCluster(folder / "nats") if row.nodes > 1 else None,
+                bootstrap_settings={
+                    "REPLICAS": str(row.nodes),
+                    "AUDIO_REPLICAS": str(row.nodes),
+                },
                 transcribers=row.transcribers,
                 transcriber_settings={
                     "PROVIDERS": ",".join(row.scripts),

@@ -31,6 +31,7 @@ from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableErro
 from speechbus_runtime.lifecycle import EXIT_SETTINGS, StopSignal, run_service
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry import Telemetry
 
@@ -98,14 +99,19 @@ async def _correlate(nats_url: str, health: Health, telemetry: Telemetry) -> Non
         await _start_pulling(stack, bus, health)
         health.mark_serving()
         logger.info("correlator started")
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            await _check_objects(bus, health)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch_server((bus,)), name="server")
+            while True:
+                await asyncio.sleep(CHECK_EVERY_S)
+                await _check_objects(bus, health)
 
 
 async def _start_pulling(stack: AsyncExitStack, bus: BusConnection, health: Health) -> None:
     broker = BusBroker(bus, drain_within_s=DRAIN_WITHIN_S)
-    captions = CaptionWriter(bus, AckedPublisher(bus))
+    publisher = AckedPublisher(
+        bus, on_problem=lambda why: health.set_ready("store", ok=not why, reason=why)
+    )
+    captions = CaptionWriter(bus, publisher)
     subscriber = broker.subscriber(
         build_correlator_consumer()["filter_subject"],
         durable=CORRELATOR_CONSUMER,

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -29,6 +28,7 @@ from speechbus_contracts import (
 )
 from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
 from speechbus_ingest.chunker import Chunker
+from speechbus_ingest.event_order import EventOrder, StoredEvent, read_event
 from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.supervisor import Supervisor
@@ -40,8 +40,10 @@ __all__ = ["BusStream", "EventSink", "IngestContext", "StreamExistsError"]
 
 logger = logging.getLogger(__name__)
 
-HELD_BACK_MAX: Final = 1_000
-"""Events of one stream that wait while missed ones are read; older ones are read again anyway."""
+STALE_RETRY_S: Final = 0.1
+STALE_TRIES_MAX: Final = 100
+"""Reads, `STALE_RETRY_S` apart, of a store that has not what was republished: a follower lags
+some milliseconds, one that comes back a few seconds."""
 KEEPALIVE_S: Final = 2.0
 """A worker takes an ingest for lost after 10 s without any chunk."""
 
@@ -79,6 +81,8 @@ class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     now_ns: Callable[[], int]
     """Wall clock, ns since 1970."""
+    behind: asyncio.Queue["BusStream"] = msgspec.field(default_factory=asyncio.Queue["BusStream"])
+    """Streams whose events have to be read from the store; each at most once at a time."""
 
 
 class _Claimed(msgspec.Struct, frozen=True):
@@ -137,9 +141,9 @@ class BusStream:
         self._language = opened.language
         self._has_ended = False
         self._sids: list[int] = []
-        self._sequence = 0
+        self._order = EventOrder()
+        self._is_behind = False
         self._unsaid: Gap | None = None
-        self._held_back: deque[tuple[int, str, bytes]] | None = None
 
     @property
     def is_stored(self) -> bool:
@@ -171,6 +175,7 @@ class BusStream:
                 str(WriteSubject(opened.tenant, opened.stream_id, "opened")),
                 encode_event(opened),
                 headers=encode_headers(build_claim_headers(dedup_id, last_claim_sequence=0)),
+                store=TRANSCRIPT_STORE,
             )
         except StaleGuardError:
             raise StreamExistsError from None
@@ -297,6 +302,7 @@ class BusStream:
     async def reopen(self, reason: str) -> None:
         """Place the stream on another worker, under the next epoch."""
         if not self.closed.is_set():
+            self._fall_behind()  # its claim or its end may have come by unseen
             await self._place(self._epoch + 1, reason)
 
     async def _place(self, epoch: int, reason: str) -> None:
@@ -312,17 +318,25 @@ class BusStream:
     # --- events from the bus -------------------------------------------------------------------
 
     def _receive(self, subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
-        event = (_read_sequence(headers), subject.split(b".", 6)[5].decode(), payload)
-        if self._held_back is None:
-            self._take(*event)
-        else:
-            self._held_back.append(event)
+        event = read_event(subject, payload, headers)
+        was_holding = self._order.is_holding
+        if self._order.receive(event):
+            self._take(event)
+        elif self._order.is_holding and not was_holding:
+            self._fall_behind()
 
-    def _take(self, sequence: int, kind: str, payload: bytes) -> None:
-        """Act on a stored event and hand it on, each once and in order."""
-        if sequence <= self._sequence or self.closed.is_set():
+    def _fall_behind(self) -> None:
+        """Have what may have been missed read from the store."""
+        if not self._is_behind:
+            self._is_behind = True
+            self._order.hold()
+            self._context.behind.put_nowait(self)
+
+    def _take(self, event: StoredEvent) -> None:
+        """Act on a stored event and hand it on."""
+        if self.closed.is_set():
             return
-        self._sequence = sequence
+        kind, payload = event.kind, event.payload
         try:
             self._note(kind, payload)
         except (msgspec.DecodeError, ContractError):
@@ -359,6 +373,7 @@ class BusStream:
                 str(WriteSubject(self.opened.tenant, self.stream_id, "gap")),
                 encode_event(self._unsaid),
                 headers=encode_headers(build_dedup_headers(dedup_id)),
+                store=TRANSCRIPT_STORE,
             )
 
     def _note(self, kind: str, payload: bytes) -> None:
@@ -379,35 +394,39 @@ class BusStream:
 
     def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         # A worker that has lost the stream may not know it yet.
-        if _epoch_decoder.decode(payload).epoch >= self._epoch and self._held_back is None:
+        if _epoch_decoder.decode(payload).epoch >= self._epoch and not self._order.is_holding:
             self._sink.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
 
     def hold_back(self) -> None:
         """The bus is away: events from now on wait until `recover` has read what was missed."""
-        if self._held_back is None:
-            self._held_back = deque(maxlen=HELD_BACK_MAX)
+        self._order.hold()
 
     async def recover(self) -> None:
-        """Hand on the events that were stored while the bus was away, then go on live.
+        """Hand on the events that were stored and not seen, then go on live.
 
         Raises:
             JetStreamUnavailableError: no answer; call again.
         """
+        self._is_behind = False
+        self._order.hold()
         subject = f"{WRITE_ROOT}.{self.opened.tenant}.{self.stream_id}.>"
-        while True:
-            messages = await fetch_stored(
+        for tries_left in reversed(range(STALE_TRIES_MAX)):
+            while messages := await fetch_stored(
                 self._context.control_bus,
                 TRANSCRIPT_STORE,
                 subject,
-                start_sequence=self._sequence + 1,
-            )
-            for message in messages:
-                self._take(message.sequence, message.subject.split(".")[5], message.payload)
-            if not messages:
-                break
-        held_back, self._held_back = self._held_back, None
-        for event in held_back or ():
-            self._take(*event)
+                start_sequence=self._order.sequence + 1,
+            ):
+                stored = (
+                    StoredEvent(m.sequence, 0, m.subject.split(".")[5], m.payload) for m in messages
+                )
+                for event in self._order.add_stored(stored):
+                    self._take(event)
+            for event in self._order.release(is_last=not tries_left):
+                self._take(event)
+            if not self._order.is_holding:
+                return
+            await asyncio.sleep(STALE_RETRY_S)
 
     def _cover(self, covered_ms: int) -> None:
         self._lane.cover(covered_ms * self.opened.sample_rate_hz // 1000)
@@ -417,9 +436,3 @@ class BusStream:
         rest = self._chunker.take_rest()
         if rest:
             self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
-
-
-def _read_sequence(headers: bytes) -> int:
-    """Return the sequence that JetStream gives to what it republishes."""
-    _, _, after = headers.partition(b"Nats-Sequence:")
-    return int(after.partition(b"\r\n")[0])

@@ -47,6 +47,13 @@ class _Held(msgspec.Struct, gc=False):
     is_acked: bool = False
 
 
+class _Ack(msgspec.Struct, gc=False):
+    seq: int
+
+
+_ack_decoder: Final = msgspec.json.Decoder(_Ack)
+
+
 class AudioLane:
     """One stream's way onto the bus; made by `AudioPublisher.open_lane`."""
 
@@ -62,6 +69,7 @@ class AudioLane:
         self._publisher = publisher
         self._key = key
         self._subject = subject.encode()
+        self._stored_sequence = 0
         self._reply_head = b"%b%d." % (publisher.inbox, key)
         self._ingest_epoch = ingest_epoch
         self._credit_samples = int(CREDIT_S * sample_rate_hz)
@@ -135,8 +143,12 @@ class AudioLane:
 
     # --- for AudioPublisher --------------------------------------------------------------------
 
-    def acknowledge(self, number: int) -> None:
-        """JetStream has stored a chunk."""
+    def acknowledge(self, number: int, sequence: int) -> None:
+        """JetStream has stored a chunk, under this sequence of its own."""
+        if sequence < self._stored_sequence:
+            # The store began anew: its only server restarted, or it was made again elsewhere.
+            self._publisher.distrust_store(like=self._subject)
+        self._stored_sequence = sequence
         held = self._unacked.pop(number, None)
         if held is not None:
             held.is_acked = True
@@ -169,8 +181,15 @@ class AudioLane:
                 held.is_acked = False
                 self._unacked[held.number] = held
 
-    def distrust(self) -> None:
-        """The store may have lost everything: publish again what is not covered."""
+    def distrust(self, *, like: bytes = b"") -> None:
+        """The store may have lost everything: publish again what is not covered.
+
+        Args:
+            like: subject of another lane; one of another store changes nothing here.
+        """
+        if like and like.split(b".", 4)[:4] != self._subject.split(b".", 4)[:4]:
+            return
+        self._stored_sequence = 0
         self._unacked = {held.number: held for held in self._held}
         for held in self._held:
             held.is_acked = False
@@ -242,10 +261,14 @@ class AudioPublisher:
         """Called by the lane."""
         self._lanes.pop(key, None)
 
-    def distrust_store(self) -> None:
-        """After a reconnect: AUDIO may be new and empty."""
+    def distrust_store(self, *, like: bytes = b"") -> None:
+        """After a reconnect: AUDIO may be new and empty.
+
+        Args:
+            like: subject of a lane whose store is meant; empty: all.
+        """
         for lane in self._lanes.values():
-            lane.distrust()
+            lane.distrust(like=like)
         self.resend_late()
 
     def resend_late(self) -> None:
@@ -266,4 +289,4 @@ class AudioPublisher:
         key, _, number = subject[len(self.inbox) :].partition(b".")
         lane = self._lanes.get(int(key))
         if lane is not None:
-            lane.acknowledge(int(number))
+            lane.acknowledge(int(number), _ack_decoder.decode(payload).seq)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from speechbus_ingest.bus_stream import EventSink, IngestContext
+from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext
 from speechbus_ingest.formats.decoders import NoDecoderError
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.stream import IngestStream, StreamRequest
@@ -131,6 +131,7 @@ class StreamRegistry:
         """Look after all streams until cancelled."""
         publisher = self.context.audio
         async with self._tasks:
+            self._tasks.create_task(self._recover_those_behind(), name="recover")
             while True:
                 now_s = publisher.now_s()
                 for stream in self._streams.values():
@@ -170,6 +171,11 @@ class StreamRegistry:
         for stream in self._streams.values():
             self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
 
+    async def _recover_those_behind(self) -> None:
+        while True:
+            stream = await self.context.behind.get()
+            self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
+
     async def _linger(self, stream: IngestStream) -> None:
         try:
             async with asyncio.timeout(LINGER_S):
@@ -193,7 +199,7 @@ class StreamRegistry:
         self._per_tenant[request.tenant] -= n_streams
 
 
-async def _recover(stream: IngestStream) -> None:
+async def _recover(stream: IngestStream | BusStream) -> None:
     while not stream.closed.is_set():
         try:
             await stream.recover()

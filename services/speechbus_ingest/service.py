@@ -48,6 +48,7 @@ from speechbus_runtime.lifecycle import (
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.volatile_streams import VolatileStreams
@@ -115,7 +116,10 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         decoders = Decoders(folder, streams_max=settings.decoders_max)
         context = IngestContext(
             control_bus=control_bus,
-            publisher=AckedPublisher(control_bus),
+            publisher=AckedPublisher(
+                control_bus,
+                on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            ),
             audio=AudioPublisher(audio_bus, now_s=loop.time),
             supervisor=supervisor,
             decoders=decoders,
@@ -199,6 +203,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 ),
                 name="objects",
             )
+            leaving = tasks.create_task(watch_server((audio_bus, control_bus)), name="server")
             decoding = tasks.create_task(decoders.run(), name="decoders")
             serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             health.set_ready("bus", ok=True)
@@ -215,6 +220,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             await serving
             supervising.cancel()
             watching.cancel()
+            leaving.cancel()
             tending.cancel()
             decoding.cancel()
             if not_stored is not None:

@@ -80,6 +80,9 @@ class Supervisor:
         self._probing: set[str] = set()
         self._absences: Counter[str] = Counter()
         self._abandoned: list[Supervised] = []
+        self._echo_subject = bus.new_inbox().encode()
+        self._echoed = self._asked = 0
+        bus.subscribe_direct(self._echo_subject.decode(), self._hear_echo)
         bus.subscribe_direct(f"{ROOT}.worker.*.heartbeat", self._see_heartbeat)
         bus.on_reconnected(self._after_reconnect)
 
@@ -145,6 +148,9 @@ class Supervisor:
             self._probing.discard(worker_id)
 
     async def _ask(self, worker_id: str) -> Verdict | None:
+        self._asked += 1
+        number = self._asked
+        self._bus.publish_nowait(self._echo_subject, b"%d" % number)
         try:
             await self._bus.request(
                 str(WorkerSubject(worker_id, "ping")), b"", timeout=PING_TIMEOUT_S
@@ -152,11 +158,15 @@ class Supervisor:
         except nats.errors.NoRespondersError:
             return "worker_lost"
         except (nats.errors.TimeoutError, TimeoutError):
-            # Silence through an outage of NATS says nothing about the worker.
-            return "worker_frozen" if self._bus.is_connected else None
+            # Silence says nothing about the worker while NATS gives our own words not back either.
+            is_heard = self._echoed >= number and self._bus.is_connected
+            return "worker_frozen" if is_heard else None
         except (nats.errors.Error, OSError):
             return None
         return None
+
+    def _hear_echo(self, _subject: bytes, _reply: bytes, payload: bytes, _headers: bytes) -> None:
+        self._echoed = int(payload)
 
     def _see_heartbeat(self, _subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 import nats.errors
+from nats.aio.client import Client
 
 from speechbus_runtime.bus import BusConnection
 
@@ -24,6 +25,7 @@ __all__ = [
     "ensure",
     "fetch_last",
     "fetch_stored",
+    "read_dedup_id",
     "read_last",
     "read_sequence",
     "read_specs",
@@ -76,7 +78,8 @@ class ObjectReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `ensure` found."""
 
     name: str
-    state: Literal["created", "unchanged", "drifted", "missing"]
+    state: Literal["created", "raised", "unchanged", "drifted", "missing"]
+    """`raised`: it has more replicas now."""
     drift: tuple[str, ...] = ()
     """One line per differing field: `field: is X, should be Y`. Nothing is overwritten."""
 
@@ -87,9 +90,11 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     sequence: int
     payload: bytes
+    dedup_id: str = ""
+    """Of a read from the leader."""
 
 
-async def request_api(bus: BusConnection, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
+async def request_api(bus: Client, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Send one request to `$JS.API.<call>` and return the answer.
 
     Raises:
@@ -216,6 +221,7 @@ class _Stored(msgspec.Struct, frozen=True):
     subject: str
     seq: int
     data: str = ""
+    hdrs: str = ""
 
 
 async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> StoredMessage | None:
@@ -234,7 +240,10 @@ async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> St
         raise JetStreamUnavailableError(str(error.err_code)) from None
     stored = msgspec.convert(answer["message"], _Stored)
     return StoredMessage(
-        subject=stored.subject, sequence=stored.seq, payload=base64.b64decode(stored.data)
+        subject=stored.subject,
+        sequence=stored.seq,
+        payload=base64.b64decode(stored.data),
+        dedup_id=read_dedup_id(base64.b64decode(stored.hdrs)),
     )
 
 
@@ -297,6 +306,11 @@ async def fetch_last(
     return await _get_batch(
         bus, jetstream_name, {"multi_last": list(subjects), "max_bytes": BATCH_BYTES_MAX}
     )
+
+
+def read_dedup_id(headers: bytes) -> str:
+    """Return the dedup id in a header block, empty when there is none."""
+    return _parse_direct_headers(headers).get(b"Nats-Msg-Id", b"").decode()
 
 
 def read_sequence(headers: bytes) -> int:

@@ -14,6 +14,7 @@ from speechbus_contracts import (
     JobOpen,
     SegmentFinal,
     StreamClaimed,
+    StreamClosed,
     StreamOpened,
     StreamReconfigured,
     WriteKind,
@@ -24,16 +25,25 @@ from speechbus_contracts import (
     encode_event,
 )
 from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.jetstream import JetStreamUnavailableError, fetch_stored, read_last
+from speechbus_runtime.jetstream import (
+    JetStreamUnavailableError,
+    fetch_last,
+    fetch_stored,
+    read_last,
+)
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 from speechbus_runtime.task_groups import plain_errors
 from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
 
-__all__ = ["OwnedStream", "claim_stream", "read_changes"]
+__all__ = ["OwnedStream", "StreamUnknownError", "claim_stream", "read_changes"]
 
 RETRY_S: Final = 0.25
 CLAIM_TRIES_MAX: Final = 5
 """Each lost race means that somebody else has the stream now; its next read ends the matter."""
+
+
+class StreamUnknownError(Exception):
+    """The log does not know the stream of a job."""
 
 
 class OwnedStream(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,9 +78,11 @@ async def claim_stream(
         now_ms: ms since 1970.
 
     Returns:
-        None when the job is stale: the stream has closed, expired, or has a newer owner.
+        None when the job is stale: the stream has closed, or has a newer owner.
 
     Raises:
+        StreamUnknownError: nobody has opened it, or that has expired, or the server that answered
+            does not know yet.
         JetStreamUnavailableError: no answer; the job will be delivered again.
         ContractError: the job names what cannot be a stream.
     """
@@ -79,8 +91,10 @@ async def claim_stream(
         opened = found["opened"].event
         claimed = found["claim"].event
         final = found["final"].event
-        if not isinstance(opened, StreamOpened) or found["closed"].event is not None:
+        if found["closed"].event is not None:
             return None
+        if not isinstance(opened, StreamOpened):
+            raise StreamUnknownError
         if isinstance(claimed, StreamClaimed) and claimed.epoch >= job.epoch:
             return None
         event = StreamClaimed(
@@ -99,32 +113,56 @@ async def claim_stream(
                 str(WriteSubject(job.tenant, job.stream_id, "claim")),
                 encode_event(event),
                 headers=encode_headers(
-                    build_claim_headers(dedup_id, last_claim_sequence=found["claim"].sequence)
+                    build_claim_headers(
+                        dedup_id,
+                        last_claim_sequence=found["claim"].sequence,
+                        previous=0 if found["claim"].sequence else found["opened"].sequence,
+                    )
                 ),
+                store=TRANSCRIPT_STORE,
             )
         except StaleGuardError:
             continue
+        checkpoint: Checkpoint | None = Checkpoint()
+        if claimed is not None:
+            # Only now: whatever the former owner still got in was accepted before our claim.
+            checkpoint = await _read_checkpoint(bus, job, token=ack.seq)
+        if checkpoint is None:
+            return None
         return OwnedStream(
             opened=opened,
             epoch=job.epoch,
             token=ack.seq,
-            # Only now: whatever the former owner still got in was accepted before our claim.
-            checkpoint=Checkpoint() if claimed is None else await _read_checkpoint(bus, job),
+            checkpoint=checkpoint,
             changes=await read_changes(bus, opened),
         )
     return None
 
 
-async def _read_checkpoint(bus: BusConnection, job: JobOpen) -> Checkpoint:
+async def _read_checkpoint(bus: BusConnection, job: JobOpen, *, token: int) -> Checkpoint | None:
+    """Return where the stream stands; None: it was closed before our claim."""
+    kinds: tuple[WriteKind, ...] = ("claim", "final", "covered", "gap", "retracted", "closed")
+    subjects = [str(WriteSubject(job.tenant, job.stream_id, kind)) for kind in kinds]
     # The claim stands: giving up now would leave a stream that nobody carries and nobody places.
     while True:
-        try:
-            found = await _read_all(bus, job, ("final", "covered", "gap", "retracted"))
-        except JetStreamUnavailableError:
-            await asyncio.sleep(RETRY_S)
-        else:
-            break
-    return build_checkpoint(read.event for read in found.values() if read.event is not None)
+        with suppress(JetStreamUnavailableError):
+            stored = await fetch_last(bus, TRANSCRIPT_STORE, subjects)
+            # One answer of one server: if it has our claim, it has everything before it. A
+            # follower, or a leader that does not know yet that it is none, may not.
+            if any(one.sequence >= token and one.subject == subjects[0] for one in stored):
+                break
+        await asyncio.sleep(RETRY_S)
+    events = [event for one in stored if (event := _decode(one.payload)) is not None]
+    if any(isinstance(event, StreamClosed) for event in events):
+        return None
+    return build_checkpoint(events)
+
+
+def _decode(payload: bytes) -> AnyEvent | None:
+    try:
+        return decode_event(payload)
+    except ContractError:
+        return None  # not ours to repair
 
 
 async def read_changes(bus: BusConnection, opened: StreamOpened) -> tuple[StreamReconfigured, ...]:
@@ -175,8 +213,5 @@ async def _read(bus: BusConnection, job: JobOpen, kind: WriteKind) -> _Read:
     )
     if stored is None:
         return _Read()
-    try:
-        return _Read(stored.sequence, decode_event(stored.payload))
-    except ContractError:
-        # Not ours to repair: the sequence still counts for the compare-and-set.
-        return _Read(stored.sequence)
+    # One that cannot be read still counts for the compare-and-set.
+    return _Read(stored.sequence, _decode(stored.payload))

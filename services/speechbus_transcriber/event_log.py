@@ -3,6 +3,7 @@
 from functools import partial
 
 from speechbus_contracts import (
+    TRANSCRIPT_STORE,
     Gap,
     SegmentFinal,
     SegmentRetracted,
@@ -48,6 +49,7 @@ class EventLog:
         self._tenant = owned.opened.tenant
         self._stream_id = owned.opened.stream_id
         self._token = owned.token
+        self._previous = owned.token
         self._claim_subject = str(WriteSubject(self._tenant, self._stream_id, "claim"))
         self._publisher = publisher
         self._measures = measures
@@ -63,15 +65,22 @@ class EventLog:
         """
         subject, dedup_id = self._describe(event)
         headers = build_guard_headers(
-            dedup_id, token=self._token, claim_subject=self._claim_subject
+            dedup_id,
+            token=self._token,
+            claim_subject=self._claim_subject,
+            previous=self._previous,
         )
         try:
             ack = await self._publisher.publish(
-                str(subject), encode_event(event), headers=encode_headers(headers)
+                str(subject),
+                encode_event(event),
+                headers=encode_headers(headers),
+                store=TRANSCRIPT_STORE,
             )
         except StaleGuardError:
             self._measures.count_fenced()
             raise
+        self._previous = ack.seq
         if isinstance(event, Gap) and not ack.duplicate:
             self._measures.count_gap(event)
         return ack.seq

@@ -31,6 +31,7 @@ from speechbus_runtime.lifecycle import (
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.volatile_streams import VolatileStreams
@@ -98,7 +99,10 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             worker_id=worker_id,
             audio_bus=audio_bus,
             control_bus=control_bus,
-            publisher=AckedPublisher(control_bus),
+            publisher=AckedPublisher(
+                control_bus,
+                on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            ),
             connections=await stack.enter_async_context(ProviderConnections(sockets)),
             providers=build_providers(
                 settings.route, settings.accounts, session_limit_s=settings.session_limit_s
@@ -132,8 +136,10 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
                 ),
                 name="objects",
             )
+            leaving = tasks.create_task(watch_server((audio_bus, control_bus)), name="server")
             await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
             watching.cancel()
+            leaving.cancel()
 
 
 async def _start_engines(stack: AsyncExitStack, settings: Settings) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from speechbus_contracts.subjects import TRANSCRIPT_ROOT
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.lifecycle import StopSignal
 from speechbus_runtime.publisher import PublishRefusedError
-from speechbus_transcriber.claim import claim_stream
+from speechbus_transcriber.claim import StreamUnknownError, claim_stream
 from speechbus_transcriber.placement import JobPuller
 from speechbus_transcriber.providers.registry import plan_stream
 from speechbus_transcriber.stream import StreamRun
@@ -34,6 +34,9 @@ CONSUMED_EVERY: Final = 5
 """One heartbeat in so many tells how far each stream was read."""
 CHECK_LATE_S: Final = 3.0
 """Sources are looked at once a second; a look this late comes after a freeze of this worker."""
+UNKNOWN_MAX: Final = 4
+"""Deliveries of a job whose stream the log does not know: 2 s. A leader that was cut off, and
+answers until it knows that it is none any more, learns it within 1 s."""
 SHOW_WITHIN_S: Final = 1.0
 """A worker whose last heartbeat came back longer ago than this keeps its partials to itself."""
 
@@ -137,7 +140,13 @@ class Worker:
                 now_ms=context.now_ns() // 1_000_000,
             )
         except JetStreamUnavailableError:
-            self._puller.refuse(reply)  # read again when NATS answers again
+            self._puller.postpone(reply)  # read again when NATS answers again
+            return
+        except StreamUnknownError:
+            if self._puller.postpone(reply, times_max=UNKNOWN_MAX):
+                return
+            logger.warning("a job of a stream that nobody knows was removed")
+            self._puller.acknowledge(reply)
             return
         except (ContractError, PublishRefusedError):
             # No worker could do better: passed round, it would take one after the other down.

@@ -26,8 +26,9 @@ from speechbus_runtime.jetstream import (
     fetch_stored,
     read_last,
     read_specs,
+    request_api,
 )
-from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
+from speechbus_runtime.publisher import FULL, AckedPublisher, PublishRefusedError, StaleGuardError
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -241,7 +242,7 @@ def test_the_last_message_of_a_subject_is_read(server: NatsServer) -> None:
             await store(bus, "log.b", 1)
 
             assert await read_last(bus, "LOG", "log.a") == StoredMessage(
-                subject="log.a", sequence=3, payload=b"2"
+                subject="log.a", sequence=3, payload=b"2", dedup_id="log.a:last"
             )
             assert await read_last(bus, "LOG", "log.never") is None
 
@@ -314,6 +315,65 @@ def test_a_write_under_a_stale_guard_is_refused(server: NatsServer) -> None:
             assert len(await fetch_stored(bus, "LOG", "log.final")) == 2
 
     asyncio.run(run())
+
+
+def test_a_write_repeated_after_its_dedup_id_is_forgotten_is_stored_once(
+    server: NatsServer,
+) -> None:
+    """An outage that takes an acknowledgement along may last longer than any dedup window."""
+    brief = StreamSpec(name="LOG", config={**LOG.config, "duplicate_window": 100_000_000})
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            await ensure(bus, [brief])
+            publisher = AckedPublisher(bus, dedup_trusted_s=0)
+            first = await publisher.publish("log.a", b"final", headers=headers_of("m1"))
+            control = await publisher.publish("log.b", b"", headers=headers_of("m2"))
+            again = control
+            while again.seq == control.seq:  # the window is not over
+                again = await publisher.publish("log.b", b"", headers=headers_of("m2"))
+
+            repeated = await publisher.publish(
+                "log.a", b"final", headers=headers_of("m1"), store="LOG"
+            )
+            other = await publisher.publish("log.a", b"next", headers=headers_of("m3"), store="LOG")
+
+            assert (repeated.seq, repeated.duplicate) == (first.seq, True)
+            assert (other.duplicate, len(await fetch_stored(bus, "LOG", "log.a"))) == (False, 2)
+
+    asyncio.run(run())
+
+
+def test_a_write_into_a_full_account_waits_for_room_and_says_what_to_do(tmp_path: Path) -> None:
+    """The server answers as if it would refuse for ever (400); yet room comes back."""
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        "accounts { A { jetstream { max_file: 1MB, max_mem: 1MB }, users: [{user: a}] } }\n"
+        "no_auth_user: a\n"
+    )
+    durable = StreamSpec(name="LOG", config={**LOG.config, "storage": "file"})
+
+    async def run(server: NatsServer) -> None:
+        async with bus_of(server) as bus:
+            await ensure(bus, [durable])
+            problems: asyncio.Queue[str] = asyncio.Queue()
+            publisher = AckedPublisher(bus, on_problem=problems.put_nowait)
+            async with asyncio.TaskGroup() as group:
+                writes = [
+                    group.create_task(
+                        publisher.publish("log.a", bytes(200_000), headers=headers_of(f"m{n}"))
+                    )
+                    for n in range(8)
+                ]
+                said = [await problems.get()]
+                await request_api(bus, "STREAM.PURGE.LOG", {})
+            said.append(await problems.get())
+
+            assert said == [FULL, ""]
+            assert not any(write.result().duplicate for write in writes)
+
+    with NatsServer(tmp_path / "nats", config=config) as server:
+        asyncio.run(run(server))
 
 
 def test_a_write_that_no_server_takes_is_refused_and_cuts_nothing(server: NatsServer) -> None:

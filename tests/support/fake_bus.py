@@ -27,6 +27,8 @@ class FakeBus(BusConnection):
     def __init__(self) -> None:
         super().__init__()
         self.is_away = False
+        self.is_stalled = False
+        """Whether NATS takes everything and gives nothing back."""
         self.sent: list[Sent] = []
         self.handlers: dict[int, tuple[str, DirectHandler]] = {}
         self.answer_request: Callable[[str], Awaitable[bytes]] | None = None
@@ -62,6 +64,8 @@ class FakeBus(BusConnection):
         if self.is_away:
             return False
         self.sent.append(Sent(subject=subject, payload=payload, reply=reply, headers=headers))
+        if subject.startswith(b"_INBOX") and not self.is_stalled:
+            self.deliver(subject, payload, reply=reply, headers=headers)
         return True
 
     def publish_parts_nowait(

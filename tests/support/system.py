@@ -13,7 +13,8 @@ from typing import Final, Literal, Self
 from speechbus_cli.die_with_parent import build_command
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.command_line import COMMAND, build_environment
-from tests.support.nats_server import NatsServer
+from tests.support.nats_cluster import NatsCluster
+from tests.support.nats_server import DEV_CONFIG, NatsServer
 
 __all__ = ["Service", "ServiceError", "System"]
 
@@ -222,6 +223,8 @@ class System:
         correlator_settings: Mapping[str, str] | None = None,
         bootstrap_settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        nats_config: Path = DEV_CONFIG,
+        cluster: NatsCluster | None = None,
     ) -> None:
         """Prepare a system; nothing runs before `start`.
 
@@ -235,8 +238,12 @@ class System:
             correlator_settings: likewise.
             bootstrap_settings: likewise, of `speechbus bootstrap`.
             environment: variables of other names, for all services.
+            nats_config: of the one server `nats`.
+            cluster: to use instead of the one server `nats`.
         """
-        self.nats = NatsServer(folder / "nats")
+        self.nats = NatsServer(folder / "nats", config=nats_config)
+        self.cluster = cluster
+        self._bus = cluster or self.nats
         self.ingests: list[Service] = []
         self.transcribers: list[Service] = []
         self.correlators: list[Service] = []
@@ -282,7 +289,7 @@ class System:
             ServiceError: a service or the bootstrap failed.
             NatsServerError: NATS did.
         """
-        self.nats.start()
+        self._bus.start()
         self.bootstrap()
         added = [
             self._add(kind, self._settings[kind])
@@ -303,7 +310,7 @@ class System:
         prefix = "SPEECHBUS_BOOTSTRAP_"
         variables = {f"{prefix}{name}": value for name, value in self._bootstrap_settings.items()}
         done = subprocess.run(
-            [*COMMAND, "bootstrap", "--nats-url", self.nats.url],
+            [*COMMAND, "bootstrap", "--nats-url", self._bus.url],
             capture_output=True,
             env=build_environment(**variables),
             timeout=READY_TIMEOUT_S,
@@ -332,7 +339,7 @@ class System:
             if service.is_running:
                 service.kill()
         try:
-            self.nats.kill()
+            self._bus.kill()
         except RuntimeError:
             return  # a test has ended it, and not started it again
 
@@ -366,7 +373,7 @@ class System:
             name=f"{kind}-{len(services) + 1}",
             folder=self._folder,
             port=self._choose_port(),
-            settings={"NATS_URL": self.nats.url, **settings},
+            settings={"NATS_URL": self._bus.url, **settings},
             environment=self._environment,
         )
         services.append(service)

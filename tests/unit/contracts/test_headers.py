@@ -80,3 +80,5 @@ def test_a_guarded_write_is_checked_against_the_writers_claim() -> None:
         "Nats-Expected-Last-Subject-Sequence": "17",
         "Nats-Expected-Last-Subject-Sequence-Subject": claim,
     }
+    named = build_guard_headers("x:1", token=17, claim_subject=claim, previous=20)
+    assert named["Speechbus-Previous-Sequence"] == "20"

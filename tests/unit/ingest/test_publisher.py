@@ -184,6 +184,23 @@ def test_nothing_is_sent_while_the_bus_is_away_and_everything_after() -> None:
     assert desk.new_numbers() == [0, 1, 2]
 
 
+def test_a_store_whose_numbers_begin_anew_gets_everything_that_is_not_covered() -> None:
+    """Its one server of a cluster has restarted; our connection to another has seen nothing."""
+    desk = Desk()
+    other = desk.open_lane("speech.v1.audio.1.acme.s2")
+    for number in (41, 42):
+        desk.publish()
+        desk.acknowledge(desk.new_messages(), b'{"stream":"AUDIO_0","seq":%d}' % number)
+    other.publish(ChunkKind.AUDIO, SECOND, captured_at_ns=5)
+    desk.acknowledge(desk.new_messages(), b'{"stream":"AUDIO_1","seq":7}')
+    desk.publish()
+    desk.acknowledge(desk.new_messages(), b'{"stream":"AUDIO_0","seq":1}')
+
+    sent = desk.new_messages()
+    assert {message.subject for message in sent} == {b"speech.v1.audio.0.acme.s1"}
+    assert [decode_chunk(message.payload).number for message in sent] == [0, 1, 2]
+
+
 def test_a_store_that_lost_its_memory_gets_everything_that_is_not_covered() -> None:
     """AUDIO lives in memory: a restarted NATS has none of what was acknowledged."""
     desk = Desk()

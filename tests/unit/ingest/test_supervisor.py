@@ -157,6 +157,24 @@ def test_a_frozen_workers_streams_move() -> None:
     run(main)
 
 
+def test_a_stall_of_the_bus_is_not_a_fault_of_the_workers() -> None:
+    """A server that stands still for a second gives nobody's words back; no stream need move."""
+
+    async def main(ward: Ward) -> None:
+        ward.bus.answer_request = stay_silent
+        ward.add(stream := WatchedStream("s1"))
+        await ward.beat_for(1, "w1")
+        ward.bus.is_stalled = True
+        await asyncio.sleep(3)
+        ward.bus.is_stalled = False
+        ward.bus.answer_request = pong
+        await asyncio.sleep(1)
+        assert len(ward.bus.requests) > 1
+        assert stream.reopened == []
+
+    run(main)
+
+
 def test_one_question_at_a_time_is_asked_of_a_worker() -> None:
     """However long its streams take to find another place."""
 

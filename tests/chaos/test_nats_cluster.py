@@ -1,0 +1,82 @@
+"""Three nats-servers, three replicas: nodes die, drain and are cut off under live streams."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from speechbus_runtime.bus import connect_bus
+from tests.support.bus_log import BusLog, wait_until
+from tests.support.frame_client import Received, stream_frames
+from tests.support.frame_numbers import Tiling
+from tests.support.nats_cluster import NatsCluster
+from tests.support.system import System
+
+EXACT = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
+N_STREAMS = 12
+N_FRAMES = 24 * 50
+REPLICATED = {"REPLICAS": "3", "AUDIO_REPLICAS": "3", "AUDIO_BYTES_MAX": str(64 << 20)}
+AUDIO = [f"AUDIO_{shard}" for shard in range(4)]
+LONE = AUDIO[0]
+"""Gets one replica: a node that dies, is cut off or restarts takes it along."""
+STORES = ("TRANSCRIPT", "JOBS", *AUDIO[1:])
+
+pytestmark = pytest.mark.nats
+
+
+def test_a_cluster_loses_nodes_under_live_streams_and_nothing_else(tmp_path: Path) -> None:
+    """Leaders step down, one crashes together with a worker, one is cut off, all are restarted."""
+    cluster = NatsCluster(tmp_path / "nats")
+    with System(
+        tmp_path, ingests=2, transcribers=3, cluster=cluster, bootstrap_settings=REPLICATED
+    ) as system:
+        received = asyncio.run(_strike(system, cluster))
+
+    assert [client.gaps for client in received] == [[]] * N_STREAMS
+    assert [client.check_tiling(N_FRAMES) for client in received] == [EXACT] * N_STREAMS
+    assert all(client.closed is not None for client in received)
+
+
+async def _strike(system: System, cluster: NatsCluster) -> list[Received]:
+    bus = await connect_bus(cluster.url, name="test-log")
+    log = BusLog(bus)
+    async with asyncio.TaskGroup() as tasks:
+        clients = [
+            tasks.create_task(
+                stream_frames(system.ingests[number % 2].url, system.key, n_frames=N_FRAMES)
+            )
+            for number in range(N_STREAMS)
+        ]
+        await wait_until(lambda: log.n_with_final == N_STREAMS)
+        await asyncio.to_thread(_strike_cluster, system, cluster)
+    await bus.shut_down()
+    return [client.result() for client in clients]
+
+
+def _strike_cluster(system: System, cluster: NatsCluster) -> None:
+    first = cluster.leader_of("TRANSCRIPT")
+    for store in AUDIO:
+        cluster.step_down(store, to=first)
+    cluster.ask(
+        f"STREAM.UPDATE.{LONE}",
+        body={**cluster.ask(f"STREAM.INFO.{LONE}")["config"], "num_replicas": 1},
+    )
+
+    cluster.nodes[first].kill()
+    system.transcribers[0].kill()
+    second = cluster.leader_of("TRANSCRIPT")
+    cluster.nodes[first].start()
+    cluster.wait_until_current(*STORES)
+
+    cluster.cut(second)
+    cluster.wait_until(
+        lambda: cluster.leader_of("TRANSCRIPT", asked=first) != second, what="no new leader"
+    )
+    cluster.heal(second)
+    cluster.wait_until_current(*STORES)
+
+    for index, node in enumerate(cluster.nodes):
+        if index == 0:
+            cluster.drain(index)
+        node.restart()
+        cluster.wait_until_current(*STORES)
