@@ -53,7 +53,7 @@ class Watch:
         self._asked: dict[bytes, str] = {}
         bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.*.*.claim", self._see_claim)
         bus.subscribe_direct("$JS.API.DIRECT.GET.*", self._see_request)
-        bus.subscribe_direct("_INBOX.>", self._see_answer)
+        bus.subscribe_direct("_INBOX_transcriber.>", self._see_answer)
 
     def forget(self) -> None:
         """Begin a round."""
@@ -139,12 +139,10 @@ async def _run(
     workers = {"w0": await _add(system, "w0")}
     if strike != "SIGTERM":
         workers["w1"] = await _add(system, "w1")
-    load = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "benchmarks.load"),
-            *("--port", str(system.ingest_port), "--key", system.key),
-            *("--streams", str(n_streams), "--seconds", str(20 + 12 * n_rounds)),
-        ],
+    load = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.load"),
+        *("--port", str(system.ingest_port), "--key", system.key),
+        *("--streams", str(n_streams), "--seconds", str(20 + 12 * n_rounds)),
         stdout=subprocess.PIPE,
     )
     await wait_until(lambda: len(watch.owners) == n_streams, within_s=60)
@@ -160,7 +158,7 @@ async def _run(
         rounds.append(await _strike(watch, worker_id, worker, strike))
         if strike != "SIGTERM":
             workers[f"n{number}"] = await _add(system, f"n{number}")
-    output, _ = await asyncio.to_thread(load.communicate)
+    output, _ = await load.communicate()
     await bus.shut_down()
     return rounds, msgspec.json.decode(output, type=LoadReport)
 

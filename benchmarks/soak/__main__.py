@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--streams", type=int, default=100, help="live at a time")
     parser.add_argument("--seed", type=int, default=None, help="default: a new one")
+    parser.add_argument("--without", default="", help="strikes to leave out, by their names' parts")
     parser.add_argument("--folder", type=Path, default=None, help="for stores and logs; kept")
     arguments = parser.parse_args()
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
@@ -54,7 +55,11 @@ def main() -> int:
                 seed=seed,
                 n_streams=arguments.streams,
                 seconds=arguments.minutes * 60,
-                strikes=plan_strikes(seed, seconds=arguments.minutes * 60),
+                strikes=[
+                    strike
+                    for strike in plan_strikes(seed, seconds=arguments.minutes * 60)
+                    if not any(part in strike.kind for part in arguments.without.split(",") if part)
+                ],
             )
             result = asyncio.run(soak.run())
     finally:

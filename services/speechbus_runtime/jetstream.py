@@ -87,6 +87,8 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     sequence: int
     payload: bytes
+    headers: bytes = b""
+    """The header block; only `read_last` brings it."""
 
 
 async def request_api(bus: BusConnection, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,6 +218,7 @@ class _Stored(msgspec.Struct, frozen=True):
     subject: str
     seq: int
     data: str = ""
+    hdrs: str = ""
 
 
 async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> StoredMessage | None:
@@ -234,7 +237,10 @@ async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> St
         raise JetStreamUnavailableError(str(error.err_code)) from None
     stored = msgspec.convert(answer["message"], _Stored)
     return StoredMessage(
-        subject=stored.subject, sequence=stored.seq, payload=base64.b64decode(stored.data)
+        subject=stored.subject,
+        sequence=stored.seq,
+        payload=base64.b64decode(stored.data),
+        headers=base64.b64decode(stored.hdrs),
     )
 
 

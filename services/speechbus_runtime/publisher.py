@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from speechbus_runtime.bus import BusConnection
+from speechbus_runtime.jetstream import JetStreamUnavailableError, read_last
 
 __all__ = ["Ack", "AckedPublisher", "PublishRefusedError", "StaleGuardError"]
 
@@ -28,6 +29,7 @@ _TOO_LARGE: Final = 10054
 _IN_FLIGHT: Final = frozenset({10158, 10164})
 """The same message, or a guarded write of the same subject, is on its way through the replicas."""
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
+_OF_ANOTHER_SUBJECT: Final = b"Nats-Expected-Last-Subject-Sequence-Subject:"
 
 
 class _ApiError(msgspec.Struct, frozen=True):
@@ -42,6 +44,10 @@ class Ack(msgspec.Struct, frozen=True):
     """Its sequence in the JetStream stream."""
     duplicate: bool = False
     """It had been stored before, under the same dedup id."""
+
+
+class _Answer(Ack, frozen=True):
+    stream: str = ""
     error: _ApiError | None = None
 
 
@@ -57,7 +63,7 @@ class StaleGuardError(PublishRefusedError):
     """The expected last sequence is not the last any more: somebody else wrote in between."""
 
 
-_decoder: Final = msgspec.json.Decoder(Ack)
+_decoder: Final = msgspec.json.Decoder(_Answer)
 
 
 class AckedPublisher:
@@ -69,7 +75,7 @@ class AckedPublisher:
     def __init__(self, bus: BusConnection) -> None:
         self._bus = bus
         self._inbox = (bus.new_inbox() + ".").encode()
-        self._waiting: dict[int, asyncio.Future[Ack | None]] = {}
+        self._waiting: dict[int, asyncio.Future[_Answer | None]] = {}
         self._next_key = 0
         self._window = asyncio.Semaphore(WINDOW_MAX)
         bus.subscribe_direct(self._inbox.decode() + "*", self._receive)
@@ -95,18 +101,39 @@ class AckedPublisher:
                 answer = await self._publish_once(subject.encode(), payload, headers)
                 if answer is not None:
                     if answer.error is None:
-                        return answer
+                        return Ack(answer.seq, answer.duplicate)
                     if answer.error.err_code in _WRONG_LAST_SEQUENCE:
-                        raise StaleGuardError(answer.error.err_code)
+                        return await self._find_own(subject, headers, answer)
                     # Elections, missing responders and full stores answer with 5xx: all pass.
                     if answer.error.err_code not in _IN_FLIGHT and answer.error.code < 500:
                         raise PublishRefusedError(answer.error.err_code)
                 await asyncio.sleep(RETRY_WAIT_S)
 
-    async def _publish_once(self, subject: bytes, payload: bytes, headers: bytes) -> Ack | None:
+    async def _find_own(self, subject: str, headers: bytes, refusal: _Answer) -> Ack:
+        """Return the acknowledgement that was lost, if a guard is stale because of this message.
+
+        The server compares sequences before it looks for a dedup id: a write that guards its own
+        subject and is repeated meets itself.
+
+        Raises:
+            StaleGuardError: somebody else has written.
+        """
+        assert refusal.error is not None
+        while _OF_ANOTHER_SUBJECT not in headers:
+            try:
+                last = await read_last(self._bus, refusal.stream, subject)
+            except JetStreamUnavailableError:
+                await asyncio.sleep(RETRY_WAIT_S)
+                continue
+            if last is None or _dedup_id(last.headers) != _dedup_id(headers):
+                break
+            return Ack(last.sequence, duplicate=True)
+        raise StaleGuardError(refusal.error.err_code)
+
+    async def _publish_once(self, subject: bytes, payload: bytes, headers: bytes) -> _Answer | None:
         self._next_key += 1
         key = self._next_key
-        future: asyncio.Future[Ack | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[_Answer | None] = asyncio.get_running_loop().create_future()
         self._waiting[key] = future
         try:
             reply = self._inbox + b"%d" % key
@@ -136,3 +163,7 @@ class AckedPublisher:
         for future in self._waiting.values():
             if not future.done():
                 future.set_result(None)
+
+
+def _dedup_id(headers: bytes) -> bytes:
+    return headers.partition(b"Nats-Msg-Id:")[2].partition(b"\r\n")[0].strip()

@@ -27,7 +27,7 @@ from speechbus_runtime.jetstream import (
     read_last,
     read_specs,
 )
-from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
+from speechbus_runtime.publisher import Ack, AckedPublisher, PublishRefusedError, StaleGuardError
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -241,7 +241,7 @@ def test_the_last_message_of_a_subject_is_read(server: NatsServer) -> None:
             await store(bus, "log.b", 1)
 
             assert await read_last(bus, "LOG", "log.a") == StoredMessage(
-                subject="log.a", sequence=3, payload=b"2"
+                subject="log.a", sequence=3, payload=b"2", headers=headers_of("log.a:last")
             )
             assert await read_last(bus, "LOG", "log.never") is None
 
@@ -277,6 +277,28 @@ def test_a_repeated_write_is_stored_once(server: NatsServer) -> None:
             assert (first.seq, first.duplicate) == (1, False)
             assert (second.seq, second.duplicate) == (1, True)
             assert len(await fetch_stored(bus, "LOG", "log.a")) == 1
+
+    asyncio.run(run())
+
+
+def test_a_compare_and_set_whose_answer_was_lost_has_succeeded(server: NatsServer) -> None:
+    """Its repetition is refused for what it wrote itself; only another's write is a lost race."""
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            await ensure(bus, [LOG])
+            publisher = AckedPublisher(bus)
+
+            async def claim(worker: str) -> Ack:
+                headers = build_claim_headers(f"claim:{worker}", last_claim_sequence=0)
+                return await publisher.publish("log.a", b"", headers=encode_headers(headers))
+
+            first, second = await claim("w1"), await claim("w1")
+
+            assert (first.seq, first.duplicate) == (1, False)
+            assert (second.seq, second.duplicate) == (1, True)
+            with pytest.raises(StaleGuardError):
+                await claim("w2")
 
     asyncio.run(run())
 
