@@ -3,9 +3,9 @@
     python -m benchmarks.takeover [--streams 200] [--rounds 5]
 
 Real processes: nats-server, one ingest, workers with the echo provider, and `benchmarks.load` with
-chunks of 100 ms. A subscriber sees claims, the reads of AUDIO that follow (`$JS.API.DIRECT.GET`),
-and their answers: the first chunk that the new owner reads again. Each round strikes a worker that
-carries a half (SIGKILL, SIGSTOP) or all of the streams (SIGTERM). Asserts nothing.
+chunks of 100 ms. A subscriber sees the claims; when the new owner has read the first stored chunks
+of a stream again, its log says at level DEBUG. Each round strikes the worker that carries most:
+a half or all of the streams. Asserts nothing.
 """
 
 import argparse
@@ -13,7 +13,9 @@ import asyncio
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,23 +45,12 @@ class Takeovers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watch:
-    """Notes when each stream is claimed, and when its audio is read again after that."""
+    """Notes when each stream is claimed."""
 
     def __init__(self, bus: BusConnection) -> None:
         self.owners: dict[str, str] = {}
-        self.claimed_at_s: dict[str, float] = {}
-        self.read_at_s: dict[str, float] = {}
-        self._now_s = asyncio.get_running_loop().time
-        self._asked: dict[bytes, str] = {}
+        self.claimed_at_ms: dict[str, float] = {}
         bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.*.*.claim", self._see_claim)
-        bus.subscribe_direct("$JS.API.DIRECT.GET.*", self._see_request)
-        bus.subscribe_direct("_INBOX_transcriber.>", self._see_answer)
-
-    def forget(self) -> None:
-        """Begin a round."""
-        self.claimed_at_s.clear()
-        self.read_at_s.clear()
-        self._asked.clear()
 
     def streams_of(self, worker: str) -> set[str]:
         """Streams whose last claim is this worker's."""
@@ -69,19 +60,21 @@ class Watch:
         event = decode_event(payload)
         assert isinstance(event, StreamClaimed)
         self.owners[event.stream_id] = event.worker
-        self.claimed_at_s[event.stream_id] = self._now_s()
+        self.claimed_at_ms[event.stream_id] = time.time_ns() / 1e6
 
-    def _see_request(self, subject: bytes, reply: bytes, payload: bytes, _headers: bytes) -> None:
-        if b"AUDIO_" in subject:
-            asked = msgspec.json.decode(payload, type=dict[str, Any])
-            stream_id = str(asked.get("next_by_subj", "")).rpartition(".")[2]
-            if stream_id in self.claimed_at_s:
-                self._asked[reply] = stream_id
 
-    def _see_answer(self, subject: bytes, _reply: bytes, _payload: bytes, _headers: bytes) -> None:
-        stream_id = self._asked.pop(subject, None)
-        if stream_id is not None:
-            self.read_at_s.setdefault(stream_id, self._now_s())
+def _read_logs(system: System, *, since_ms: float) -> dict[str, float]:
+    """Return when each stream was first read again, ms since 1970, from the workers' logs."""
+    found: dict[str, float] = {}
+    for worker in system.transcribers:
+        for line in worker.log_path.read_bytes().splitlines():
+            if b'"stored audio read"' not in line:
+                continue
+            fields = msgspec.json.decode(line, type=dict[str, Any])
+            at_ms = datetime.fromisoformat(fields["ts"]).timestamp() * 1000
+            if at_ms >= since_ms:
+                found.setdefault(fields["stream_id"], at_ms)
+    return found
 
 
 def main() -> None:
@@ -123,7 +116,11 @@ def _measure(strike: str, *, n_streams: int, n_rounds: int) -> tuple[list[Takeov
         System(
             Path(folder),
             transcribers=0,
-            transcriber_settings={"PROVIDERS": "echo", "SESSIONS_MAX": str(2 * n_streams)},
+            transcriber_settings={
+                "PROVIDERS": "echo",
+                "SESSIONS_MAX": str(2 * n_streams),
+                "LOG_LEVEL": "DEBUG",
+            },
             ingest_settings={"STREAMS_PER_KEY_MAX": "2000"},
         ) as system,
     ):
@@ -142,7 +139,7 @@ async def _run(
     load = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.load"),
         *("--port", str(system.ingest_port), "--key", system.key),
-        *("--streams", str(n_streams), "--seconds", str(20 + 12 * n_rounds)),
+        *("--streams", str(n_streams), "--seconds", str(20 + 14 * n_rounds)),
         stdout=subprocess.PIPE,
     )
     await wait_until(lambda: len(watch.owners) == n_streams, within_s=60)
@@ -155,7 +152,7 @@ async def _run(
             workers[f"n{number}"] = await _add(system, f"n{number}")
             await asyncio.sleep(SETTLE_S / 2)
         worker = workers.pop(worker_id)
-        rounds.append(await _strike(watch, worker_id, worker, strike))
+        rounds.append(await _strike(system, watch, worker_id, worker, strike))
         if strike != "SIGTERM":
             workers[f"n{number}"] = await _add(system, f"n{number}")
     output, _ = await load.communicate()
@@ -167,27 +164,30 @@ async def _add(system: System, worker_id: str) -> Service:
     return await asyncio.to_thread(system.add_service, "transcriber", WORKER_ID=worker_id)
 
 
-async def _strike(watch: Watch, worker_id: str, worker: Service, strike: str) -> Takeovers:
+async def _strike(
+    system: System, watch: Watch, worker_id: str, worker: Service, strike: str
+) -> Takeovers:
     streams = watch.streams_of(worker_id)
-    now_s = asyncio.get_running_loop().time
-    watch.forget()
     does: Callable[[], None] = {
         "SIGKILL": worker.kill,
         "SIGSTOP": worker.freeze,
         "SIGTERM": worker.request_stop,
     }[strike]
-    struck_at_s = now_s()
+    watch.claimed_at_ms.clear()
+    struck_at_ms = time.time_ns() / 1e6
     does()
     exited_s: float | None = None
     if strike == "SIGTERM":
         await wait_until(lambda: not worker.is_running)
-        exited_s = now_s() - struck_at_s
-    await wait_until(lambda: streams <= watch.read_at_s.keys())
+        exited_s = (time.time_ns() / 1e6 - struck_at_ms) / 1000
+    await wait_until(lambda: streams <= watch.claimed_at_ms.keys())
+    await asyncio.sleep(SETTLE_S)
     if strike == "SIGSTOP":
         worker.kill()
+    read_at_ms = _read_logs(system, since_ms=struck_at_ms)
     return Takeovers(
-        claimed_s=sorted(watch.claimed_at_s[stream] - struck_at_s for stream in streams),
-        read_s=sorted(watch.read_at_s[stream] - struck_at_s for stream in streams),
+        claimed_s=sorted((watch.claimed_at_ms[each] - struck_at_ms) / 1000 for each in streams),
+        read_s=sorted((read_at_ms[each] - struck_at_ms) / 1000 for each in streams),
         exited_s=exited_s,
     )
 

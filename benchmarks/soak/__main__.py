@@ -11,6 +11,7 @@ how each session at a provider ends. Exits with 1 when anything is wrong, and ke
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--without", default="", help="strikes to leave out, by their names' parts")
     parser.add_argument("--folder", type=Path, default=None, help="for stores and logs; kept")
     arguments = parser.parse_args()
+    logging.getLogger("speechbus_runtime").setLevel(logging.ERROR)  # NATS comes and goes
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="speechbus-soak-"))

@@ -190,13 +190,15 @@ class Striker:
 
     async def _strike_simulator(self, strike: Strike, provider: str) -> None:
         simulator = self._simulators[provider]
-        if simulator.is_running:
+        if simulator.is_running and provider not in self._busy and not self.is_over:
+            self._busy.add(provider)
             struck = self._begin(strike, "")
             await asyncio.to_thread(simulator.kill)
             await asyncio.sleep(strike.away_s)
             script = plan_script(self._seed, provider, simulator.lives + 1)
             await asyncio.to_thread(simulator.start, script)
             struck.ended_s = self._now_s()
+            self._busy.discard(provider)
 
     # --- one process ---------------------------------------------------------------------------
 

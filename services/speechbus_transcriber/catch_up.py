@@ -91,6 +91,8 @@ class CatchUp:
             self._tries -= 1
             self._plan_retry()
             return
+        if is_first:
+            logger.debug("stored audio read", extra={"stream_id": self._stream_id})
         if not tail.is_missing or tail.position > position:
             self._tries = 0
             if is_first:

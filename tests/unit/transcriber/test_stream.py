@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from typing import Final, Never
 
 import msgspec
@@ -11,8 +12,14 @@ from speechbus_contracts import AudioChunk, ChunkKind, StreamOpened, encode_chun
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_transcriber.checkpoint import Checkpoint
 from speechbus_transcriber.claim import OwnedStream
+from speechbus_transcriber.driver import ConnectionEvents
 from speechbus_transcriber.providers import echo
-from speechbus_transcriber.providers.interface import Pace
+from speechbus_transcriber.providers.interface import (
+    EngineConnect,
+    HttpExchange,
+    Pace,
+    WebSocketConnect,
+)
 from speechbus_transcriber.providers.registry import Provider
 from speechbus_transcriber.stream import StreamContext, StreamRun
 from tests.support.fake_bus import FakeBus
@@ -103,13 +110,15 @@ def _build_stream(bus: FakeBus) -> StreamRun:
 class _Unreachable:
     """Echo works in this process."""
 
-    async def connect(self, *_: object) -> Never:
+    async def connect(
+        self, request: EngineConnect | WebSocketConnect, events: ConnectionEvents
+    ) -> Never:
         """Nobody is there."""
         raise OSError
 
-    async def exchange(self, *_: object) -> Never:
+    async def exchange(self, request: HttpExchange) -> Never:
         """Nobody is there."""
         raise OSError
 
-    def part(self, *_: object) -> None:
+    def part(self, requests: Sequence[HttpExchange]) -> None:
         """Nobody is there."""
