@@ -68,7 +68,7 @@ def _read_logs(system: System, *, since_ms: float) -> dict[str, float]:
     found: dict[str, float] = {}
     for worker in system.transcribers:
         for line in worker.log_path.read_bytes().splitlines():
-            if b'"stored audio read"' not in line:
+            if b'"stored audio found"' not in line:
                 continue
             fields = msgspec.json.decode(line, type=dict[str, Any])
             at_ms = datetime.fromisoformat(fields["ts"]).timestamp() * 1000
@@ -86,7 +86,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--strikes", default=",".join(STRIKES))
     arguments = parser.parse_args()
-    print("| strike | streams | claimed p50 / p99 / max | first chunk p50 / p99 / max | exited |")
+    print(
+        "| strike | streams read of those taken over | claimed p50 / p99 / max | first chunk p50 / p99 / max | exited |"
+    )
     print("|---|---|---|---|---|")
     for strike in arguments.strikes.split(","):
         rounds, report = _measure(strike, n_streams=arguments.streams, n_rounds=arguments.rounds)
@@ -99,7 +101,7 @@ def _print_rounds(strike: str, rounds: Sequence[Takeovers]) -> None:
     read_s = sorted(time_s for each in rounds for time_s in each.read_s)
     exits_s = [each.exited_s for each in rounds if each.exited_s is not None]
     exited = f"{max(exits_s):.3f} s at most" if exits_s else ""
-    counts = ", ".join(str(len(each.claimed_s)) for each in rounds)
+    counts = ", ".join(f"{len(each.read_s)} of {len(each.claimed_s)}" for each in rounds)
     print(
         f"| {strike} | {counts} | {_spell(claimed_s)} | {_spell(read_s)} | {exited} |", flush=True
     )
@@ -187,7 +189,9 @@ async def _strike(
     read_at_ms = _read_logs(system, since_ms=struck_at_ms)
     return Takeovers(
         claimed_s=sorted((watch.claimed_at_ms[each] - struck_at_ms) / 1000 for each in streams),
-        read_s=sorted((read_at_ms[each] - struck_at_ms) / 1000 for each in streams),
+        read_s=sorted(
+            (read_at_ms[each] - struck_at_ms) / 1000 for each in streams & read_at_ms.keys()
+        ),
         exited_s=exited_s,
     )
 

@@ -219,7 +219,8 @@ async def _hear_vendor(
 def _note_id(told: Told, transcription_id: str | None) -> None:
     if not told.stream_id and transcription_id:
         with suppress(ContractError):
-            told.stream_id = parse_transcription_id(transcription_id)[0]
+            # Palabra's door answers a finalize of nothing with `<stream>-fin-<n>`.
+            told.stream_id = parse_transcription_id(transcription_id)[0].removesuffix("-fin")
 
 
 # --- audio ---

@@ -24,6 +24,7 @@ __all__ = ["Finding", "Result", "Soak"]
 RATE_HZ: Final = 16_000
 TICK_S: Final = 1.0
 TELL_EVERY_S: Final = 10.0
+LOOK_EVERY_S: Final = 5.0
 EARLY_S: Final = 120.0
 """When memory is looked at first; earlier in a soak that is shorter than twice that."""
 CLOSED_WITHIN_S: Final = 240.0
@@ -214,15 +215,24 @@ class Soak:
         stream_id = told.stream_id
         if not stream_id:
             return
-        until_s = self._now_s() + CLOSED_WITHIN_S
-        while self._now_s() < until_s:
-            await asyncio.sleep(TICK_S)
-            if stream_id in passing.open:
-                continue
-            events = await read_events(bus, self._system.tenant, stream_id)
-            if any(isinstance(event, StreamClosed) for event in events):
-                break
+        await self._wait_until_closed(stream_id, bus, passing)
         await self._verify(stream_id, told, bus, passing)
+
+    async def _wait_until_closed(
+        self, stream_id: str, bus: BusConnection, passing: Passing
+    ) -> None:
+        """Wait for the end of a stream, for a limited time."""
+        until_s = self._now_s() + CLOSED_WITHIN_S
+        look_at_s = 0.0
+        while self._now_s() < until_s:
+            # What passed while NATS was away is seen in the store only.
+            if stream_id not in passing.open or self._now_s() > look_at_s:
+                look_at_s = self._now_s() + LOOK_EVERY_S
+                events = await read_events(bus, self._system.tenant, stream_id)
+                if any(isinstance(event, StreamClosed) for event in events):
+                    passing.open.discard(stream_id)
+                    return
+            await asyncio.sleep(TICK_S)
 
     async def _verify_all(
         self, bus: BusConnection, passing: Passing
@@ -234,14 +244,10 @@ class Soak:
             self._report(stream_id, by_id[stream_id], ["nothing is stored of it"], [])
         verdicts: list[Verdict] = []
         closed_for = Counter[str]()
-        until_s = self._now_s() + CLOSED_WITHIN_S
         for stream_id in stored:
             told = by_id.get(stream_id)
-            while stream_id in passing.open and self._now_s() < until_s:
-                events = await read_events(bus, self._system.tenant, stream_id)
-                if any(isinstance(event, StreamClosed) for event in events):
-                    break
-                await asyncio.sleep(TICK_S)
+            if told is None:  # else it was waited for when its client had gone
+                await self._wait_until_closed(stream_id, bus, passing)
             verdict, events = await self._verify(stream_id, told, bus, passing)
             verdicts.append(verdict)
             closed_for.update(event.reason for event in events if isinstance(event, StreamClosed))

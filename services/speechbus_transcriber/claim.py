@@ -22,14 +22,20 @@ from speechbus_contracts import (
     encode_event,
 )
 from speechbus_runtime.bus import BusConnection, encode_headers
-from speechbus_runtime.jetstream import JetStreamUnavailableError, read_last
+from speechbus_runtime.jetstream import (
+    JetStreamUnavailableError,
+    StoredMessage,
+    fetch_last,
+    read_last,
+)
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
-from speechbus_runtime.task_groups import plain_errors
 from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
 
 __all__ = ["OwnedStream", "claim_stream"]
 
 RETRY_S: Final = 0.25
+REPLICA_BEHIND_S: Final = 0.02
+"""A replica has what the leader has acknowledged some milliseconds later."""
 CLAIM_TRIES_MAX: Final = 5
 """Each lost race means that somebody else has the stream now; its next read ends the matter."""
 
@@ -56,7 +62,7 @@ async def claim_stream(
     """Claim the stream of a job.
 
     Args:
-        bus: for reads, which go to the leader: a stale answer would double finals.
+        bus: for reads; none that decides anything may be behind the leader.
         publisher: for the claim.
         job: what was placed here.
         worker_id: this worker.
@@ -70,13 +76,19 @@ async def claim_stream(
         JetStreamUnavailableError: no answer; the job will be delivered again.
         ContractError: the job names what cannot be a stream.
     """
-    for _ in range(CLAIM_TRIES_MAX):
-        found = await _read_all(bus, job, ("opened", "claim", "final", "closed"))
+    for n_tries in range(CLAIM_TRIES_MAX):
+        if await read_last(bus, TRANSCRIPT_STORE, _subject(job, "closed")) is not None:
+            return None
+        # One request for three; a replica that is behind loses the race, and the leader is asked.
+        read_all = _read_leader if n_tries else _read_replica
+        found = await read_all(bus, job, ("opened", "claim", "final"))
         opened = found["opened"].event
         claimed = found["claim"].event
         final = found["final"].event
-        if not isinstance(opened, StreamOpened) or found["closed"].event is not None:
-            return None
+        if not isinstance(opened, StreamOpened):
+            if n_tries:
+                return None
+            continue
         if isinstance(claimed, StreamClaimed) and claimed.epoch >= job.epoch:
             return None
         event = StreamClaimed(
@@ -92,7 +104,7 @@ async def claim_stream(
         dedup_id = claim_dedup_id(job.stream_id, job.epoch, worker_id)
         try:
             ack = await publisher.publish(
-                str(WriteSubject(job.tenant, job.stream_id, "claim")),
+                _subject(job, "claim"),
                 encode_event(event),
                 headers=encode_headers(
                     build_claim_headers(dedup_id, last_claim_sequence=found["claim"].sequence)
@@ -105,21 +117,25 @@ async def claim_stream(
             epoch=job.epoch,
             token=ack.seq,
             # Only now: whatever the former owner still got in was accepted before our claim.
-            checkpoint=Checkpoint() if claimed is None else await _read_checkpoint(bus, job),
+            checkpoint=Checkpoint()
+            if claimed is None
+            else await _read_checkpoint(bus, job, ack.seq),
         )
     return None
 
 
-async def _read_checkpoint(bus: BusConnection, job: JobOpen) -> Checkpoint:
+async def _read_checkpoint(bus: BusConnection, job: JobOpen, token: int) -> Checkpoint:
     # The claim stands: giving up now would leave a stream that nobody carries and nobody places.
     while True:
         try:
-            found = await _read_all(bus, job, ("final", "covered", "gap", "retracted"))
+            found = await _read_replica(bus, job, ("claim", "final", "covered", "gap", "retracted"))
         except JetStreamUnavailableError:
             await asyncio.sleep(RETRY_S)
-        else:
-            break
-    return build_checkpoint(read.event for read in found.values() if read.event is not None)
+            continue
+        # Stores are copied in order: who has the claim has whatever was accepted before it.
+        if found["claim"].sequence >= token:
+            return build_checkpoint(read.event for read in found.values() if read.event is not None)
+        await asyncio.sleep(REPLICA_BEHIND_S)
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -127,23 +143,34 @@ class _Read(msgspec.Struct, frozen=True):
     event: AnyEvent | None = None
 
 
-async def _read_all(
+_NOTHING: Final = _Read()
+
+
+async def _read_replica(
     bus: BusConnection, job: JobOpen, kinds: tuple[WriteKind, ...]
 ) -> Mapping[WriteKind, _Read]:
-    with plain_errors(JetStreamUnavailableError, ContractError):
-        async with asyncio.TaskGroup() as reads:
-            tasks: dict[WriteKind, asyncio.Task[_Read]] = {
-                kind: reads.create_task(_read(bus, job, kind)) for kind in kinds
-            }
-    return {kind: task.result() for kind, task in tasks.items()}
+    subjects = {_subject(job, kind): kind for kind in kinds}
+    stored = await fetch_last(bus, TRANSCRIPT_STORE, list(subjects))
+    return dict.fromkeys(kinds, _NOTHING) | {
+        subjects[message.subject]: _decode(message) for message in stored
+    }
 
 
-async def _read(bus: BusConnection, job: JobOpen, kind: WriteKind) -> _Read:
-    stored = await read_last(
-        bus, TRANSCRIPT_STORE, str(WriteSubject(job.tenant, job.stream_id, kind))
-    )
-    if stored is None:
-        return _Read()
+async def _read_leader(
+    bus: BusConnection, job: JobOpen, kinds: tuple[WriteKind, ...]
+) -> Mapping[WriteKind, _Read]:
+    found: dict[WriteKind, _Read] = {}
+    for kind in kinds:
+        stored = await read_last(bus, TRANSCRIPT_STORE, _subject(job, kind))
+        found[kind] = _NOTHING if stored is None else _decode(stored)
+    return found
+
+
+def _subject(job: JobOpen, kind: WriteKind) -> str:
+    return str(WriteSubject(job.tenant, job.stream_id, kind))
+
+
+def _decode(stored: StoredMessage) -> _Read:
     try:
         return _Read(stored.sequence, decode_event(stored.payload))
     except ContractError:

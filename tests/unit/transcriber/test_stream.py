@@ -4,12 +4,13 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from typing import Final, Never
+from typing import Any, Final, Never
 
 import msgspec
 
 from speechbus_contracts import AudioChunk, ChunkKind, StreamOpened, encode_chunk
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_transcriber.catch_up import BATCH_CHUNKS
 from speechbus_transcriber.checkpoint import Checkpoint
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import ConnectionEvents
@@ -21,7 +22,7 @@ from speechbus_transcriber.providers.interface import (
     WebSocketConnect,
 )
 from speechbus_transcriber.providers.registry import Provider
-from speechbus_transcriber.stream import StreamContext, StreamRun
+from speechbus_transcriber.stream import SOURCE_LOST_S, StreamContext, StreamRun
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import build_frames
 from tests.support.virtual_time import run_virtual
@@ -33,6 +34,38 @@ REAL_TIME: Final = Provider(
 OPENED: Final = StreamOpened(
     stream_id="s1", tenant="acme", opened_at=0, sample_rate_hz=16_000, shard=0, skips_silence=False
 )
+
+
+ECHO: Final = Provider(echo.CAPABILITIES, echo.EchoProtocol)
+
+
+class SlowStore(FakeBus):
+    """Has the stream's chunks, and hands out 32 of them a second when it is open.
+
+    Args:
+        n_chunks: how many there are.
+    """
+
+    def __init__(self, *, n_chunks: int) -> None:
+        super().__init__()
+        self.is_open = False
+        self._n_chunks = n_chunks
+
+    def publish_nowait(
+        self, subject: bytes, payload: bytes, *, reply: bytes = b"", headers: bytes = b""
+    ) -> bool:
+        """Record, and answer a second later."""
+        if subject.startswith(b"$JS.API.DIRECT.GET") and self.is_open:
+            first = msgspec.json.decode(payload, type=dict[str, Any]).get("seq", 1)
+            asyncio.get_running_loop().call_later(1.0, self._answer, reply, first)
+        return super().publish_nowait(subject, payload, reply=reply, headers=headers)
+
+    def _answer(self, reply: bytes, first: int) -> None:
+        last = min(first + BATCH_CHUNKS - 1, self._n_chunks)
+        for sequence in range(first, last + 1):
+            headers = b"NATS/1.0\r\nNats-Sequence: %d\r\n\r\n" % sequence
+            self.deliver(reply, _build_chunk(sequence - 1), headers=headers)
+        self.deliver(reply, b"", headers=b"NATS/1.0 204 EOB\r\n\r\n")
 
 
 class EmptyStore(FakeBus):
@@ -59,12 +92,12 @@ def test_a_look_that_is_due_while_the_provider_has_no_room_is_not_forgotten() ->
 
     async def run() -> tuple[int, int]:
         bus = EmptyStore()
-        stream = _build_stream(bus)
+        stream = _build_stream(bus, REAL_TIME)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(stream.run())
             await asyncio.sleep(1.0)
             for number in range(20):
-                _deliver(bus, number)
+                bus.deliver(AUDIO.encode(), _build_chunk(number))
             stream.excuse_source()
             await asyncio.sleep(0.1)
             n_before = bus.n_looks
@@ -77,7 +110,26 @@ def test_a_look_that_is_due_while_the_provider_has_no_room_is_not_forgotten() ->
     assert n_after > n_before
 
 
-def _deliver(bus: FakeBus, number: int) -> None:
+def test_a_source_is_not_given_up_while_its_audio_is_being_read() -> None:
+    """Between two batches nothing is known to be missing, and the ingest may be long dead."""
+
+    async def run() -> int:
+        bus = SlowStore(n_chunks=40)
+        stream = _build_stream(bus, ECHO)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(stream.run())
+            await asyncio.sleep(SOURCE_LOST_S)
+            bus.is_open = True
+            while stream.position < 40 * 1_600:
+                stream.check_source(asyncio.get_running_loop().time())
+                await asyncio.sleep(0.5)
+            running.cancel()
+        return stream.position
+
+    assert run_virtual(run()) == 40 * 1_600
+
+
+def _build_chunk(number: int) -> bytes:
     pcm = build_frames(1 + 5 * number, 5)
     chunk = AudioChunk(
         kind=ChunkKind.AUDIO,
@@ -86,10 +138,10 @@ def _deliver(bus: FakeBus, number: int) -> None:
         captured_at_ns=0,
         payload=pcm,
     )
-    bus.deliver(AUDIO.encode(), encode_chunk(chunk))
+    return encode_chunk(chunk)
 
 
-def _build_stream(bus: FakeBus) -> StreamRun:
+def _build_stream(bus: FakeBus, provider: Provider) -> StreamRun:
     owned = OwnedStream(opened=OPENED, epoch=1, token=1, checkpoint=Checkpoint())
     return StreamRun(
         owned,
@@ -99,7 +151,7 @@ def _build_stream(bus: FakeBus) -> StreamRun:
             control_bus=bus,
             publisher=AckedPublisher(bus),
             connections=_Unreachable(),
-            providers={"echo": REAL_TIME},
+            providers={"echo": provider},
             lag_max_s=math.inf,
             may_show=lambda: True,
             now_ns=time.time_ns,
