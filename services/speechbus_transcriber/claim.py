@@ -150,10 +150,10 @@ async def _read_replica(
     bus: BusConnection, job: JobOpen, kinds: tuple[WriteKind, ...]
 ) -> Mapping[WriteKind, _Read]:
     subjects = {_subject(job, kind): kind for kind in kinds}
-    stored = await fetch_last(bus, TRANSCRIPT_STORE, list(subjects))
-    return dict.fromkeys(kinds, _NOTHING) | {
-        subjects[message.subject]: _decode(message) for message in stored
-    }
+    found: dict[WriteKind, _Read] = dict.fromkeys(kinds, _NOTHING)
+    for stored in await fetch_last(bus, TRANSCRIPT_STORE, list(subjects)):
+        found[subjects[stored.subject]] = _decode(stored)
+    return found
 
 
 async def _read_leader(
