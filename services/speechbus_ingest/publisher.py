@@ -29,6 +29,8 @@ time, or a pool or a provider that has been away for long, come this far. Then t
 is not read any more, and a live client gives up soon: its pings are not answered either."""
 REFRESH_S: Final = 60.0
 """Age at which audio that is not covered is published again; AUDIO forgets it after 90 s."""
+REFRESH_EVERY_S: Final = 1.0
+"""Looks for such audio; a stream that is far behind has hundreds of chunks to look at."""
 ACK_TIMEOUT_S: Final = 1.0
 HELD_CHUNKS_MAX: Final = 4_500
 """Chunks kept of one stream: as long as AUDIO keeps them, at 20 ms each. Flushes and signs of life
@@ -44,6 +46,7 @@ class _Held(msgspec.Struct, gc=False):
     prefix: bytes
     payload: bytes
     sent_at_s: float
+    first_sent_at_s: float
     is_acked: bool = False
 
 
@@ -78,6 +81,7 @@ class AudioLane:
         self._held: deque[_Held] = deque()
         self._unacked: dict[int, _Held] = {}
         self._consumed_sample = 0
+        self._refreshed_at_s = -math.inf
         self._room = asyncio.Event()
         self._room.set()
         self.position = 0
@@ -96,7 +100,7 @@ class AudioLane:
             self.position += len(payload) >> 1
         now_s = self._publisher.now_s()
         self.published_at_s = now_s
-        held = _Held(number, self.position, prefix, payload, now_s)
+        held = _Held(number, self.position, prefix, payload, now_s, now_s)
         self._held.append(held)
         self._unacked[number] = held
         self._send(held)
@@ -174,10 +178,14 @@ class AudioLane:
 
         That is also what a worker has read: when its provider breaks, it reads it again.
         """
+        if now_s - self._refreshed_at_s < REFRESH_EVERY_S:
+            return
+        self._refreshed_at_s = now_s
         for held in self._held:
-            if now_s - held.sent_at_s < REFRESH_S:
+            if now_s - held.first_sent_at_s < REFRESH_S:
                 return
-            if held.is_acked:
+            # One that was sent again lately says nothing about those behind it.
+            if held.is_acked and now_s - held.sent_at_s >= REFRESH_S:
                 held.is_acked = False
                 self._unacked[held.number] = held
 

@@ -35,6 +35,9 @@ PINGS_OUTSTANDING_MAX: Final = 2
 SEND_BACKLOG_BYTES_MAX: Final = 8 << 20
 """Bytes the kernel has not taken yet beyond which unacknowledged publishes are refused; the
 server cuts a client that falls this far behind, too (`max_pending`)."""
+BATCHES_MAX: Final = 16
+"""Direct gets of a connection at a time. The server sends as fast as it can, and cuts a client
+for which 8 MB wait; a worker that takes over 200 streams asks for some 50 MB."""
 CLOSE_TIMEOUT_S: Final = 1.0
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
@@ -126,6 +129,8 @@ class BusConnection(Client):
         self._is_closing = False
         self._has_waited = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.batches = asyncio.Semaphore(BATCHES_MAX)
+        """Held during a batch of stored messages."""
         self._reconnect_hooks: list[Callable[[], Awaitable[None]]] = []
         self._disconnect_hooks: list[Callable[[], None]] = []
         self._denied_hooks: list[Callable[[], None]] = []

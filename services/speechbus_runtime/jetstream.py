@@ -255,6 +255,7 @@ async def fetch_stored(
     start_time: str | None = None,
     start_sequence: int = 1,
     messages_max: int = BATCH_MESSAGES_MAX,
+    bytes_max: int = BATCH_BYTES_MAX,
 ) -> list[StoredMessage]:
     """Read stored messages of one subject in order, by one batch direct get.
 
@@ -265,9 +266,10 @@ async def fetch_stored(
         start_time: RFC 3339; first message stored at or after it.
         start_sequence: used without `start_time`.
         messages_max: how many at most.
+        bytes_max: likewise; the last one may exceed it.
 
     Returns:
-        At most `messages_max` messages and about `BATCH_BYTES_MAX` bytes: call again from behind
+        At most `messages_max` messages and about `bytes_max` bytes: call again from behind
         the last sequence when it may be more.
 
     Raises:
@@ -275,7 +277,7 @@ async def fetch_stored(
     """
     body: dict[str, Any] = {
         "batch": messages_max,
-        "max_bytes": BATCH_BYTES_MAX,
+        "max_bytes": bytes_max,
         "next_by_subj": subject,
     }
     if start_time is None:
@@ -323,6 +325,13 @@ def read_sequence(headers: bytes) -> int:
 
 
 async def _get_batch(
+    bus: BusConnection, jetstream_name: str, body: Mapping[str, Any]
+) -> list[StoredMessage]:
+    async with bus.batches:
+        return await _get_one_batch(bus, jetstream_name, body)
+
+
+async def _get_one_batch(
     bus: BusConnection, jetstream_name: str, body: Mapping[str, Any]
 ) -> list[StoredMessage]:
     if not bus.is_connected:

@@ -44,6 +44,7 @@ SILENT: Final = (
     " and restart it"
 )
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
+_OF_ANOTHER_SUBJECT: Final = b"Nats-Expected-Last-Subject-Sequence-Subject:"
 
 
 class _ApiError(msgspec.Struct, frozen=True):
@@ -58,6 +59,10 @@ class Ack(msgspec.Struct, frozen=True):
     """Its sequence in the JetStream stream."""
     duplicate: bool = False
     """It had been stored before, under the same dedup id."""
+
+
+class _Answer(Ack, frozen=True):
+    stream: str = ""
     error: _ApiError | None = None
 
 
@@ -75,14 +80,12 @@ class StaleGuardError(PublishRefusedError):
 
 def _raise_if_final(error: _ApiError) -> None:
     """Raise what repeating does not change."""
-    if error.err_code in _WRONG_LAST_SEQUENCE:
-        raise StaleGuardError(error.err_code)
     # Elections, missing responders and full stores answer with 5xx: all pass.
     if error.code < 500 and error.err_code not in _IN_FLIGHT | _FULL:
         raise PublishRefusedError(error.err_code)
 
 
-_decoder: Final = msgspec.json.Decoder(Ack)
+_decoder: Final = msgspec.json.Decoder(_Answer)
 
 
 class AckedPublisher:
@@ -109,7 +112,7 @@ class AckedPublisher:
         self._on_problem = on_problem
         self._problems: Counter[str] = Counter()
         self._inbox = (bus.new_inbox() + ".").encode()
-        self._waiting: dict[int, asyncio.Future[Ack | None]] = {}
+        self._waiting: dict[int, asyncio.Future[_Answer | None]] = {}
         self._next_key = 0
         self._window = asyncio.Semaphore(WINDOW_MAX)
         bus.subscribe_direct(self._inbox.decode() + "*", self._receive)
@@ -146,9 +149,11 @@ class AckedPublisher:
                     else:
                         answer = await self._publish_late(store, subject, payload, headers)
                     error = None if answer is None else answer.error
-                    if answer is not None and error is None:
-                        return answer
-                    if error is not None:
+                    if answer is not None:
+                        if error is None:
+                            return Ack(answer.seq, answer.duplicate)
+                        if error.err_code in _WRONG_LAST_SEQUENCE:
+                            return await self._find_own(subject, headers, answer)
                         _raise_if_final(error)
                     if not self._bus.is_connected:
                         connected_at_s = loop.time()
@@ -176,20 +181,41 @@ class AckedPublisher:
 
     async def _publish_late(
         self, store: str, subject: str, payload: bytes, headers: bytes
-    ) -> Ack | None:
+    ) -> _Answer | None:
         """Publish again, unless the store has it: it may have forgotten its dedup id since."""
         try:
             stored = await read_last(self._bus, store, subject)
         except JetStreamUnavailableError:
             return None
         if stored is not None and stored.dedup_id == read_dedup_id(headers):
-            return Ack(seq=stored.sequence, duplicate=True)
+            return _Answer(seq=stored.sequence, duplicate=True)
         return await self._publish_once(subject, payload, headers)
 
-    async def _publish_once(self, subject: str, payload: bytes, headers: bytes) -> Ack | None:
+    async def _find_own(self, subject: str, headers: bytes, refusal: _Answer) -> Ack:
+        """Return the acknowledgement that was lost, if a guard is stale because of this message.
+
+        The server compares sequences before it looks for a dedup id: a write that guards its own
+        subject and is repeated meets itself.
+
+        Raises:
+            StaleGuardError: somebody else has written.
+        """
+        assert refusal.error is not None
+        while _OF_ANOTHER_SUBJECT not in headers:
+            try:
+                last = await read_last(self._bus, refusal.stream, subject)
+            except JetStreamUnavailableError:
+                await asyncio.sleep(RETRY_WAIT_S)
+                continue
+            if last is None or last.dedup_id != read_dedup_id(headers):
+                break
+            return Ack(last.sequence, duplicate=True)
+        raise StaleGuardError(refusal.error.err_code)
+
+    async def _publish_once(self, subject: str, payload: bytes, headers: bytes) -> _Answer | None:
         self._next_key += 1
         key = self._next_key
-        future: asyncio.Future[Ack | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[_Answer | None] = asyncio.get_running_loop().create_future()
         self._waiting[key] = future
         try:
             reply = self._inbox + b"%d" % key
@@ -221,3 +247,7 @@ class AckedPublisher:
         for future in self._waiting.values():
             if not future.done():
                 future.set_result(None)
+
+
+def _dedup_id(headers: bytes) -> bytes:
+    return headers.partition(b"Nats-Msg-Id:")[2].partition(b"\r\n")[0].strip()

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 FETCH_MARGIN_MS: Final = 2_000
 """Clocks of ingest and NATS may differ by this much before a fetch needs a second try."""
+BATCH_CHUNKS: Final = 32
+"""Read at a time: of many streams that a worker takes over, each is heard soon."""
+BATCH_BYTES: Final = 256 << 10
+"""The same for long chunks at high rates; `BATCHES_MAX` of them are less than the server holds."""
 RETRY_S: Final = 0.5
 TRIES_MAX: Final = 10
 """Fetches, `RETRY_S` apart, before missing audio is lost: ingest repeats what was not stored
@@ -41,6 +45,8 @@ class CatchUp:
     def __init__(self, bus: BusConnection, opened: StreamOpened, wake: Callable[[], None]) -> None:
         self.is_due = True
         """Whether `fetch` should be called."""
+        self.is_looking = False
+        """Whether `fetch` is at it: what is stored is not known yet."""
         self.fetched_at_s = 0.0
         """When it was called last, on the loop's clock; 0: never."""
         self._bus = bus
@@ -50,6 +56,7 @@ class CatchUp:
         self._subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
         self._loop = asyncio.get_running_loop()
         self._tries = 0
+        self._has_found = False
         self._timer: asyncio.TimerHandle | None = None
 
     def request(self) -> None:
@@ -85,12 +92,15 @@ class CatchUp:
         # The first try starts where the audio should be by the clocks; a try that did not find it
         # looks at everything that is retained.
         start_ms = from_ms - FETCH_MARGIN_MS if self._tries == 1 else None
+        self.is_looking = True
         try:
             await self._add_stored(tail, read, start_ms=start_ms)
         except JetStreamUnavailableError:
             self._tries -= 1
             self._plan_retry()
             return
+        finally:
+            self.is_looking = False
         if not tail.is_missing or tail.position > position:
             self._tries = 0
             if is_first:
@@ -137,6 +147,8 @@ class CatchUp:
                 self._subject,
                 start_time=start_time,
                 start_sequence=start_sequence,
+                messages_max=BATCH_CHUNKS,
+                bytes_max=BATCH_BYTES,
             )
             for message in messages:
                 try:
@@ -145,6 +157,9 @@ class CatchUp:
                     logger.warning(
                         "a stored chunk broke the contract", extra={"stream_id": self._stream_id}
                     )
+            if messages and not self._has_found:
+                self._has_found = True
+                logger.debug("stored audio found", extra={"stream_id": self._stream_id})
             if not read() or not messages:
                 return
             start_time = None

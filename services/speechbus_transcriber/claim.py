@@ -14,7 +14,6 @@ from speechbus_contracts import (
     JobOpen,
     SegmentFinal,
     StreamClaimed,
-    StreamClosed,
     StreamOpened,
     StreamReconfigured,
     WriteKind,
@@ -27,17 +26,19 @@ from speechbus_contracts import (
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import (
     JetStreamUnavailableError,
+    StoredMessage,
     fetch_last,
     fetch_stored,
     read_last,
 )
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
-from speechbus_runtime.task_groups import plain_errors
 from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
 
 __all__ = ["OwnedStream", "StreamUnknownError", "claim_stream", "read_changes"]
 
 RETRY_S: Final = 0.25
+REPLICA_BEHIND_S: Final = 0.02
+"""A replica has what the leader has acknowledged some milliseconds later."""
 CLAIM_TRIES_MAX: Final = 5
 """Each lost race means that somebody else has the stream now; its next read ends the matter."""
 
@@ -70,7 +71,7 @@ async def claim_stream(
     """Claim the stream of a job.
 
     Args:
-        bus: for reads, which go to the leader: a stale answer would double finals.
+        bus: for reads; none that decides anything may be behind the leader.
         publisher: for the claim.
         job: what was placed here.
         worker_id: this worker.
@@ -86,15 +87,19 @@ async def claim_stream(
         JetStreamUnavailableError: no answer; the job will be delivered again.
         ContractError: the job names what cannot be a stream.
     """
-    for _ in range(CLAIM_TRIES_MAX):
-        found = await _read_all(bus, job, ("opened", "claim", "final", "closed"))
+    for n_tries in range(CLAIM_TRIES_MAX):
+        if await read_last(bus, TRANSCRIPT_STORE, _subject(job, "closed")) is not None:
+            return None
+        # One request for three; a replica that is behind loses the race, and the leader is asked.
+        read_all = _read_leader if n_tries else _read_replica
+        found = await read_all(bus, job, ("opened", "claim", "final"))
         opened = found["opened"].event
         claimed = found["claim"].event
         final = found["final"].event
-        if found["closed"].event is not None:
-            return None
         if not isinstance(opened, StreamOpened):
-            raise StreamUnknownError
+            if n_tries:
+                raise StreamUnknownError
+            continue
         if isinstance(claimed, StreamClaimed) and claimed.epoch >= job.epoch:
             return None
         event = StreamClaimed(
@@ -110,7 +115,7 @@ async def claim_stream(
         dedup_id = claim_dedup_id(job.stream_id, job.epoch, worker_id)
         try:
             ack = await publisher.publish(
-                str(WriteSubject(job.tenant, job.stream_id, "claim")),
+                _subject(job, "claim"),
                 encode_event(event),
                 headers=encode_headers(
                     build_claim_headers(
@@ -142,27 +147,21 @@ async def claim_stream(
 async def _read_checkpoint(bus: BusConnection, job: JobOpen, *, token: int) -> Checkpoint | None:
     """Return where the stream stands; None: it was closed before our claim."""
     kinds: tuple[WriteKind, ...] = ("claim", "final", "covered", "gap", "retracted", "closed")
-    subjects = [str(WriteSubject(job.tenant, job.stream_id, kind)) for kind in kinds]
     # The claim stands: giving up now would leave a stream that nobody carries and nobody places.
     while True:
-        with suppress(JetStreamUnavailableError):
-            stored = await fetch_last(bus, TRANSCRIPT_STORE, subjects)
-            # One answer of one server: if it has our claim, it has everything before it. A
-            # follower, or a leader that does not know yet that it is none, may not.
-            if any(one.sequence >= token and one.subject == subjects[0] for one in stored):
-                break
-        await asyncio.sleep(RETRY_S)
-    events = [event for one in stored if (event := _decode(one.payload)) is not None]
-    if any(isinstance(event, StreamClosed) for event in events):
+        try:
+            found = await _read_replica(bus, job, kinds)
+        except JetStreamUnavailableError:
+            await asyncio.sleep(RETRY_S)
+            continue
+        # One answer of one server: if it has our claim, it has everything before it. A follower,
+        # or a leader that does not know yet that it is none, may not.
+        if found["claim"].sequence >= token:
+            break
+        await asyncio.sleep(REPLICA_BEHIND_S)
+    if found["closed"].event is not None:
         return None
-    return build_checkpoint(events)
-
-
-def _decode(payload: bytes) -> AnyEvent | None:
-    try:
-        return decode_event(payload)
-    except ContractError:
-        return None  # not ours to repair
+    return build_checkpoint(read.event for read in found.values() if read.event is not None)
 
 
 async def read_changes(bus: BusConnection, opened: StreamOpened) -> tuple[StreamReconfigured, ...]:
@@ -196,22 +195,36 @@ class _Read(msgspec.Struct, frozen=True):
     event: AnyEvent | None = None
 
 
-async def _read_all(
+_NOTHING: Final = _Read()
+
+
+async def _read_replica(
     bus: BusConnection, job: JobOpen, kinds: tuple[WriteKind, ...]
 ) -> Mapping[WriteKind, _Read]:
-    with plain_errors(JetStreamUnavailableError, ContractError):
-        async with asyncio.TaskGroup() as reads:
-            tasks: dict[WriteKind, asyncio.Task[_Read]] = {
-                kind: reads.create_task(_read(bus, job, kind)) for kind in kinds
-            }
-    return {kind: task.result() for kind, task in tasks.items()}
+    subjects = {_subject(job, kind): kind for kind in kinds}
+    found: dict[WriteKind, _Read] = dict.fromkeys(kinds, _NOTHING)
+    for stored in await fetch_last(bus, TRANSCRIPT_STORE, list(subjects)):
+        found[subjects[stored.subject]] = _decode(stored)
+    return found
 
 
-async def _read(bus: BusConnection, job: JobOpen, kind: WriteKind) -> _Read:
-    stored = await read_last(
-        bus, TRANSCRIPT_STORE, str(WriteSubject(job.tenant, job.stream_id, kind))
-    )
-    if stored is None:
-        return _Read()
-    # One that cannot be read still counts for the compare-and-set.
-    return _Read(stored.sequence, _decode(stored.payload))
+async def _read_leader(
+    bus: BusConnection, job: JobOpen, kinds: tuple[WriteKind, ...]
+) -> Mapping[WriteKind, _Read]:
+    found: dict[WriteKind, _Read] = {}
+    for kind in kinds:
+        stored = await read_last(bus, TRANSCRIPT_STORE, _subject(job, kind))
+        found[kind] = _NOTHING if stored is None else _decode(stored)
+    return found
+
+
+def _subject(job: JobOpen, kind: WriteKind) -> str:
+    return str(WriteSubject(job.tenant, job.stream_id, kind))
+
+
+def _decode(stored: StoredMessage) -> _Read:
+    try:
+        return _Read(stored.sequence, decode_event(stored.payload))
+    except ContractError:
+        # Not ours to repair: the sequence still counts for the compare-and-set.
+        return _Read(stored.sequence)

@@ -160,12 +160,13 @@ class StreamRun:
     def check_source(self, now_s: float) -> None:
         """Look for audio that came by unseen; end the stream when its ingest is gone."""
         silent_s = now_s - self._heard_source_s
-        if not self._is_reading or self._catch_up.is_due or self._tail.is_missing:
+        catch_up = self._catch_up
+        if not self._is_reading or catch_up.is_due or catch_up.is_looking or self._tail.is_missing:
             return  # what is known to be stored is read to its end first
         if silent_s > SOURCE_LOST_S:
             self._end(reason="source_lost")
-        elif silent_s > SOURCE_SILENT_S and self._catch_up.fetched_at_s < self._heard_source_s:
-            self._catch_up.request()
+        elif silent_s > SOURCE_SILENT_S and catch_up.fetched_at_s < self._heard_source_s:
+            catch_up.request()
 
     def check_lag(self) -> Lag:
         """Look how far the stream is behind, and say so where it is."""
@@ -291,6 +292,8 @@ class StreamRun:
         elif not listener.driver.is_congested and not self._output.is_full:
             self._is_reading = True
             self._read()
+            if self._catch_up.is_due:
+                self._wake.set()  # the task has let it be: nothing could be read
 
     # --- the stream's task ---------------------------------------------------------------------
 

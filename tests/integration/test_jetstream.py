@@ -28,7 +28,13 @@ from speechbus_runtime.jetstream import (
     read_specs,
     request_api,
 )
-from speechbus_runtime.publisher import FULL, AckedPublisher, PublishRefusedError, StaleGuardError
+from speechbus_runtime.publisher import (
+    FULL,
+    Ack,
+    AckedPublisher,
+    PublishRefusedError,
+    StaleGuardError,
+)
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -278,6 +284,28 @@ def test_a_repeated_write_is_stored_once(server: NatsServer) -> None:
             assert (first.seq, first.duplicate) == (1, False)
             assert (second.seq, second.duplicate) == (1, True)
             assert len(await fetch_stored(bus, "LOG", "log.a")) == 1
+
+    asyncio.run(run())
+
+
+def test_a_compare_and_set_whose_answer_was_lost_has_succeeded(server: NatsServer) -> None:
+    """Its repetition is refused for what it wrote itself; only another's write is a lost race."""
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            await ensure(bus, [LOG])
+            publisher = AckedPublisher(bus)
+
+            async def claim(worker: str) -> Ack:
+                headers = build_claim_headers(f"claim:{worker}", last_claim_sequence=0)
+                return await publisher.publish("log.a", b"", headers=encode_headers(headers))
+
+            first, second = await claim("w1"), await claim("w1")
+
+            assert (first.seq, first.duplicate) == (1, False)
+            assert (second.seq, second.duplicate) == (1, True)
+            with pytest.raises(StaleGuardError):
+                await claim("w2")
 
     asyncio.run(run())
 

@@ -390,3 +390,17 @@ def test_audio_that_no_worker_reads_is_published_again_before_the_store_forgets_
 
     assert desk.sweep(REFRESH_S - 1) == []
     assert desk.sweep(2) == [0]
+
+
+def test_each_chunk_of_a_live_stream_is_published_again_when_its_own_time_has_come() -> None:
+    """The oldest, which was just sent again, says nothing about the age of those behind it."""
+    desk = Desk()
+    again: dict[int, int] = {}
+
+    for now_s in range(85):
+        desk.publish()
+        desk.acknowledge(desk.new_messages())
+        for number in desk.sweep(1):
+            again.setdefault(number, now_s + 1)
+
+    assert again == {number: number + REFRESH_S for number in range(85 + 1 - int(REFRESH_S))}

@@ -1,0 +1,177 @@
+"""One stream on one worker, without a server."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, Final, Never
+
+import msgspec
+
+from speechbus_contracts import AudioChunk, ChunkKind, StreamOpened, encode_chunk
+from speechbus_runtime.publisher import AckedPublisher
+from speechbus_transcriber.catch_up import BATCH_CHUNKS
+from speechbus_transcriber.checkpoint import Checkpoint
+from speechbus_transcriber.claim import OwnedStream
+from speechbus_transcriber.driver import ConnectionEvents
+from speechbus_transcriber.providers import echo
+from speechbus_transcriber.providers.interface import (
+    EngineConnect,
+    HttpExchange,
+    Pace,
+    WebSocketConnect,
+)
+from speechbus_transcriber.providers.registry import Provider
+from speechbus_transcriber.stream import SOURCE_LOST_S, StreamContext, StreamRun
+from tests.support.fake_bus import FakeBus
+from tests.support.frame_numbers import build_frames
+from tests.support.virtual_time import run_virtual
+
+AUDIO: Final = "speech.v1.audio.0.acme.s1"
+REAL_TIME: Final = Provider(
+    msgspec.structs.replace(echo.CAPABILITIES, pace=Pace(rate=1.0, lead_ms=500)), echo.EchoProtocol
+)
+OPENED: Final = StreamOpened(
+    stream_id="s1", tenant="acme", opened_at=0, sample_rate_hz=16_000, shard=0, skips_silence=False
+)
+
+
+ECHO: Final = Provider(echo.CAPABILITIES, echo.EchoProtocol)
+
+
+class SlowStore(FakeBus):
+    """Has the stream's chunks, and hands out 32 of them a second when it is open.
+
+    Args:
+        n_chunks: how many there are.
+    """
+
+    def __init__(self, *, n_chunks: int) -> None:
+        super().__init__()
+        self.is_open = False
+        self._n_chunks = n_chunks
+
+    def publish_nowait(
+        self, subject: bytes, payload: bytes, *, reply: bytes = b"", headers: bytes = b""
+    ) -> bool:
+        """Record, and answer a second later."""
+        if subject.startswith(b"$JS.API.DIRECT.GET") and self.is_open:
+            first = msgspec.json.decode(payload, type=dict[str, Any]).get("seq", 1)
+            asyncio.get_running_loop().call_later(1.0, self._answer, reply, first)
+        return super().publish_nowait(subject, payload, reply=reply, headers=headers)
+
+    def _answer(self, reply: bytes, first: int) -> None:
+        last = min(first + BATCH_CHUNKS - 1, self._n_chunks)
+        for sequence in range(first, last + 1):
+            headers = b"NATS/1.0\r\nNats-Sequence: %d\r\n\r\n" % sequence
+            self.deliver(reply, _build_chunk(sequence - 1), headers=headers)
+        self.deliver(reply, b"", headers=b"NATS/1.0 204 EOB\r\n\r\n")
+
+
+class EmptyStore(FakeBus):
+    """Answers every look into AUDIO: nothing is stored."""
+
+    def publish_nowait(
+        self, subject: bytes, payload: bytes, *, reply: bytes = b"", headers: bytes = b""
+    ) -> bool:
+        """Record, and answer."""
+        if subject.startswith(b"$JS.API.DIRECT.GET"):
+            nothing = b"NATS/1.0 404 Message Not Found\r\n\r\n"
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda: self.deliver(reply, b"", headers=nothing))
+        return super().publish_nowait(subject, payload, reply=reply, headers=headers)
+
+    @property
+    def n_looks(self) -> int:
+        """Looks into AUDIO so far."""
+        return sum(sent.subject.startswith(b"$JS.API.DIRECT.GET") for sent in self.sent)
+
+
+def test_a_look_that_is_due_while_the_provider_has_no_room_is_not_forgotten() -> None:
+    """What was missed while NATS was away would never be read, nor would its source be missed."""
+
+    async def run() -> tuple[int, int]:
+        bus = EmptyStore()
+        stream = _build_stream(bus, REAL_TIME)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(stream.run())
+            await asyncio.sleep(1.0)
+            for number in range(20):
+                bus.deliver(AUDIO.encode(), _build_chunk(number))
+            stream.excuse_source()
+            await asyncio.sleep(0.1)
+            n_before = bus.n_looks
+            await asyncio.sleep(3.0)
+            running.cancel()
+        return n_before, bus.n_looks
+
+    n_before, n_after = run_virtual(run())
+
+    assert n_after > n_before
+
+
+def test_a_source_is_not_given_up_while_its_audio_is_being_read() -> None:
+    """Between two batches nothing is known to be missing, and the ingest may be long dead."""
+
+    async def run() -> int:
+        bus = SlowStore(n_chunks=40)
+        stream = _build_stream(bus, ECHO)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(stream.run())
+            await asyncio.sleep(SOURCE_LOST_S)
+            bus.is_open = True
+            while stream.position < 40 * 1_600:
+                stream.check_source(asyncio.get_running_loop().time())
+                await asyncio.sleep(0.5)
+            running.cancel()
+        return stream.position
+
+    assert run_virtual(run()) == 40 * 1_600
+
+
+def _build_chunk(number: int) -> bytes:
+    pcm = build_frames(1 + 5 * number, 5)
+    chunk = AudioChunk(
+        kind=ChunkKind.AUDIO,
+        number=number,
+        first_sample=number * len(pcm) // 2,
+        captured_at_ns=0,
+        payload=pcm,
+    )
+    return encode_chunk(chunk)
+
+
+def _build_stream(bus: FakeBus, provider: Provider) -> StreamRun:
+    owned = OwnedStream(opened=OPENED, epoch=1, token=1, checkpoint=Checkpoint())
+    return StreamRun(
+        owned,
+        StreamContext(
+            worker_id="w1",
+            audio_bus=bus,
+            control_bus=bus,
+            publisher=AckedPublisher(bus),
+            connections=_Unreachable(),
+            providers={"echo": provider},
+            lag_max_s=math.inf,
+            may_show=lambda: True,
+            now_ns=time.time_ns,
+            measures=Measures(Telemetry("transcriber"), capacity=1),
+        ),
+    )
+
+
+class _Unreachable:
+    """Echo works in this process."""
+
+    async def connect(
+        self, request: EngineConnect | WebSocketConnect, events: ConnectionEvents
+    ) -> Never:
+        """Nobody is there."""
+        raise OSError
+
+    async def exchange(self, request: HttpExchange) -> Never:
+        """Nobody is there."""
+        raise OSError
+
+    def part(self, requests: Sequence[HttpExchange]) -> None:
+        """Nobody is there."""
