@@ -40,11 +40,10 @@ class PauseFinder:
         n_whole = len(audio) // self._block_bytes * self._block_bytes
         for start in range(0, n_whole, self._block_bytes):
             block = audio[start : start + self._block_bytes]
-            self._silent_ms = 0 if self._is_speech(block) else self._silent_ms + BLOCK_MS
+            self._silent_ms = self._silent_ms + BLOCK_MS if self._is_silent(block) else 0
         self._rest = audio[n_whole:]
         return self._silent_ms >= PAUSE_MS
 
-    def _is_speech(self, block: bytes) -> bool:
+    def _is_silent(self, block: bytes) -> bool:
         narrow = array("h", self._bring_to_vad(memoryview(block).cast("h"))).tobytes()
-        is_speech: bool = self._vad.is_speech(narrow, _VAD_RATE_HZ)  # pyright: ignore[reportUnknownMemberType]
-        return is_speech
+        return not self._vad.is_speech(narrow, _VAD_RATE_HZ)  # pyright: ignore[reportUnknownMemberType]

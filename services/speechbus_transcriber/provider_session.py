@@ -119,6 +119,10 @@ class ProviderSession:
         )
         self.begin(0)
 
+    def fits(self, language: str | None) -> bool:
+        """Whether it is what would be opened now."""
+        return self.context.language == language and self.context.provider == self.route.current
+
     def begin(self, position: int) -> None:
         """Its first sample will be the stream's after so many; nothing has been given yet."""
         self.start_sample = position

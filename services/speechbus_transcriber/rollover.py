@@ -23,8 +23,9 @@ MARGIN_SHARE: Final = 0.25
 SETTLED_S: Final = 15.0
 """The successor waits so long for a pause behind a final, then as long for any pause: it costs as
 much as the session that is used."""
-RETRY_S: Final = 3.0
-"""After a successor could not be opened."""
+RETRY_MIN_S: Final = 3.0
+RETRY_MAX_S: Final = 30.0
+"""After a successor could not be opened: from one to the other, doubling."""
 
 
 class Rollover:
@@ -44,6 +45,7 @@ class Rollover:
         ends_at_s = opened_at_s + limit_s
         self._force_at_s = ends_at_s - MARGIN_SHARE * lead_s
         self._open_at_s: float | None = ends_at_s - lead_s * (1 + JITTER_SHARE * chance)
+        self._retry_s = RETRY_MIN_S
         self._rate_hz = sample_rate_hz
         self._ready_at_s: float | None = None
         self._pauses: PauseFinder | None = None
@@ -74,7 +76,8 @@ class Rollover:
     def note_failed(self, *, now_s: float, retry_after_s: float | None) -> None:
         """There is no successor (any more): the session goes on, and another one is tried later."""
         self._ready_at_s = self._pauses = None
-        self._open_at_s = now_s + max(RETRY_S, retry_after_s or 0.0)
+        self._open_at_s = now_s + max(self._retry_s, retry_after_s or 0.0)
+        self._retry_s = min(RETRY_MAX_S, 2 * self._retry_s)
 
     def hear(self, results: Iterable[Result]) -> None:
         """The session has said something."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,10 @@ from speechbus_transcriber.stream_context import StreamContext
 __all__ = ["ProvidersExhaustedError", "SessionBuilder"]
 
 logger = logging.getLogger(__name__)
+
+
+ROUTES_MAX: Final = 16
+"""Languages whose providers' failures are remembered; a stream goes back by one or two."""
 
 
 class ProvidersExhaustedError(Exception):
@@ -34,8 +39,7 @@ class SessionBuilder:
         self._opened = opened
         self._epoch = epoch
         self._context = context
-        self._language = opened.language
-        self._route = self._plan_route(opened)
+        self._routes: dict[str | None, Route] = {}
 
     def build(self, language: str | None, owner: SessionOwner) -> ProviderSession:
         """Return a session at the provider whose turn it is, which is to be opened.
@@ -46,10 +50,12 @@ class SessionBuilder:
         opened = self._opened
         if language != opened.language:
             opened = msgspec.structs.replace(opened, language=language)
-        if language != self._language:
-            self._language = language
-            self._route = self._plan_route(opened)
-        name = self._route.current
+        route = self._routes.get(language)
+        if route is None:
+            route = self._routes[language] = self._plan_route(opened)
+            if len(self._routes) > ROUTES_MAX:
+                del self._routes[next(iter(self._routes))]
+        name = route.current
         if name is None:
             raise ProvidersExhaustedError
         return ProviderSession(
@@ -64,7 +70,7 @@ class SessionBuilder:
                 channel=opened.channel,
             ),
             self._context.providers[name],
-            self._route,
+            route,
             self._context.connections,
             owner,
             now_s=asyncio.get_running_loop().time,

@@ -90,10 +90,8 @@ class Succession:
             ProvidersExhaustedError: there is no provider left.
             ProviderError: it could not be opened; it is the `speaker` all the same.
         """
-        session = self._successor
-        if session is not None and session.context.language == language:
-            opening = self._opening
-            assert opening is not None
+        session, opening = self._successor, self._opening
+        if session is not None and opening is not None and session.fits(language):
             await asyncio.wait({opening})
             self._forget_successor()
             session.route.open()
@@ -125,11 +123,7 @@ class Succession:
     def has_successor(self, language: str | None) -> bool:
         """Whether `open` would return at once."""
         successor = self._successor
-        return (
-            self.is_successor_waiting
-            and successor is not None
-            and successor.context.language == language
-        )
+        return self.is_successor_waiting and successor is not None and successor.fits(language)
 
     # --- for the stream's read loop ------------------------------------------------------------
 

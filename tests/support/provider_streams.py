@@ -72,8 +72,8 @@ def play(
 
 
 def read_failures(folder: Path, *providers: str) -> list[str]:
-    """How sessions of these (all) providers ended before their time, from the transcriber's log."""
-    (path,) = (folder / "system").glob("transcriber-*.log")
+    """How sessions of these (all) providers ended before their time, by the first worker's log."""
+    path = folder / "system" / "transcriber-1.log"
     lines = map(json.loads, path.read_text().splitlines())
     failures = [line for line in lines if line["event"] == "provider session failed"]
     return [f["code"] for f in failures if not providers or f["provider"] in providers]
