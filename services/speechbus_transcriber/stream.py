@@ -39,6 +39,7 @@ from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.providers.interface import (
     ProviderError,
     ProviderProtocolError,
+    ProviderUnavailableError,
     Result,
     SessionRequest,
 )
@@ -56,6 +57,8 @@ Outcome = Literal["closed", "superseded"]
 
 CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
 CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
+SILENT: Final = "finalize_unanswered"
+"""A session that ends without having answered."""
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
 SOURCE_SILENT_S: Final = 2.5
@@ -139,6 +142,7 @@ class StreamRun:
         self._is_finished = False
         self._failure: ProviderError | None = None
         self._is_superseded = False
+        self._silent_at: int | None = None
         self._heard_source_s = self._loop.time()
 
     @property
@@ -307,10 +311,10 @@ class StreamRun:
                 await self._output.store_next()
                 if not self._is_reading:
                     self._resume_reading()
-            elif self._failure is not None:
+            elif self._failure is not None and not self._is_silent_again(self._failure):
                 await self._recover(self._failure)
                 return False
-            elif self._is_finished:
+            elif self._is_finished or self._failure is not None:
                 return await self._after_finished()
             elif self._catch_up.is_due and self._is_reading:
                 await self._catch_up.fetch(self._tail, self._read, from_ms=self._times.latest_ms)
@@ -431,11 +435,27 @@ class StreamRun:
         self._lost = None
         self._end_reason = None  # an end marker will be read again
 
+    def _is_silent_again(self, error: ProviderError) -> bool:
+        """Whether a second session has said nothing of the same audio, and ends as the first."""
+        return (
+            error.code == SILENT
+            and (self._lost is not None or self._end_reason is not None)
+            and self._silent_at == self._output.covered_sample
+        )
+
     async def _after_finished(self) -> bool:
         """The provider has answered everything: close, or go on behind a gap."""
         session = self._session
         assert session is not None
         self._end_session()
+        covered, position = self._output.covered_sample, self._tail.position
+        if covered < position and (not self._output.is_end_sure or self._failure is not None):
+            if self._silent_at != covered:
+                # Has it heard nothing, or not listened? Another session tells.
+                self._silent_at = covered
+                await self._recover(ProviderUnavailableError(SILENT, provider=session.provider))
+                return False
+            await self._output.lose(covered, position, session, reason="provider")
         if self._lost is not None:
             lost, self._lost = self._lost, None
             await self._output.lose(lost.from_sample, lost.to_sample, session, reason=lost.reason)

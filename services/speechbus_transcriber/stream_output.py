@@ -79,6 +79,8 @@ class StreamOutput:
         self._session: SegmentContext | None = None
         self._timeline = SessionTimeline(start_sample=0, sample_rate_hz=self._rate_hz)
         self._finals = SessionFinals()
+        self.is_end_sure = True
+        """Whether the last session that finished has answered all audio beyond doubt."""
         self._outbox: deque[LoggedEvent] = deque()
         # Chunk number and stream position of each flush the provider has not answered yet. One
         # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
@@ -144,6 +146,7 @@ class StreamOutput:
                     self._answer_flushes(n_max=1)
                 case Finished():
                     self._answer_flushes(n_max=FLUSHES_MAX)
+                    self.is_end_sure = result.is_sure
                     is_finished = True
         return is_finished
 
