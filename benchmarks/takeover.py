@@ -86,9 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--strikes", default=",".join(STRIKES))
     arguments = parser.parse_args()
-    print(
-        "| strike | streams read of those taken over | claimed p50 / p99 / max | first chunk p50 / p99 / max | exited |"
-    )
+    print("| strike | streams read | claimed, p50 / p99 / max | first chunk | exited |")
     print("|---|---|---|---|---|")
     for strike in arguments.strikes.split(","):
         rounds, report = _measure(strike, n_streams=arguments.streams, n_rounds=arguments.rounds)

@@ -190,15 +190,16 @@ def plan_script(seed: int, provider: str, life: int) -> str:
     )
 
 
-_SUDDEN: Final = ("reset", "half_open", "mute", "garbage", "unknown_message", "duplicate_final")
-_OF_KOTOBA: Final = ("string_error", "rate_limit_error")
+_SUDDEN: Final = ("reset", "half_open", "garbage", "unknown_message", "duplicate_final")
+_OF_KOTOBA: Final = ("mute", "string_error", "rate_limit_error")
+"""A mute Palabra is found by speech, which numbered frames are not."""
 _WITH_CODE: Final = ("error", "top_level_error", "fal_error")
 
 
 def _plan_fault(draw: random.Random, provider: str) -> str:
     after = f"after_ms = {int(draw.triangular(0, 40_000, 4_000))}"
     choices = [f'kind = "{kind}", {after}' for kind in _SUDDEN]
-    choices += [f'kind = "close", {after}, code = {draw.choice((1000, 1001, 1008, 1011, 1013))}']
+    choices += [f'kind = "close", {after}, code = {draw.choice((1000, 1001, 1011, 1013))}']
     choices += [f'kind = "refuse", status = {draw.choice((429, 500, 503))}'] * 2
     choices += [
         f'kind = "refuse", status = 429, retry_after_s = {draw.randint(1, 5)}',

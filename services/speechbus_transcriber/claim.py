@@ -201,7 +201,7 @@ _NOTHING: Final = _Read()
 async def _read_replica(
     bus: BusConnection, job: JobOpen, kinds: tuple[WriteKind, ...]
 ) -> Mapping[WriteKind, _Read]:
-    subjects = {_subject(job, kind): kind for kind in kinds}
+    subjects: dict[str, WriteKind] = {_subject(job, kind): kind for kind in kinds}
     found: dict[WriteKind, _Read] = dict.fromkeys(kinds, _NOTHING)
     for stored in await fetch_last(bus, TRANSCRIPT_STORE, list(subjects)):
         found[subjects[stored.subject]] = _decode(stored)

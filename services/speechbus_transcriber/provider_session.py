@@ -85,6 +85,8 @@ class ProviderSession:
         """Whether its results go to the owner as they come; else they are held."""
         self.is_finished = False
         """Whether everything that it was given has been answered."""
+        self.is_end_sure = True
+        """Whether that is beyond doubt."""
         self.failure: ProviderError | None = None
         """Why it ended before its time."""
         self.opened_at_s = now_s()

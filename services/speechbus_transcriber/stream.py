@@ -30,7 +30,11 @@ from speechbus_transcriber.lag_watch import Lag
 from speechbus_transcriber.languages import Languages
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.provider_session import ProviderSession
-from speechbus_transcriber.providers.interface import ProviderError, ProviderProtocolError
+from speechbus_transcriber.providers.interface import (
+    ProviderError,
+    ProviderProtocolError,
+    ProviderUnavailableError,
+)
 from speechbus_transcriber.segmenter import SegmentContext
 from speechbus_transcriber.session_builder import ProvidersExhaustedError, SessionBuilder
 from speechbus_transcriber.stream_context import StreamContext
@@ -46,6 +50,8 @@ Outcome = Literal["closed", "superseded"]
 
 CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
 CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
+SILENT: Final = "finalize_unanswered"
+"""A session that ends without having answered."""
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
 
@@ -102,6 +108,7 @@ class StreamRun:
         self.check_source = self._reader.check_source
         self.excuse_source = self._reader.excuse_source
         self._is_superseded = False
+        self._silent_at: int | None = None
 
     @property
     def position(self) -> int:
@@ -180,10 +187,10 @@ class StreamRun:
                 await self._output.store_next()
                 if not self._reader.is_reading:
                     self._reader.go_on()
-            elif speaker.failure is not None:
+            elif speaker.failure is not None and not self._is_silent_again(speaker.failure):
                 await self._recover(speaker.failure)
                 return False
-            elif speaker.is_finished:
+            elif speaker.is_finished or speaker.failure is not None:
                 return await self._after_finished(speaker)
             elif self._catch_up.is_due and self._reader.is_reading:
                 await self._catch_up.fetch(reader.tail, reader.read, from_ms=self._times.latest_ms)
@@ -238,6 +245,14 @@ class StreamRun:
         if self._is_superseded:
             raise _SupersededError
 
+    def _is_silent_again(self, error: ProviderError) -> bool:
+        """Whether a second session has said nothing of the same audio, and ends as the first."""
+        return (
+            error.code == SILENT
+            and (self._reader.lost is not None or self._reader.end_reason is not None)
+            and self._silent_at == self._output.covered_sample
+        )
+
     async def _after_finished(self, session: ProviderSession) -> bool:
         """The provider has answered everything: close, or go on behind what ended the session."""
         self._reader.is_reading = False
@@ -245,8 +260,17 @@ class StreamRun:
         if session.end_sample is not None:
             self._sessions.close(keeps_successor=True)
             return False
-        self._sessions.close()
         reader = self._reader
+        covered, position = self._output.covered_sample, reader.tail.position
+        is_sure = session.is_end_sure and session.failure is None
+        if covered < position and not is_sure and self._silent_at != covered:
+            # Has it heard nothing, or not listened? Another session tells.
+            self._silent_at = covered
+            await self._recover(ProviderUnavailableError(SILENT, provider=context.provider))
+            return False
+        self._sessions.close()
+        if covered < position and not is_sure:
+            await self._output.lose(covered, position, context, reason="provider")
         if reader.lost is not None:
             lost, reader.lost = reader.lost, None
             await self._output.lose(lost.from_sample, lost.to_sample, context, reason=lost.reason)

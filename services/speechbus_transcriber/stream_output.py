@@ -134,6 +134,7 @@ class StreamOutput:
                     self._answer_flushes(session, n_max=1)
                 case Finished():
                     self._answer_flushes(session, n_max=FLUSHES_MAX)
+                    session.is_end_sure = result.is_sure
                     is_finished = True
         return is_finished
 

@@ -169,6 +169,12 @@ class Succession:
         if self._rollover is not None:
             self._rollover.hear(results)
         if is_finished:
+            end = session.end_sample
+            if end is not None and not session.is_end_sure and not self._output.covers(end):
+                # Has it heard nothing, or not listened? Another session tells.
+                session.close()
+                self._fail(session, "finalize_unanswered")
+                return
             session.is_finished = True
             self._pass_word(session)
 
@@ -319,7 +325,8 @@ class Succession:
         speaker = self.speaker
         assert speaker is not None
         speaker.close()
-        speaker.failure = ProviderUnavailableError(
-            "last_words_late", provider=speaker.context.provider
-        )
-        self.note_failure(speaker, speaker.failure)
+        self._fail(speaker, "last_words_late")
+
+    def _fail(self, session: ProviderSession, code: str) -> None:
+        session.failure = ProviderUnavailableError(code, provider=session.context.provider)
+        self.note_failure(session, session.failure)

@@ -1,5 +1,6 @@
 """A bus connection without a server: records what is sent, hands in what the test says."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -83,11 +84,12 @@ class FakeBus(BusConnection):
         headers: dict[str, Any] | None = None,
     ) -> Msg:
         """Ask `answer_request`; without one, nobody listens."""
-        del payload, timeout, old_style, headers
+        del payload, old_style, headers
         self.requests.append(subject)
         if self.answer_request is None:
             raise nats.errors.NoRespondersError
-        return Msg(self, data=await self.answer_request(subject))
+        async with asyncio.timeout(timeout):
+            return Msg(self, data=await self.answer_request(subject))
 
     def on_reconnected(self, hook: Callable[[], Awaitable[None]]) -> None:
         """Remember the hook in `reconnected`."""

@@ -26,9 +26,11 @@ from speechbus_contracts import (
     encode_event,
 )
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_transcriber.checkpoint import build_checkpoint
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import Connection, ConnectionEvents
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.echo import EchoProtocol
 from speechbus_transcriber.providers.interface import (
     Capabilities,
@@ -364,6 +366,7 @@ class _Worker:
         loop = asyncio.get_running_loop()
         context = StreamContext(
             worker_id=f"w{self._epoch}",
+            measures=Measures(Telemetry("transcriber"), capacity=1),
             audio_bus=bus,
             control_bus=bus,
             publisher=AckedPublisher(bus),

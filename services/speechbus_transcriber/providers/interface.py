@@ -199,6 +199,10 @@ class Flushed(msgspec.Struct, frozen=True):
 class Finished(msgspec.Struct, frozen=True):
     """Everything sent before `finish` has been answered; the session is over."""
 
+    is_sure: bool = True
+    """The provider has said so; else it may have stopped listening at any time since its last
+    final."""
+
 
 Result = Heard | Translated | TurnStarted | TurnEnded | Covered | Flushed | Finished
 

@@ -109,6 +109,7 @@ class PalabraProtocol:
         self._former_at_s: float | None = None
         self._translations_at_s: float | None = None
         self._is_finished = False
+        self._is_end_sure = True
         self._results: list[Result] = []
 
     # --- opening and end -----------------------------------------------------------------------
@@ -367,7 +368,7 @@ class PalabraProtocol:
         if asked is None:
             raise ProviderUnavailableError("finalize_unanswered", provider=self.name)
         self._settle(asked, is_marked=False)
-        self._answer(asked, now_s)
+        self._answer(asked, now_s, is_marked=False)
 
     def _take_marker(self, now_s: float) -> None:
         answered = self._finalizes.take_marker()
@@ -376,13 +377,14 @@ class PalabraProtocol:
         asked, is_late = answered
         self._settle(asked, is_marked=True)
         if not is_late:
-            self._answer(asked, now_s)
+            self._answer(asked, now_s, is_marked=True)
 
-    def _answer(self, asked: Asked, now_s: float) -> None:
+    def _answer(self, asked: Asked, now_s: float, *, is_marked: bool) -> None:
         """Tell that a finalize is answered: by the marker, or by waiting long enough."""
         if asked.purpose == "flush":
             self._results.append(Flushed())
         elif asked.purpose == "finish":
+            self._is_end_sure = is_marked
             self._translations_at_s = now_s + TRANSLATIONS_TIMEOUT_S
             if not self._translations.is_waiting(now_ms=self._clock.given_ms):
                 self._end()
@@ -405,7 +407,7 @@ class PalabraProtocol:
         self._translations_at_s = None
         if not self._is_finished:
             self._is_finished = True
-            self._results.append(Finished())
+            self._results.append(Finished(is_sure=self._is_end_sure))
 
     # --- small things --------------------------------------------------------------------------
 

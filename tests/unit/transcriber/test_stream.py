@@ -7,22 +7,40 @@ from collections.abc import Sequence
 from typing import Any, Final, Never
 
 import msgspec
+import pytest
 
-from speechbus_contracts import AudioChunk, ChunkKind, StreamOpened, encode_chunk
+from speechbus_contracts import (
+    AnyEvent,
+    AudioChunk,
+    ChunkKind,
+    Gap,
+    SegmentFinal,
+    StreamClosed,
+    StreamOpened,
+    decode_event,
+    encode_chunk,
+)
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_transcriber.catch_up import BATCH_CHUNKS
 from speechbus_transcriber.checkpoint import Checkpoint
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import ConnectionEvents
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers import echo
 from speechbus_transcriber.providers.interface import (
     EngineConnect,
+    Finished,
     HttpExchange,
     Pace,
+    Result,
+    SessionRequest,
     WebSocketConnect,
 )
 from speechbus_transcriber.providers.registry import Provider
-from speechbus_transcriber.stream import SOURCE_LOST_S, StreamContext, StreamRun
+from speechbus_transcriber.stream import StreamRun
+from speechbus_transcriber.stream_context import StreamContext
+from speechbus_transcriber.stream_reader import SOURCE_LOST_S
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import build_frames
 from tests.support.virtual_time import run_virtual
@@ -39,26 +57,49 @@ OPENED: Final = StreamOpened(
 ECHO: Final = Provider(echo.CAPABILITIES, echo.EchoProtocol)
 
 
-class SlowStore(FakeBus):
-    """Has the stream's chunks, and hands out 32 of them a second when it is open.
+END: Final = encode_chunk(
+    AudioChunk(kind=ChunkKind.END, number=10, first_sample=16_000, captured_at_ns=0, payload=b"{}")
+)
+
+
+class Server(FakeBus):
+    """Has the stream's first chunks and its end marker in AUDIO, and acknowledges what is written.
 
     Args:
-        n_chunks: how many there are.
+        n_chunks: how many there are, 32 of which are handed out per second.
     """
 
-    def __init__(self, *, n_chunks: int) -> None:
+    def __init__(self, *, n_chunks: int = 0) -> None:
         super().__init__()
-        self.is_open = False
+        self.is_open = True
+        """Whether it answers looks into AUDIO."""
         self._n_chunks = n_chunks
 
     def publish_nowait(
         self, subject: bytes, payload: bytes, *, reply: bytes = b"", headers: bytes = b""
     ) -> bool:
-        """Record, and answer a second later."""
-        if subject.startswith(b"$JS.API.DIRECT.GET") and self.is_open:
+        """Record, and answer."""
+        loop = asyncio.get_running_loop()
+        if subject.startswith(b"speech.v1.write"):
+            loop.call_soon(lambda: self.deliver(reply, b'{"seq":1}'))
+        elif self.is_open and subject.startswith(b"$JS.API.DIRECT.GET"):
             first = msgspec.json.decode(payload, type=dict[str, Any]).get("seq", 1)
-            asyncio.get_running_loop().call_later(1.0, self._answer, reply, first)
+            loop.call_later(1.0, self._answer, reply, first)
         return super().publish_nowait(subject, payload, reply=reply, headers=headers)
+
+    @property
+    def n_looks(self) -> int:
+        """Looks into AUDIO so far."""
+        return sum(sent.subject.startswith(b"$JS.API.DIRECT.GET") for sent in self.sent)
+
+    @property
+    def written(self) -> list[AnyEvent]:
+        """Events that were stored."""
+        return [
+            decode_event(sent.payload)
+            for sent in self.sent
+            if sent.subject.startswith(b"speech.v1.write")
+        ]
 
     def _answer(self, reply: bytes, first: int) -> None:
         last = min(first + BATCH_CHUNKS - 1, self._n_chunks)
@@ -68,30 +109,11 @@ class SlowStore(FakeBus):
         self.deliver(reply, b"", headers=b"NATS/1.0 204 EOB\r\n\r\n")
 
 
-class EmptyStore(FakeBus):
-    """Answers every look into AUDIO: nothing is stored."""
-
-    def publish_nowait(
-        self, subject: bytes, payload: bytes, *, reply: bytes = b"", headers: bytes = b""
-    ) -> bool:
-        """Record, and answer."""
-        if subject.startswith(b"$JS.API.DIRECT.GET"):
-            nothing = b"NATS/1.0 404 Message Not Found\r\n\r\n"
-            loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: self.deliver(reply, b"", headers=nothing))
-        return super().publish_nowait(subject, payload, reply=reply, headers=headers)
-
-    @property
-    def n_looks(self) -> int:
-        """Looks into AUDIO so far."""
-        return sum(sent.subject.startswith(b"$JS.API.DIRECT.GET") for sent in self.sent)
-
-
 def test_a_look_that_is_due_while_the_provider_has_no_room_is_not_forgotten() -> None:
     """What was missed while NATS was away would never be read, nor would its source be missed."""
 
     async def run() -> tuple[int, int]:
-        bus = EmptyStore()
+        bus = Server()
         stream = _build_stream(bus, REAL_TIME)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(stream.run())
@@ -114,7 +136,8 @@ def test_a_source_is_not_given_up_while_its_audio_is_being_read() -> None:
     """Between two batches nothing is known to be missing, and the ingest may be long dead."""
 
     async def run() -> int:
-        bus = SlowStore(n_chunks=40)
+        bus = Server(n_chunks=40)
+        bus.is_open = False
         stream = _build_stream(bus, ECHO)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(stream.run())
@@ -127,6 +150,63 @@ def test_a_source_is_not_given_up_while_its_audio_is_being_read() -> None:
         return stream.position
 
     assert run_virtual(run()) == 40 * 1_600
+
+
+@pytest.mark.parametrize("n_deaf", [1, 2])
+def test_an_end_that_the_provider_has_not_confirmed_is_asked_of_another_session(
+    n_deaf: int,
+) -> None:
+    """It may have stopped listening: its audio is heard again, and what nobody hears is named."""
+    sessions: list[DeafEcho] = []
+
+    def open_protocol(request: SessionRequest) -> DeafEcho:
+        sessions.append(DeafEcho(request, is_deaf=len(sessions) < n_deaf))
+        return sessions[-1]
+
+    async def run() -> list[AnyEvent]:
+        bus = Server()
+        stream = _build_stream(bus, Provider(echo.CAPABILITIES, open_protocol))
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(stream.run())
+            for _ in range(2):
+                await asyncio.sleep(10.0)
+                for number in range(10):
+                    bus.deliver(AUDIO.encode(), _build_chunk(number))
+                bus.deliver(AUDIO.encode(), END)
+            await running
+        return bus.written
+
+    events = run_virtual(run())
+
+    texts = [event.text for event in events if isinstance(event, SegmentFinal)]
+    gaps = [(g.from_ms, g.to_ms, g.reason) for g in events if isinstance(g, Gap)]
+    assert len(sessions) == 2
+    assert (texts, gaps) == ((["1-50"], []) if n_deaf == 1 else ([], [(0, 1_000, "provider")]))
+    assert isinstance(events[-1], StreamClosed)
+
+
+class DeafEcho(echo.EchoProtocol):
+    """Answers a finish as one that does not know whether its server has listened.
+
+    Args:
+        request: of the session.
+        is_deaf: hears nothing.
+    """
+
+    def __init__(self, request: SessionRequest, *, is_deaf: bool) -> None:
+        super().__init__(request)
+        self._is_deaf = is_deaf
+
+    def audio_to_send(self, pcm: memoryview, *, now_s: float) -> Sequence[str | bytes]:
+        """Hear it, or not."""
+        return () if self._is_deaf else super().audio_to_send(pcm, now_s=now_s)
+
+    def results_received(self) -> list[Result]:
+        """Be unsure of the end."""
+        return [
+            Finished(is_sure=False) if isinstance(result, Finished) else result
+            for result in super().results_received()
+        ]
 
 
 def _build_chunk(number: int) -> bytes:
