@@ -65,7 +65,7 @@ def test_a_stream_too_far_behind_jumps_and_names_what_it_left_out(tmp_path: Path
         {"providers": ["palabra"]},
         n_frames=n_frames,
         environment={"SPEECHBUS_TRANSCRIBER_LAG_MAX_S": "5"},
-        look=lambda system: measured.append(scrape(system.transcribers[0])),
+        look=lambda system: measured.append(scrape(system.transcribers[0].url)),
     )
 
     (gap,) = received.gaps
