@@ -65,6 +65,11 @@ class CatchUp:
             self.is_due = True
             self._wake()
 
+    def remind(self) -> None:
+        """What was read can be given again: what is due, and has been let be, makes sense now."""
+        if self.is_due:
+            self._wake()
+
     def restart(self) -> None:
         """Begin anew: the position or the connection has changed."""
         self._tries = 0

@@ -202,8 +202,7 @@ class StreamReader:
         elif not listener.driver.is_congested and not self._output.is_full:
             self.is_reading = True
             self.read()
-            if self._catch_up.is_due:
-                self._catch_up.request()  # the stream's task has let it be: nothing could be read
+            self._catch_up.remind()
 
     def rewind(self) -> None:
         """Read again from what is covered."""

@@ -10,10 +10,12 @@ from speechbus_transcriber.lag_watch import BEHIND_S
 from tests.support.conversation import build_conversation, check_conversation, sounds
 from tests.support.frame_numbers import FRAME_MS, Tiling
 from tests.support.metrics import Samples, scrape
-from tests.support.provider_streams import EXACT, play
+from tests.support.provider_streams import EXACT, play, read_log
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
+FALLEN_BEHIND: Final = "stream is behind"
+CAUGHT_UP: Final = "stream has caught up"
 OUTAGE: Final = """
 segment_ms = 1000
 faults = [
@@ -51,6 +53,8 @@ def test_what_sounds_is_heard_once_and_where_it_was_however_much_silence_is_left
     first, *_, last = [event for event in received.events if isinstance(event, StreamLag)]
     assert first.waiting_ms >= BEHIND_S * 1000
     assert last.waiting_ms == 0
+    logged = [line["event"] for line in read_log(tmp_path, FALLEN_BEHIND, CAUGHT_UP)]
+    assert logged == [FALLEN_BEHIND, CAUGHT_UP] * (len(logged) // 2) != []
     # Long before the end, behind which nothing more would wait in any case.
     assert received.events.index(last) < received.events.index(received.finals[-1])
 
@@ -65,7 +69,7 @@ def test_a_stream_too_far_behind_jumps_and_names_what_it_left_out(tmp_path: Path
         {"providers": ["palabra"]},
         n_frames=n_frames,
         environment={"SPEECHBUS_TRANSCRIBER_LAG_MAX_S": "5"},
-        look=lambda system: measured.append(scrape(system.transcribers[0])),
+        look=lambda system: measured.append(scrape(system.transcribers[0].url)),
     )
 
     (gap,) = received.gaps

@@ -13,9 +13,11 @@ import psutil
 import pytest
 import websockets
 
+from speechbus_cli.embedded_nats import choose_port
 from speechbus_contracts import SegmentFinal, StreamClosed
 from tests.support.bus_log import BusLog, wait_until
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
+from tests.support.metrics import scrape
 from tests.support.native_client import (
     NativeClient,
     closed_of,
@@ -35,10 +37,20 @@ HELLO: Final = {"type": "hello", "format": "pcm_s16le", "sample_rate_hz": 16_000
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def health_port() -> int:
+    """Of the ingest, beside the clients' port."""
+    return choose_port("127.0.0.1", 0)
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, health_port: int) -> Iterator[System]:
     with System(
         tmp_path_factory.mktemp("native"),
-        ingest_settings={"API_KEYS": f"acme:{KEY}", "LOG_LEVEL": "DEBUG"},
+        ingest_settings={
+            "API_KEYS": f"acme:{KEY}",
+            "LOG_LEVEL": "DEBUG",
+            "HEALTH_PORT": str(health_port),
+        },
         transcriber_settings={"LOG_LEVEL": "DEBUG", "SESSIONS_MAX": "200"},
     ) as running:
         yield running
@@ -56,6 +68,20 @@ async def speak(system: System, pieces: Sequence[bytes], **hello: object) -> Nat
 
 def cut_evenly(pcm: bytes, size: int) -> list[bytes]:
     return [pcm[at : at + size] for at in range(0, len(pcm), size)]
+
+
+def test_metrics_have_a_port_that_clients_do_not_reach(system: System, health_port: int) -> None:
+    """What a system carries is nobody's business but its operator's."""
+
+    async def look() -> float:
+        async with connect_native(system.ingest, KEY) as client:
+            await client.open()
+            samples = await asyncio.to_thread(scrape, f"http://127.0.0.1:{health_port}")
+            await client.end()
+        return samples["speechbus_ingest_streams"]
+
+    assert asyncio.run(look()) >= 1
+    assert system.ingest.probe("/metrics") == 404
 
 
 # --- what is accepted --------------------------------------------------------------------------

@@ -6,8 +6,6 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.system import Service
-
 __all__ = ["Samples", "parse_metrics", "scrape"]
 
 Samples = Mapping[str, float]
@@ -15,9 +13,9 @@ Samples = Mapping[str, float]
 TIMEOUT_S: Final = 10.0
 
 
-def scrape(service: Service) -> Samples:
-    """Return what the service's `/metrics` says now."""
-    with urllib.request.urlopen(f"{service.url}/metrics", timeout=TIMEOUT_S) as answer:
+def scrape(url: str) -> Samples:
+    """Return what the `/metrics` of a service's health port says now."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=TIMEOUT_S) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return parse_metrics(answer.read())
 

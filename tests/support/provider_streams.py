@@ -12,7 +12,7 @@ from tests.support.frame_numbers import Tiling, build_frames
 from tests.support.simulator import simulator
 from tests.support.system import System
 
-__all__ = ["EXACT", "assert_exact", "play", "read_failures"]
+__all__ = ["EXACT", "assert_exact", "play", "read_failures", "read_log"]
 
 EXACT: Final = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
 
@@ -71,11 +71,16 @@ def play(
         return received
 
 
-def read_failures(folder: Path, *providers: str) -> list[str]:
-    """How sessions of these (all) providers ended before their time, by the first worker's log."""
+def read_log(folder: Path, *events: str) -> list[dict[str, Any]]:
+    """Lines of the first worker's log about these events."""
     path = folder / "system" / "transcriber-1.log"
     lines = map(json.loads, path.read_text().splitlines())
-    failures = [line for line in lines if line["event"] == "provider session failed"]
+    return [line for line in lines if line["event"] in events]
+
+
+def read_failures(folder: Path, *providers: str) -> list[str]:
+    """How sessions of these (all) providers ended before their time, by the first worker's log."""
+    failures = read_log(folder, "provider session failed")
     return [f["code"] for f in failures if not providers or f["provider"] in providers]
 
 

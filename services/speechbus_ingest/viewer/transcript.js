@@ -166,7 +166,7 @@ export class Transcript {
 
   #takeClaim(event) {
     this.#revisions.claim(event.epoch);
-    this.#noteFacts({ provider: event.provider });
+    this.#noteFacts({ provider: event.provider, waitingMs: 0 });
   }
 
   #retract(event) {

@@ -178,6 +178,39 @@ def test_a_long_pause_ends_a_turn_and_a_short_one_is_only_shortened(
         assert given == sound + bytes(2 * RATE_HZ * KEPT_AFTER_MS // 1000)
 
 
+NOISE = random.Random(5).randbytes(2 * RATE_HZ)
+
+
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(
+        st.tuples(st.integers(1, RATE_HZ), st.integers(1, 3 * RATE_HZ)), min_size=1, max_size=6
+    ),
+    cut=st.integers(1, 8_000),
+    needs_silence=st.booleans(),
+)
+def test_what_is_near_a_sound_is_never_left_out(
+    lengths: list[tuple[int, int]], cut: int, *, needs_silence: bool
+) -> None:
+    """However long sounds and pauses are, and however the audio is cut."""
+    pcm = b"".join(NOISE[: 2 * sound] + bytes(2 * pause) for sound, pause in lengths)
+    cuts = range(2 * cut, len(pcm), 2 * cut)
+    pieces = play(pcm, rate_hz=RATE_HZ, cuts=cuts, needs_silence=needs_silence)
+
+    check_order(pcm, pieces)
+    at = 0
+    left_out: list[tuple[int, int]] = []
+    for piece in pieces:
+        left_out.append((at, at + piece.n_skipped))
+        at += piece.n_skipped + len(piece.pcm) // 2
+    begin = 0
+    for sound, pause in lengths:
+        near_from = begin - KEPT_BEFORE_MS * RATE_HZ // 1000
+        near_to = begin + sound + KEPT_AFTER_MS * RATE_HZ // 1000
+        assert not any(max(a, near_from) < min(b, near_to) for a, b in left_out)
+        begin += sound + pause
+
+
 AUDIO = random.Random(3)
 MIXED = b"".join(
     bytes(2 * n) if n % 2 else AUDIO.randbytes(2 * (n // 4))
