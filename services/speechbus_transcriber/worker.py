@@ -229,6 +229,10 @@ class Worker:
                 run.check_source(now_s)
 
     async def _after_reconnect(self) -> None:
+        self.excuse_sources()
+
+    def excuse_sources(self) -> None:
+        """NATS was out of reach: silence so far says nothing about the ingests."""
         for run in list(self._runs.values()):
             run.excuse_source()
 

@@ -76,7 +76,7 @@ async def _cut_off(cluster: NatsCluster) -> None:
     bus = await connect_bus(cluster.nodes[leader].url, name="test-watch")
     place = bus.connected_url
     async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(watch_server([bus]))
+        watching = tasks.create_task(watch_server([bus], store="TRANSCRIPT"))
         cluster.cut(leader)
         await wait_until(lambda: bus.connected_url not in (place, None))
         watching.cancel()
