@@ -100,7 +100,7 @@ async def _correlate(nats_url: str, health: Health, telemetry: Telemetry) -> Non
         health.mark_serving()
         logger.info("correlator started")
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(watch_server((bus,)), name="server")
+            tasks.create_task(watch_server((bus,), store=TRANSCRIPT_STORE), name="server")
             while True:
                 await asyncio.sleep(CHECK_EVERY_S)
                 await _check_objects(bus, health)

@@ -407,7 +407,6 @@ class BusStream:
         Raises:
             JetStreamUnavailableError: no answer; call again.
         """
-        self._is_behind = False
         self._order.hold()
         subject = f"{WRITE_ROOT}.{self.opened.tenant}.{self.stream_id}.>"
         for tries_left in reversed(range(STALE_TRIES_MAX)):
@@ -425,8 +424,9 @@ class BusStream:
             for event in self._order.release(is_last=not tries_left):
                 self._take(event)
             if not self._order.is_holding:
-                return
+                break
             await asyncio.sleep(STALE_RETRY_S)
+        self._is_behind = False
 
     def _cover(self, covered_ms: int) -> None:
         self._lane.cover(covered_ms * self.opened.sample_rate_hz // 1000)

@@ -203,7 +203,9 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 ),
                 name="objects",
             )
-            leaving = tasks.create_task(watch_server((audio_bus, control_bus)), name="server")
+            leaving = tasks.create_task(
+                watch_server((audio_bus, control_bus), store=TRANSCRIPT_STORE), name="server"
+            )
             decoding = tasks.create_task(decoders.run(), name="decoders")
             serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             health.set_ready("bus", ok=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -20,9 +20,16 @@ logger = logging.getLogger(__name__)
 WATCH_S: Final = 2.0
 """One request of a millisecond each time; a node that is cut off is noticed after 4 s or so."""
 CONNECT_TIMEOUT_S: Final = 1
+HEARD_WITHIN_NS: Final = 3_000_000_000
+"""Replicas speak with their leader every second; one that is cut off goes on leading for 10 s."""
 
 
-async def watch_server(buses: Sequence[BusConnection]) -> None:
+async def watch_server(
+    buses: Sequence[BusConnection],
+    *,
+    store: str,
+    on_silent: Callable[[], None] = lambda: None,
+) -> None:
     """Watch until cancelled.
 
     A node that has lost the others keeps its clients, who then hear of nothing and store nothing.
@@ -30,24 +37,27 @@ async def watch_server(buses: Sequence[BusConnection]) -> None:
     servers are asked first.
 
     Args:
-        buses: connections that may ask for `$JS.API.INFO`.
+        buses: connections that may ask for the state of `store`.
+        store: JetStream stream without which nothing goes on.
+        on_silent: called when it cannot be reached: what was not heard lately says nothing.
     """
     while True:
         for bus in buses:
-            if bus.is_connected and not await _answers(bus):
-                await _leave_for_better(bus)
+            if bus.is_connected and not await _reaches(bus, store):
+                on_silent()
+                await _leave_for_better(bus, store)
         await asyncio.sleep(WATCH_S)
 
 
-async def _leave_for_better(bus: BusConnection) -> None:
+async def _leave_for_better(bus: BusConnection, store: str) -> None:
     for url in bus.other_servers:
-        if await _is_better(url):
+        if await _is_better(url, store):
             logger.warning("leaving a NATS server that is cut off from the others")
             await bus.leave_server()
             return
 
 
-async def _is_better(url: str) -> bool:
+async def _is_better(url: str, store: str) -> bool:
     client: Client | None = None
     try:
         client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
@@ -57,7 +67,7 @@ async def _is_better(url: str) -> bool:
             connect_timeout=CONNECT_TIMEOUT_S,
             error_cb=_ignore,
         )
-        return await _answers(client)
+        return await _reaches(client, store)
     except (nats.errors.Error, TimeoutError, OSError):
         return False
     finally:
@@ -66,12 +76,15 @@ async def _is_better(url: str) -> bool:
                 await client.close()
 
 
-async def _answers(bus: Client) -> bool:
+async def _reaches(bus: Client, store: str) -> bool:
+    """Tell whether the store has a leader that can store something."""
     try:
-        await request_api(bus, "INFO", {})
+        info = await request_api(bus, f"STREAM.INFO.{store}", {})
     except (JetStreamError, JetStreamUnavailableError):
         return False
-    return True
+    replicas = info.get("cluster", {}).get("replicas") or ()
+    heard = [one for one in replicas if one["current"] and one["active"] < HEARD_WITHIN_NS]
+    return 2 * (1 + len(heard)) > 1 + len(replicas)
 
 
 async def _ignore(_error: Exception) -> None:

@@ -98,8 +98,8 @@ class VolatileStreams:
             for name, looks in self._silent_looks.items()
             if looks >= SILENT_LOOKS_MAX and self._specs[name].config["num_replicas"] == 1
         ]
-        if not lost:
-            return False
+        if not lost or self._bus.n_servers == 1:
+            return False  # a server alone is only slow
         with suppress(JetStreamError, JetStreamUnavailableError):
             await request_api(self._bus, "INFO", {})  # else it is we who are out of reach
             for name in lost:

@@ -115,10 +115,11 @@ class JobPuller:
         Returns:
             False: it has been delivered `times_max` times already, and stays with this worker.
         """
-        # `$JS.ACK.<store>.<consumer>.<deliveries>.…`, with two tokens more on some servers.
+        # `$JS.ACK.<store>.<consumer>.<deliveries>.…` of nine tokens; longer ones have two more
+        # before the store (ADR-15 of NATS).
         tokens = reply.split(b".")
-        deliveries = tokens[-5] if len(tokens) >= 9 else b"1"
-        if times_max is not None and int(deliveries) >= times_max:
+        deliveries = int(tokens[4] if len(tokens) == 9 else tokens[6])
+        if times_max is not None and deliveries >= times_max:
             return False
         self._bus.publish_nowait(reply, LATER)
         return True

@@ -136,7 +136,14 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
                 ),
                 name="objects",
             )
-            leaving = tasks.create_task(watch_server((audio_bus, control_bus)), name="server")
+            leaving = tasks.create_task(
+                watch_server(
+                    (audio_bus, control_bus),
+                    store=TRANSCRIPT_STORE,
+                    on_silent=worker.excuse_sources,
+                ),
+                name="server",
+            )
             await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
             watching.cancel()
             leaving.cancel()

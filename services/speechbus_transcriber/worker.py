@@ -237,6 +237,10 @@ class Worker:
         measures.note_lags([run.check_lag() for run in self._runs.values()])
 
     async def _after_reconnect(self) -> None:
+        self.excuse_sources()
+
+    def excuse_sources(self) -> None:
+        """NATS was out of reach: silence so far says nothing about the ingests."""
         for run in list(self._runs.values()):
             run.excuse_source()
 

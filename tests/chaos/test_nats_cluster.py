@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.server_watch import watch_server
 from tests.support.bus_log import BusLog, wait_until
 from tests.support.frame_client import Received, stream_frames
 from tests.support.frame_numbers import Tiling
@@ -48,33 +49,43 @@ async def _strike(system: System, cluster: NatsCluster) -> list[Received]:
             for number in range(N_STREAMS)
         ]
         await wait_until(lambda: log.n_with_final == N_STREAMS)
-        await asyncio.to_thread(_strike_cluster, system, cluster)
+        await asyncio.to_thread(_step_down_and_kill, system, cluster)
+        await _cut_off(cluster)
+        await asyncio.to_thread(_restart_all, cluster)
     await bus.shut_down()
     return [client.result() for client in clients]
 
 
-def _strike_cluster(system: System, cluster: NatsCluster) -> None:
-    first = cluster.leader_of("TRANSCRIPT")
+def _step_down_and_kill(system: System, cluster: NatsCluster) -> None:
+    leader = cluster.leader_of("TRANSCRIPT")
     for store in AUDIO:
-        cluster.step_down(store, to=first)
-    cluster.ask(
-        f"STREAM.UPDATE.{LONE}",
-        body={**cluster.ask(f"STREAM.INFO.{LONE}")["config"], "num_replicas": 1},
-    )
+        cluster.step_down(store, to=leader)
+    lone = {**cluster.ask(f"STREAM.INFO.{LONE}")["config"], "num_replicas": 1}
+    cluster.ask(f"STREAM.UPDATE.{LONE}", body=lone)
 
-    cluster.nodes[first].kill()
+    cluster.nodes[leader].kill()
     system.transcribers[0].kill()
-    second = cluster.leader_of("TRANSCRIPT")
-    cluster.nodes[first].start()
+    cluster.leader_of("TRANSCRIPT")
+    cluster.nodes[leader].start()
     cluster.wait_until_current(*STORES)
 
-    cluster.cut(second)
-    cluster.wait_until(
-        lambda: cluster.leader_of("TRANSCRIPT", asked=first) != second, what="no new leader"
-    )
-    cluster.heal(second)
-    cluster.wait_until_current(*STORES)
 
+async def _cut_off(cluster: NatsCluster) -> None:
+    """Cut the leader off, with its clients, until those who watch their server have left it."""
+    leader = await asyncio.to_thread(cluster.leader_of, "TRANSCRIPT")
+    bus = await connect_bus(cluster.nodes[leader].url, name="test-watch")
+    place = bus.connected_url
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch_server([bus], store="TRANSCRIPT"))
+        cluster.cut(leader)
+        await wait_until(lambda: bus.connected_url not in (place, None))
+        watching.cancel()
+    cluster.heal(leader)
+    await bus.shut_down()
+    await asyncio.to_thread(cluster.wait_until_current, *STORES)
+
+
+def _restart_all(cluster: NatsCluster) -> None:
     for index, node in enumerate(cluster.nodes):
         if index == 0:
             cluster.drain(index)
