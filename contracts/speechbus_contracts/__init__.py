@@ -4,6 +4,7 @@ from speechbus_contracts.audio import (
     AUDIO_PAYLOAD_BYTES_MAX,
     AUDIO_PREFIX_BYTES,
     AUDIO_VERSION,
+    CHUNKS_BEFORE_MAX,
     AudioChunk,
     ChunkKind,
     decode_chunk,
@@ -30,6 +31,7 @@ from speechbus_contracts.headers import (
     claim_dedup_id,
     event_dedup_id,
     job_dedup_id,
+    resumed_dedup_id,
     segment_dedup_id,
     translation_dedup_id,
 )
@@ -45,6 +47,7 @@ from speechbus_contracts.ids import (
     parse_token,
     parse_transcription_id,
 )
+from speechbus_contracts.ingest_epochs import IngestEpochs
 from speechbus_contracts.schema import build_asyncapi, build_json_schema
 from speechbus_contracts.segments import (
     Delta,
@@ -80,6 +83,7 @@ from speechbus_contracts.streams import (
     StreamCovered,
     StreamFlushed,
     StreamOpened,
+    StreamResumed,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -98,6 +102,7 @@ from speechbus_contracts.subjects import (
     LiveKind,
     LiveSubject,
     SessionSubject,
+    SourceSubject,
     Subject,
     TranscriptSubject,
     WorkerKind,
@@ -117,6 +122,7 @@ __all__ = [
     "AUDIO_PREFIX_BYTES",
     "AUDIO_VERSION",
     "CAPTION_STORE",
+    "CHUNKS_BEFORE_MAX",
     "CONTENT_TYPE",
     "CONTENT_TYPE_JSON",
     "CORRELATOR_CONSUMER",
@@ -151,6 +157,7 @@ __all__ = [
     "Epoch",
     "Event",
     "Gap",
+    "IngestEpochs",
     "IngestKind",
     "IngestSubject",
     "Integer",
@@ -162,6 +169,7 @@ __all__ = [
     "SegmentPartial",
     "SegmentRetracted",
     "SessionSubject",
+    "SourceSubject",
     "StreamClaimed",
     "StreamClosed",
     "StreamCovered",
@@ -169,6 +177,7 @@ __all__ = [
     "StreamFlushed",
     "StreamId",
     "StreamOpened",
+    "StreamResumed",
     "Subject",
     "Tenant",
     "TranscriptSubject",
@@ -213,6 +222,7 @@ __all__ = [
     "parse_subject",
     "parse_token",
     "parse_transcription_id",
+    "resumed_dedup_id",
     "segment_dedup_id",
     "translation_dedup_id",
 ]

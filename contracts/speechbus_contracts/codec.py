@@ -16,6 +16,7 @@ from speechbus_contracts.streams import (
     StreamCovered,
     StreamFlushed,
     StreamOpened,
+    StreamResumed,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -34,6 +35,7 @@ AnyEvent = (
     | Gap
     | StreamOpened
     | StreamClaimed
+    | StreamResumed
     | StreamCovered
     | StreamFlushed
     | StreamClosed
@@ -53,6 +55,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     Gap,
     StreamOpened,
     StreamClaimed,
+    StreamResumed,
     StreamCovered,
     StreamFlushed,
     StreamClosed,

@@ -16,6 +16,7 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
         (
             "stream.opened",
             "stream.claimed",
+            "stream.resumed",
             "segment.final",
             "segment.retracted",
             "gap",

@@ -26,6 +26,7 @@ __all__ = [
     "LiveKind",
     "LiveSubject",
     "SessionSubject",
+    "SourceSubject",
     "Subject",
     "TranscriptSubject",
     "WorkerKind",
@@ -44,7 +45,9 @@ TRANSCRIPT_ROOT: Final = f"{ROOT}.transcript"
 SHARDS_MAX: Final = 256
 """More JetStream streams than this on one cluster is beyond what was ever tried."""
 
-WriteKind = Literal["opened", "claim", "final", "retracted", "gap", "covered", "flushed", "closed"]
+WriteKind = Literal[
+    "opened", "claim", "resumed", "final", "retracted", "gap", "covered", "flushed", "closed"
+]
 LiveKind = Literal["partial", "turn"]
 WorkerKind = Literal["heartbeat", "ping"]
 IngestKind = Literal["holds"]
@@ -187,6 +190,17 @@ class IngestSubject(msgspec.Struct, frozen=True):
         return f"{ROOT}.ingest.{parse_token(self.ingest_id)}.{self.kind}"
 
 
+class SourceSubject(msgspec.Struct, frozen=True):
+    """Asks whichever ingest has a stream's source to let go of it: core NATS only."""
+
+    tenant: str
+    stream_id: str
+
+    def __str__(self) -> str:
+        """The subject."""
+        return f"{ROOT}.source.{parse_token(self.tenant)}.{parse_token(self.stream_id)}.release"
+
+
 Subject = (
     AudioSubject
     | JobSubject
@@ -197,6 +211,7 @@ Subject = (
     | WorkerSubject
     | SessionSubject
     | IngestSubject
+    | SourceSubject
 )
 
 
@@ -237,6 +252,8 @@ def _parse_between_services(rest: list[str]) -> Subject:
             return SessionSubject(tenant, session_id)
         case ["ingest", ingest_id, "holds"]:
             return IngestSubject(ingest_id, "holds")
+        case ["source", tenant, stream_id, "release"]:
+            return SourceSubject(tenant, stream_id)
         case _:
             raise ContractError("no subject of speech.v1")
 
@@ -251,6 +268,7 @@ def _stream_event_parts(
             (
                 "opened"
                 | "claim"
+                | "resumed"
                 | "final"
                 | "retracted"
                 | "gap"

@@ -422,7 +422,7 @@ class StreamRun:
     def _rewind(self) -> None:
         """Read again from what is covered."""
         self._output.rewind()
-        self._tail = AudioTail(start_sample=self._output.covered_sample)
+        self._tail = AudioTail(start_sample=self._output.covered_sample, epochs=self._tail.epochs)
         self._times.rewind()
         self._catch_up.restart()
         self._lost = None
