@@ -37,7 +37,14 @@ from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import fetch_stored
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 
-__all__ = ["BusStream", "EventSink", "IngestContext", "StreamExistsError", "TakenStream"]
+__all__ = [
+    "BusStream",
+    "EventSink",
+    "IngestContext",
+    "StreamExistsError",
+    "TakenStream",
+    "with_sequence",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -346,7 +353,7 @@ class BusStream:
             logger.warning("an event broke the contract", extra={"stream_id": self.stream_id})
         if not is_told:
             if self.opened.is_resumable:
-                payload = b'%b,"sequence":%d}' % (payload[:-1], sequence)
+                payload = with_sequence(payload, sequence)
             self._sink.take_event(kind, payload)
         if kind == "closed":
             self.closed.set()
@@ -451,6 +458,11 @@ class BusStream:
         rest = self._chunker.take_rest()
         if rest:
             self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
+
+
+def with_sequence(payload: bytes, sequence: int) -> bytes:
+    """Return an event's JSON with its sequence, by which clients say what they have."""
+    return b'%b,"sequence":%d}' % (payload[:-1], sequence)
 
 
 def _read_sequence(headers: bytes) -> int:

@@ -186,6 +186,18 @@ class StreamRegistry:
         async with self._seated(stream):
             yield stream
 
+    async def replay(self, stream: IngestStream, *, after: int) -> None:
+        """Hand on all events stored behind a sequence.
+
+        Raises:
+            JetStreamUnavailableError: no answer; the client may try again.
+        """
+        try:
+            await stream.replay(after=after)
+        except BaseException:
+            self._recover_soon(stream)  # or what comes from now on would be held back for ever
+            raise
+
     @asynccontextmanager
     async def _seated(self, stream: IngestStream) -> AsyncGenerator[None, None]:
         self._tasks.create_task(self._keep(stream), name=f"keep:{stream.stream_id}")
@@ -249,7 +261,10 @@ class StreamRegistry:
 
     async def _recover_all(self) -> None:
         for stream in self._streams.values():
-            self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
+            self._recover_soon(stream)
+
+    def _recover_soon(self, stream: IngestStream) -> None:
+        self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
 
     async def _keep(self, stream: IngestStream) -> None:
         """Have a stream that can be resumed, until its client has been away for too long."""

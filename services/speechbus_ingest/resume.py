@@ -40,10 +40,10 @@ from speechbus_contracts import (
 )
 from speechbus_contracts.subjects import WRITE_ROOT
 from speechbus_ingest.audio_end import AudioEnd, find_end
-from speechbus_ingest.bus_stream import EventSink, IngestContext, TakenStream
+from speechbus_ingest.bus_stream import EventSink, IngestContext, TakenStream, with_sequence
 from speechbus_ingest.formats.names import AudioFormat
 from speechbus_ingest.publisher import LaneStart
-from speechbus_ingest.registry import StreamRegistry
+from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_runtime.bus import encode_headers
 from speechbus_runtime.jetstream import JetStreamUnavailableError, fetch_stored, read_last
@@ -126,6 +126,8 @@ class Resumer:
             JetStreamUnavailableError: no answer; try again.
         """
         context = self._registry.context
+        if self._registry.is_draining:
+            raise OverLimitError
         stream = self._registry.find(request.tenant, request.stream_id)
         if stream is not None:
             if stream.request.sample_rate_hz != request.sample_rate_hz:
@@ -134,13 +136,14 @@ class Resumer:
                 raise ClosedStreamError(stream.end_reason or "")
             async with self._registry.rejoin(stream, request.audio_format, sink):
                 await stream.wait_until_stored()
-                await stream.replay(after=request.sequence)
+                await self._registry.replay(stream, after=request.sequence)
                 yield stream
             return
+        self._registry.check_room(request.tenant)  # before anybody lets go of it
         taken = await _take_over(context, request)
         adopted = _build_request(taken.opened, request)
         async with self._registry.adopt(adopted, taken, sink) as stream:
-            await stream.replay(after=request.sequence)
+            await self._registry.replay(stream, after=request.sequence)
             yield stream
 
     async def read_missed(self, request: ResumeRequest) -> AsyncGenerator[bytes, None]:
@@ -158,7 +161,7 @@ class Resumer:
             start_sequence=sequence + 1,
         ):
             for message in messages:
-                yield message.payload
+                yield with_sequence(message.payload, message.sequence)
             sequence = messages[-1].sequence
 
 

@@ -18,7 +18,8 @@ def find_errors() -> Iterator[tuple[str, int]]:
         for node in ast.walk(tree):
             match node:
                 case ast.Call(
-                    func=ast.Name(id="DoorError"), args=[ast.Constant(value=str() as code), _, *rest]
+                    func=ast.Name(id="DoorError"),
+                    args=[ast.Constant(value=str() as code), _, *rest],
                 ):
                     yield code, TRY_LATER if rest else POLICY
                 case _:
