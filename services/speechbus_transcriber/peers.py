@@ -106,7 +106,7 @@ class PeerWatch:
         """Watch until cancelled."""
         looked_at_s = self._loop.time()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._look_for_abandoned(START_S), name="abandoned")
+            tasks.create_task(self._look_for_abandoned(START_S, beside=()), name="abandoned")
             while True:
                 await asyncio.sleep(TICK_S)
                 now_s = self._loop.time()
@@ -153,7 +153,7 @@ class PeerWatch:
             self._probing.discard(worker_id)
         if turn == 0:
             # What it had claimed in its last second is in no report.
-            await self._look_for_abandoned(0.0)
+            await self._look_for_abandoned(0.0, beside=lost.streams)
 
     async def _ask(self, worker_id: str) -> Verdict | None:
         try:
@@ -208,7 +208,7 @@ class PeerWatch:
                 event = None
             return event if isinstance(event, StreamClaimed) else None
 
-    async def _look_for_abandoned(self, after_s: float) -> None:
+    async def _look_for_abandoned(self, after_s: float, *, beside: Collection[str]) -> None:
         """Find streams that were claimed and not closed, and whose worker is gone for good.
 
         With the last worker everybody has died who would have noticed.
@@ -224,7 +224,7 @@ class PeerWatch:
             logger.warning("the log could not be searched for abandoned streams")
             return
         verdicts: dict[str, Verdict | None] = {}
-        for stream_id in streams - self._find_carried():
+        for stream_id in streams - self._find_carried() - set(beside):
             claimed = await self._read_claim(stream_id)
             if claimed is None or claimed.worker in {self._worker_id, *self._peers}:
                 continue

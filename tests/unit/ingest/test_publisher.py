@@ -17,6 +17,7 @@ from speechbus_ingest.publisher import (
     WINDOW_CHUNKS,
     AudioLane,
     AudioPublisher,
+    LaneStart,
 )
 from tests.support.fake_bus import FakeBus, Sent
 from tests.support.virtual_time import run_virtual
@@ -373,3 +374,40 @@ def test_audio_that_no_worker_reads_is_published_again_before_the_store_forgets_
 
     assert desk.sweep(REFRESH_S - 1) == []
     assert desk.sweep(2) == [0]
+
+
+def test_what_is_accepted_is_stored_without_a_hole_and_never_less() -> None:
+    """A client forgets what it is told of: no dying process may take that along."""
+    desk = Desk()
+    for _ in range(3):
+        desk.publish()
+    desk.publish(kind=ChunkKind.FLUSH, payload=b"")
+    told = [desk.lane.stored_position]
+    for number in (1, 0, 3, 2):
+        desk.lane.acknowledge(number)
+        told.append(desk.lane.stored_position)
+    desk.lane.distrust()
+    told.append(desk.lane.stored_position)
+
+    assert told == [0, 0, 2 * RATE_HZ, 2 * RATE_HZ, 3 * RATE_HZ, 3 * RATE_HZ]
+
+
+def test_an_ingest_that_takes_over_numbers_on_and_keeps_what_is_not_covered() -> None:
+    """The former one's chunks are its own to repeat, when the store has lost them."""
+    former = Desk()
+    for _ in range(3):
+        former.publish()
+    stored = former.new_chunks()
+    desk = Desk()
+    start = LaneStart(ingest_epoch=2, number=3, position=3 * RATE_HZ, covered_sample=RATE_HZ)
+    desk.lane = desk.publisher.open_lane("a", sample_rate_hz=RATE_HZ, start=start)
+    desk.lane.adopt(stored[1:], now_ns=5)
+    for _ in range(2):
+        desk.publish()
+    first, second = desk.new_chunks()
+    desk.publisher.distrust_store()
+
+    assert (first.ingest_epoch, first.number, first.first_sample) == (2, 3, 3 * RATE_HZ)
+    assert [first.chunks_before, second.chunks_before] == [0, 1]
+    assert desk.new_chunks() == [*stored[1:], first, second]
+    assert desk.lane.has_room
