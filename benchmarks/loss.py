@@ -33,6 +33,7 @@ from tests.support.nats_strikes import (
     fill_store,
     subscribe_and_sleep,
 )
+from tests.support.resuming_client import ResumingClient
 from tests.support.simulator import simulator
 from tests.support.system import System
 
@@ -70,6 +71,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of NATS; with three, everything has three replicas."""
     has_small_store: bool = False
     """Whether NATS has 4 MB for files."""
+    ingests: int = 1
+    """With more than one, clients that lose the first resume at the others."""
     strikes: Sequence[tuple[float, Strike]] = ()
     """What happens to the system how many seconds after the streams began."""
 
@@ -115,6 +118,15 @@ def _outage(seconds: float, *, after_ms: int = 6_500) -> str:
 
 def _kill(index: int) -> Strike:
     return lambda system: system.transcribers[index].kill()
+
+
+def _kill_ingest(system: System) -> None:
+    system.ingest.kill()
+
+
+def _kill_ingest_and_worker(system: System) -> None:
+    system.ingest.kill()
+    system.transcribers[0].kill()
 
 
 def _restart_nats(system: System) -> None:
@@ -245,6 +257,21 @@ ROWS: Final = (
         strikes=((12.0, _drain_all),),
     ),
     Row(
+        name="ingest SIGKILL, clients resume at another, 50 streams",
+        streams=50,
+        ingests=2,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _kill_ingest),),
+    ),
+    Row(
+        name="ingest and worker SIGKILL in the same second, 50 streams",
+        streams=50,
+        ingests=2,
+        transcribers=2,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _kill_ingest_and_worker),),
+    ),
+    Row(
         name="NATS restart, 20 streams",
         streams=20,
         transcribers=2,
@@ -327,6 +354,7 @@ def _measure(row: Row) -> Figures:
                     "AUDIO_REPLICAS": str(row.nodes),
                 },
                 transcribers=row.transcribers,
+                ingests=row.ingests,
                 transcriber_settings={
                     "PROVIDERS": ",".join(row.scripts),
                     "SESSIONS_MAX": "200",
@@ -363,21 +391,29 @@ async def _stream_all(system: System, row: Row) -> tuple[list[Received], float]:
     hello = {**row.hello, "skip_silence": True}
     async with asyncio.TaskGroup() as tasks:
         streams = [
-            tasks.create_task(
-                stream_frames(
-                    system.ingest.url,
-                    system.key,
-                    n_frames=row.seconds * FRAMES_PER_S,
-                    hello=hello,
-                    build=build_conversation,
-                )
-            )
+            tasks.create_task(_stream(system, hello, n_frames=row.seconds * FRAMES_PER_S))
             for _ in range(row.streams)
         ]
         for after_s, strike in row.strikes:
             await asyncio.sleep(began_s + after_s - loop.time())
             await asyncio.to_thread(strike, system)
     return [stream.result() for stream in streams], began_s
+
+
+async def _stream(system: System, hello: Mapping[str, Any], *, n_frames: int) -> Received:
+    if len(system.ingests) == 1:
+        return await stream_frames(
+            system.ingest.url,
+            system.key,
+            n_frames=n_frames,
+            hello=hello,
+            build=build_conversation,
+        )
+    urls = [ingest.url for ingest in system.ingests]
+    client = ResumingClient(
+        urls, system.key, n_frames=n_frames, hello=hello, build=build_conversation
+    )
+    return await client.run()
 
 
 def _delays_s(stream: Received, began_s: float) -> list[float]:

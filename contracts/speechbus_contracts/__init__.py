@@ -4,6 +4,7 @@ from speechbus_contracts.audio import (
     AUDIO_PAYLOAD_BYTES_MAX,
     AUDIO_PREFIX_BYTES,
     AUDIO_VERSION,
+    CHUNKS_BEFORE_MAX,
     AudioChunk,
     ChunkKind,
     decode_chunk,
@@ -31,6 +32,7 @@ from speechbus_contracts.headers import (
     claim_dedup_id,
     event_dedup_id,
     job_dedup_id,
+    resumed_dedup_id,
     segment_dedup_id,
     translation_dedup_id,
 )
@@ -46,6 +48,7 @@ from speechbus_contracts.ids import (
     parse_token,
     parse_transcription_id,
 )
+from speechbus_contracts.ingest_epochs import IngestEpochs
 from speechbus_contracts.schema import build_asyncapi, build_json_schema
 from speechbus_contracts.segments import (
     Delta,
@@ -83,6 +86,7 @@ from speechbus_contracts.streams import (
     StreamLag,
     StreamOpened,
     StreamReconfigured,
+    StreamResumed,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -101,6 +105,7 @@ from speechbus_contracts.subjects import (
     LiveKind,
     LiveSubject,
     SessionSubject,
+    SourceSubject,
     Subject,
     TranscriptSubject,
     WorkerKind,
@@ -120,6 +125,7 @@ __all__ = [
     "AUDIO_PREFIX_BYTES",
     "AUDIO_VERSION",
     "CAPTION_STORE",
+    "CHUNKS_BEFORE_MAX",
     "CONTENT_TYPE",
     "CONTENT_TYPE_JSON",
     "CORRELATOR_CONSUMER",
@@ -155,6 +161,7 @@ __all__ = [
     "Epoch",
     "Event",
     "Gap",
+    "IngestEpochs",
     "IngestKind",
     "IngestSubject",
     "Integer",
@@ -166,6 +173,7 @@ __all__ = [
     "SegmentPartial",
     "SegmentRetracted",
     "SessionSubject",
+    "SourceSubject",
     "StreamClaimed",
     "StreamClosed",
     "StreamCovered",
@@ -175,6 +183,7 @@ __all__ = [
     "StreamLag",
     "StreamOpened",
     "StreamReconfigured",
+    "StreamResumed",
     "Subject",
     "Tenant",
     "TranscriptSubject",
@@ -219,6 +228,7 @@ __all__ = [
     "parse_subject",
     "parse_token",
     "parse_transcription_id",
+    "resumed_dedup_id",
     "segment_dedup_id",
     "translation_dedup_id",
 ]

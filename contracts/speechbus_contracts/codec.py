@@ -18,6 +18,7 @@ from speechbus_contracts.streams import (
     StreamLag,
     StreamOpened,
     StreamReconfigured,
+    StreamResumed,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -37,6 +38,7 @@ AnyEvent = (
     | StreamOpened
     | StreamReconfigured
     | StreamClaimed
+    | StreamResumed
     | StreamCovered
     | StreamFlushed
     | StreamClosed
@@ -58,6 +60,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     StreamOpened,
     StreamReconfigured,
     StreamClaimed,
+    StreamResumed,
     StreamCovered,
     StreamFlushed,
     StreamClosed,

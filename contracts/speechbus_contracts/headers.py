@@ -19,6 +19,7 @@ __all__ = [
     "claim_dedup_id",
     "event_dedup_id",
     "job_dedup_id",
+    "resumed_dedup_id",
     "segment_dedup_id",
     "translation_dedup_id",
 ]
@@ -100,6 +101,11 @@ def claim_dedup_id(stream_id: str, epoch: int, worker_id: str) -> str:
     sequence and `duplicate`, before it looks at the expected sequence: two owners, one token.
     """
     return f"{stream_id}:claim:{worker_id}:{epoch}"
+
+
+def resumed_dedup_id(stream_id: str, ingest_epoch: int, ingest_id: str) -> str:
+    """One taking of a stream per ingest epoch and ingest; as with `claim_dedup_id`."""
+    return f"{stream_id}:resumed:{ingest_id}:{ingest_epoch}"
 
 
 def event_dedup_id(stream_id: str, kind: str, ordinal: int) -> str:

@@ -17,6 +17,7 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
             "stream.opened",
             "stream.reconfigured",
             "stream.claimed",
+            "stream.resumed",
             "segment.final",
             "segment.retracted",
             "gap",

@@ -14,6 +14,7 @@ __all__ = [
     "StreamLag",
     "StreamOpened",
     "StreamReconfigured",
+    "StreamResumed",
     "TurnEnded",
     "TurnStarted",
     "WorkerHeartbeat",
@@ -46,6 +47,8 @@ class StreamOpened(StreamEvent, frozen=True, kw_only=True, tag="stream.opened"):
     stay the stream's."""
     channel: Integer | None = None
     """Which of the source's channels this is, from 0; null: the mean of all."""
+    is_resumable: bool = False
+    """Whether the client may come back after its connection is lost, to any ingest."""
 
 
 class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"):
@@ -65,6 +68,17 @@ class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"
     """Why it was placed: `opened`, `worker_lost`, `worker_frozen`, `drain`."""
     claimed_at: Integer
     """ms since 1970, on the worker's clock."""
+
+
+class StreamResumed(StreamEvent, frozen=True, kw_only=True, tag="stream.resumed"):
+    """The client has come back to another ingest, which numbers the stream's chunks from now on."""
+
+    ingest_epoch: Integer
+    """Generation of the ingest, from 2: the first one's is 1."""
+    ingest: str
+    """Id of the ingest."""
+    resumed_at: Integer
+    """ms since 1970, on that ingest's clock."""
 
 
 class StreamCovered(StreamEvent, frozen=True, kw_only=True, tag="stream.covered"):

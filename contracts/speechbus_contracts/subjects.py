@@ -26,6 +26,7 @@ __all__ = [
     "LiveKind",
     "LiveSubject",
     "SessionSubject",
+    "SourceSubject",
     "Subject",
     "TranscriptSubject",
     "WorkerKind",
@@ -48,6 +49,7 @@ WriteKind = Literal[
     "opened",
     "reconfigured",
     "claim",
+    "resumed",
     "final",
     "retracted",
     "gap",
@@ -197,6 +199,17 @@ class IngestSubject(msgspec.Struct, frozen=True):
         return f"{ROOT}.ingest.{parse_token(self.ingest_id)}.{self.kind}"
 
 
+class SourceSubject(msgspec.Struct, frozen=True):
+    """Asks whichever ingest has a stream's source to let go of it: core NATS only."""
+
+    tenant: str
+    stream_id: str
+
+    def __str__(self) -> str:
+        """The subject."""
+        return f"{ROOT}.source.{parse_token(self.tenant)}.{parse_token(self.stream_id)}.release"
+
+
 Subject = (
     AudioSubject
     | JobSubject
@@ -207,6 +220,7 @@ Subject = (
     | WorkerSubject
     | SessionSubject
     | IngestSubject
+    | SourceSubject
 )
 
 
@@ -247,6 +261,8 @@ def _parse_between_services(rest: list[str]) -> Subject:
             return SessionSubject(tenant, session_id)
         case ["ingest", ingest_id, "holds"]:
             return IngestSubject(ingest_id, "holds")
+        case ["source", tenant, stream_id, "release"]:
+            return SourceSubject(tenant, stream_id)
         case _:
             raise ContractError("no subject of speech.v1")
 
@@ -262,6 +278,7 @@ def _stream_event_parts(
                 "opened"
                 | "reconfigured"
                 | "claim"
+                | "resumed"
                 | "final"
                 | "retracted"
                 | "gap"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from speechbus_cli.bootstrap import BootstrapSettings, ensure_objects, read_bootstrap_settings
 from speechbus_cli.bus_access import connect_bus_once, connect_reader, hide_password
-from speechbus_cli.client import build_door_url
+from speechbus_cli.client import build_door_urls
 from speechbus_cli.errors import CommandError, ExitCode
 from speechbus_cli.heartbeats import hear_workers
 from speechbus_cli.http_probe import probe_http
@@ -169,7 +169,7 @@ async def _check_workers(places: _Places) -> Check:
 
 
 async def _check_ingest(places: _Places) -> Check:
-    door = build_door_url(places.ingest_url)
+    door = build_door_urls(places.ingest_url)[0]
     address = door.replace("ws", "http", 1).removesuffix("/v1/streams")
     answer = await probe_http(f"{address}/readyz")
     if answer is None:
@@ -257,7 +257,7 @@ Exit codes: 0 all is well (warnings allowed), 1 something is not, 2 wrong argume
 def doctor(*, nats_url: str, url: str) -> int:
     """Check a set-up and say what to do; changes nothing."""
     settings = read_bootstrap_settings()
-    build_door_url(url)  # a mistake in it should not look like a sick server
+    build_door_urls(url)  # a mistake in it should not look like a sick server
     places = _Places(nats_url=nats_url, ingest_url=url)
     checks = run_until_interrupted(lambda: _check_all(places, settings))
     _print_table(checks)

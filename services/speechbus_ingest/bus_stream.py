@@ -15,6 +15,7 @@ from speechbus_contracts import (
     ContractError,
     Gap,
     JobOpen,
+    StreamClaimed,
     StreamClosed,
     StreamOpened,
     StreamReconfigured,
@@ -27,16 +28,24 @@ from speechbus_contracts import (
     job_dedup_id,
 )
 from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
+from speechbus_ingest.audio_end import AudioEnd
 from speechbus_ingest.chunker import Chunker
 from speechbus_ingest.event_order import EventOrder, StoredEvent, read_event
 from speechbus_ingest.formats.decoders import Decoders
-from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.publisher import AudioPublisher, LaneStart
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import fetch_stored
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 
-__all__ = ["BusStream", "EventSink", "IngestContext", "StreamExistsError"]
+__all__ = [
+    "BusStream",
+    "EventSink",
+    "IngestContext",
+    "StreamExistsError",
+    "TakenStream",
+    "with_sequence",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +92,25 @@ class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
     """Wall clock, ns since 1970."""
     behind: asyncio.Queue["BusStream"] = msgspec.field(default_factory=asyncio.Queue["BusStream"])
     """Streams whose events have to be read from the store; each at most once at a time."""
+    ingest_id: str = "ingest"
+    """Name of this process, unlike any other's."""
+
+
+class TakenStream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream that another ingest has begun, as the bus knows it."""
+
+    opened: StreamOpened
+    claimed: StreamClaimed | None
+    """Its last claim; None: nobody has claimed it yet."""
+    claim_sequence: int
+    """Of that claim in TRANSCRIPT; 0: there is none."""
+    start: LaneStart
+    audio: AudioEnd
+    """What is stored before `start`."""
+
+
+class _Resumed(msgspec.Struct, frozen=True):
+    ingest_epoch: int
 
 
 class _Claimed(msgspec.Struct, frozen=True):
@@ -106,25 +134,37 @@ _claimed_decoder: Final = msgspec.json.Decoder(_Claimed)
 _epoch_decoder: Final = msgspec.json.Decoder(_Epoch)
 _covered_decoder: Final = msgspec.json.Decoder(_Covered)
 _gap_decoder: Final = msgspec.json.Decoder(_Gap)
+_resumed_decoder: Final = msgspec.json.Decoder(_Resumed)
 
 
 class BusStream:
     """A live stream.
 
-    Order of calls: `open`; then `write`, `flush` and `wait_for_room` as audio comes; `end` once;
-    wait for `closed`; always `release`.
+    Order of calls: `open` or `take_over`; then `write`, `flush` and `wait_for_room` as audio comes;
+    `end` once; wait for `closed`; always `release`.
 
     Args:
         opened: what is announced; its sample rate is that of what is written.
         context: what all streams share.
-        sink: gets the events.
+        sink: gets the events; those of a stream that can be resumed have a field `sequence`.
+        on_superseded: called when another ingest has taken the stream over.
+        taken: of a stream that another ingest has opened.
     """
 
-    def __init__(self, opened: StreamOpened, context: IngestContext, sink: EventSink) -> None:
+    def __init__(
+        self,
+        opened: StreamOpened,
+        context: IngestContext,
+        sink: EventSink,
+        *,
+        on_superseded: Callable[[], None],
+        taken: TakenStream | None = None,
+    ) -> None:
         self.opened = opened
         self.stream_id = opened.stream_id
         self._context = context
         self._sink = sink
+        self._on_superseded = on_superseded
         self.closed = asyncio.Event()
         """Set when `stream.closed` has been handed to the sink."""
         self.worker_id: str | None = None
@@ -134,6 +174,7 @@ class BusStream:
         self._lane = context.audio.open_lane(
             str(AudioSubject(opened.shard, opened.tenant, opened.stream_id)),
             sample_rate_hz=opened.sample_rate_hz,
+            start=None if taken is None else taken.start,
         )
         self._waiting_since_s: float | None = None
         # Decoded while a change is being stored; the door reads nothing meanwhile.
@@ -143,6 +184,7 @@ class BusStream:
         self._sids: list[int] = []
         self._order = EventOrder()
         self._is_behind = False
+        self._told_sequence = 0
         self._unsaid: Gap | None = None
 
     @property
@@ -155,6 +197,11 @@ class BusStream:
         """Samples published so far."""
         return self._lane.position
 
+    @property
+    def stored_samples(self) -> int:
+        """Samples that are stored on the bus, without a hole."""
+        return self._lane.stored_position
+
     async def open(self) -> None:
         """Announce the stream and ask for a worker; audio may follow at once.
 
@@ -162,12 +209,7 @@ class BusStream:
             StreamExistsError: there is or was a stream of this id.
         """
         context, opened = self._context, self.opened
-        name = f"{opened.tenant}.{opened.stream_id}"
-        bus = context.control_bus
-        self._sids = [
-            bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.{name}.>", self._receive),
-            bus.subscribe_direct(f"{ROOT}.live.{name}.*", self._receive_live),
-        ]
+        self._subscribe()
         # Of this opener, or JetStream would take another one's event for a repetition of it.
         dedup_id = event_dedup_id(opened.stream_id, f"opened-{os.urandom(8).hex()}", 0)
         try:
@@ -182,6 +224,31 @@ class BusStream:
         await self._place(1, "opened")
         context.supervisor.add(self)
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": opened.door})
+
+    def take_over(self, taken: TakenStream) -> None:
+        """Go on with another ingest's stream; then call `replay`."""
+        self.hold_back()  # from before the subscription stands
+        self._subscribe()
+        self._order.sequence = taken.claim_sequence
+        if taken.claimed is not None:
+            self._epoch, self.worker_id = taken.claimed.epoch, taken.claimed.worker
+        self._has_ended = taken.audio.end is not None
+        now_ns = self._context.now_ns()
+        covered = taken.start.covered_sample
+        # One that ends there is kept, as `AudioLane.cover` does.
+        uncovered = [c for c in taken.audio.chunks if c.first_sample + c.n_samples >= covered]
+        self._lane.adopt(uncovered, now_ns=now_ns)
+        # Readers learn at once that what a frozen ingest still sends counts no more.
+        self._lane.publish(ChunkKind.SILENCE, b"", captured_at_ns=now_ns)
+        self._context.supervisor.add(self)
+
+    def _subscribe(self) -> None:
+        name = f"{self.opened.tenant}.{self.opened.stream_id}"
+        bus = self._context.control_bus
+        self._sids = [
+            bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.{name}.>", self._receive),
+            bus.subscribe_direct(f"{ROOT}.live.{name}.*", self._receive_live),
+        ]
 
     def write(self, pcm: bytes) -> None:
         """Take PCM s16le mono, cut anywhere; nothing is taken after the end."""
@@ -262,6 +329,12 @@ class BusStream:
         )
         self.write(bytes(behind))
 
+    def pause(self) -> None:
+        """Publish what was written; half a sample of it is forgotten."""
+        if not self._has_ended:
+            self._publish_rest()
+        self._chunker.drop_rest()
+
     def end(self, reason: str) -> None:
         """No more audio; called again, it does nothing."""
         if self._has_ended:
@@ -337,11 +410,15 @@ class BusStream:
         if self.closed.is_set():
             return
         kind, payload = event.kind, event.payload
+        is_told = event.sequence <= self._told_sequence
         try:
             self._note(kind, payload)
         except (msgspec.DecodeError, ContractError):
             logger.warning("an event broke the contract", extra={"stream_id": self.stream_id})
-        self._sink.take_event(kind, payload)
+        if not is_told:
+            if self.opened.is_resumable:
+                payload = with_sequence(payload, event.sequence)
+            self._sink.take_event(kind, payload)
         if kind == "closed":
             self.closed.set()
             self._has_ended = True  # a worker may do that by itself
@@ -387,6 +464,9 @@ class BusStream:
                 if claimed.epoch >= self._epoch:
                     self._epoch = claimed.epoch
                     self.worker_id = claimed.worker
+            case "resumed":
+                if _resumed_decoder.decode(payload).ingest_epoch > self._lane.ingest_epoch:
+                    self._on_superseded()
             case "closed":
                 self._find_unsaid(payload)
             case _:
@@ -400,6 +480,17 @@ class BusStream:
     def hold_back(self) -> None:
         """The bus is away: events from now on wait until `recover` has read what was missed."""
         self._order.hold()
+
+    async def replay(self, *, after: int) -> None:
+        """Hand on all events stored behind a sequence, to a sink that has those up to it.
+
+        Raises:
+            JetStreamUnavailableError: no answer; call `recover`.
+        """
+        self.hold_back()
+        self._told_sequence = after
+        self._order.go_back(after)
+        await self.recover()
 
     async def recover(self) -> None:
         """Hand on the events that were stored and not seen, then go on live.
@@ -436,3 +527,8 @@ class BusStream:
         rest = self._chunker.take_rest()
         if rest:
             self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
+
+
+def with_sequence(payload: bytes, sequence: int) -> bytes:
+    """Return an event's JSON with its sequence, by which clients say what they have."""
+    return b'%b,"sequence":%d}' % (payload[:-1], sequence)

@@ -68,6 +68,11 @@ class EventOrder:
         """Events may have been missed: those from now on wait for a read."""
         self.is_holding = True
 
+    def go_back(self, sequence: int) -> None:
+        """Take what lies behind this sequence again; a read from there is due."""
+        self.is_holding = True
+        self.sequence = min(self.sequence, sequence)
+
     def add_stored(self, events: Iterable[StoredEvent]) -> Iterator[StoredEvent]:
         """Yield those of a read from behind `sequence` that are to be taken."""
         return (event for event in events if self._take(event))

@@ -28,6 +28,7 @@ from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.measures import measure_ingest
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
+from speechbus_ingest.resume import Resumer
 from speechbus_ingest.server import build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.supervisor import Supervisor
@@ -126,16 +127,24 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             chunk_ms=settings.chunk_ms,
             shards=settings.shards,
             now_ns=time.time_ns,
+            ingest_id=name,
         )
         registry = StreamRegistry(
             context,
             streams_max=settings.streams_max,
             streams_per_key_max=settings.streams_per_key_max,
             beat=lambda: health.beat("streams"),
+            resume_s=settings.resume_s,
         )
         measure_ingest(telemetry, count_streams=lambda: registry.n_streams)
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
-        native = NativeDoor(keys, registry, idle_s=settings.idle_s, duration_s=settings.duration_s)
+        native = NativeDoor(
+            keys,
+            registry,
+            Resumer(registry),
+            idle_s=settings.idle_s,
+            duration_s=settings.duration_s,
+        )
         sessions = SessionStore(control_bus, context.publisher, now_ms=_now_ms)
         token_secret = _token_secret(settings)
         storage = PalabraStorage(keys, sessions, token_secret=token_secret, now_ms=_now_ms)

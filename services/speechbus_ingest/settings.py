@@ -56,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     long is ended."""
     duration_s: Annotated[float, msgspec.Meta(ge=1, le=80_000)] = 43_200.0
     """Longest stream; must stay below the retention of TRANSCRIPT (24 h)."""
+    resume_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 8.0
+    """A client that can resume its stream (native door) may be away this long; 8 s and no longer
+    when this process has died meanwhile."""
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 10.0
     """After SIGTERM, open streams may take this long to get their last finals."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -25,6 +25,7 @@ __all__ = [
     "ensure",
     "fetch_last",
     "fetch_stored",
+    "list_subjects",
     "read_dedup_id",
     "read_last",
     "read_sequence",
@@ -285,6 +286,28 @@ async def fetch_stored(
     else:
         body["start_time"] = start_time
     return await _get_batch(bus, jetstream_name, body)
+
+
+async def list_subjects(bus: BusConnection, jetstream_name: str, subject: str) -> set[str]:
+    """Return the subjects, of those that match, of which something is stored.
+
+    Raises:
+        JetStreamUnavailableError: no answer; try again.
+    """
+    found: set[str] = set()
+    while True:
+        try:
+            answer = await request_api(
+                bus,
+                f"STREAM.INFO.{jetstream_name}",
+                {"subjects_filter": subject, "offset": len(found)},
+            )
+        except JetStreamError as error:
+            raise JetStreamUnavailableError(str(error.err_code)) from None
+        page: dict[str, int] = answer["state"].get("subjects") or {}
+        found.update(page)
+        if not page or len(found) >= answer.get("total", 0):
+            return found
 
 
 async def fetch_last(

@@ -206,7 +206,7 @@ class StreamReader:
 
     def rewind(self) -> None:
         """Read again from what is covered."""
-        self.tail = AudioTail(start_sample=self._output.covered_sample)
+        self.tail = AudioTail(start_sample=self._output.covered_sample, epochs=self.tail.epochs)
         self._times.rewind()
         self._catch_up.restart()
         self.lost = None

@@ -20,6 +20,7 @@ from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.lifecycle import StopSignal
 from speechbus_runtime.publisher import PublishRefusedError
 from speechbus_transcriber.claim import StreamUnknownError, claim_stream
+from speechbus_transcriber.peers import PeerWatch
 from speechbus_transcriber.placement import JobPuller
 from speechbus_transcriber.providers.registry import plan_stream
 from speechbus_transcriber.stream import StreamRun
@@ -70,6 +71,12 @@ class Worker:
         self._puller = JobPuller(
             bus, capacity=capacity, carried=self._count_carried, take=self._take_job
         )
+        self._peers = PeerWatch(
+            bus,
+            context.publisher,
+            worker_id=context.worker_id,
+            carried=self._list_carried,
+        )
         bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.*.*.claim", self._see_claim)
         bus.subscribe_direct(self._heartbeat_subject, self._see_heartbeat)
         bus.subscribe_direct(str(WorkerSubject(context.worker_id, "ping")), self._answer_ping)
@@ -90,8 +97,10 @@ class Worker:
         async with self._streams:
             heartbeat = self._streams.create_task(self._send_heartbeats(), name="heartbeat")
             pull = self._streams.create_task(self._puller.run(), name="pull")
+            peers = self._streams.create_task(self._peers.run(), name="peers")
             await stop.wait()
             self._is_draining = True
+            peers.cancel()
             on_drain()
             self._puller.stop()
             await self._drain(drain_s)
@@ -102,6 +111,9 @@ class Worker:
 
     def _count_carried(self) -> int:
         return self._carried
+
+    def _list_carried(self) -> set[str]:
+        return {*self._runs, *(stream_id for stream_id, _ in self._claiming)}
 
     def _take_job(self, job: JobOpen, reply: bytes) -> bool:
         if self._is_draining or self._carried >= self._capacity:

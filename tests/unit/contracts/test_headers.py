@@ -13,6 +13,7 @@ from speechbus_contracts import (
     claim_dedup_id,
     event_dedup_id,
     job_dedup_id,
+    resumed_dedup_id,
     segment_dedup_id,
     translation_dedup_id,
 )
@@ -30,6 +31,7 @@ def test_dedup_ids_of_differing_writes_to_one_store_differ() -> None:
     """JetStream drops the second of two equal ids: a collision would be a lost final."""
     transcript = [
         *(claim_dedup_id(*inputs) for inputs in product(STREAMS, COUNTS, TOKENS)),
+        *(resumed_dedup_id(*inputs) for inputs in product(STREAMS, COUNTS, TOKENS)),
         *(event_dedup_id(*inputs) for inputs in product(STREAMS, KINDS, COUNTS)),
         *(segment_dedup_id(*inputs) for inputs in product(SEGMENTS, COUNTS)),
         *(translation_dedup_id(*inputs) for inputs in product(SEGMENTS, TOKENS, COUNTS)),

@@ -17,6 +17,7 @@ from speechbus_ingest.publisher import (
     WINDOW_CHUNKS,
     AudioLane,
     AudioPublisher,
+    LaneStart,
 )
 from tests.support.fake_bus import FakeBus, Sent
 from tests.support.virtual_time import run_virtual
@@ -39,7 +40,7 @@ class Desk:
 
     def open_lane(self, subject: str) -> AudioLane:
         """Begin another stream."""
-        return self.publisher.open_lane(subject, sample_rate_hz=RATE_HZ, ingest_epoch=3)
+        return self.publisher.open_lane(subject, sample_rate_hz=RATE_HZ)
 
     def publish(self, payload: bytes = SECOND, kind: ChunkKind = ChunkKind.AUDIO) -> int:
         """Publish one chunk, a second long if not said otherwise."""
@@ -92,7 +93,7 @@ def test_chunks_are_numbered_and_placed_in_the_stream() -> None:
         (2, ChunkKind.AUDIO, 100, 50),
         (3, ChunkKind.END, 150, 0),
     ]
-    assert {chunk.ingest_epoch for chunk in chunks} == {3}
+    assert {chunk.ingest_epoch for chunk in chunks} == {1}
     assert desk.lane.position == 150
 
 
@@ -404,3 +405,40 @@ def test_each_chunk_of_a_live_stream_is_published_again_when_its_own_time_has_co
             again.setdefault(number, now_s + 1)
 
     assert again == {number: number + REFRESH_S for number in range(85 + 1 - int(REFRESH_S))}
+
+
+def test_what_is_accepted_is_stored_without_a_hole_and_never_less() -> None:
+    """A client forgets what it is told of: no dying process may take that along."""
+    desk = Desk()
+    for _ in range(3):
+        desk.publish()
+    desk.publish(kind=ChunkKind.FLUSH, payload=b"")
+    told = [desk.lane.stored_position]
+    for sequence, number in enumerate((1, 0, 3, 2), start=1):
+        desk.lane.acknowledge(number, sequence)
+        told.append(desk.lane.stored_position)
+    desk.lane.distrust()
+    told.append(desk.lane.stored_position)
+
+    assert told == [0, 0, 2 * RATE_HZ, 2 * RATE_HZ, 3 * RATE_HZ, 3 * RATE_HZ]
+
+
+def test_an_ingest_that_takes_over_numbers_on_and_keeps_what_is_not_covered() -> None:
+    """The former one's chunks are its own to repeat, when the store has lost them."""
+    former = Desk()
+    for _ in range(3):
+        former.publish()
+    stored = former.new_chunks()
+    desk = Desk()
+    start = LaneStart(ingest_epoch=2, number=3, position=3 * RATE_HZ, covered_sample=RATE_HZ)
+    desk.lane = desk.publisher.open_lane("a", sample_rate_hz=RATE_HZ, start=start)
+    desk.lane.adopt(stored[1:], now_ns=5)
+    for _ in range(2):
+        desk.publish()
+    first, second = desk.new_chunks()
+    desk.publisher.distrust_store()
+
+    assert (first.ingest_epoch, first.number, first.first_sample) == (2, 3, 3 * RATE_HZ)
+    assert [first.chunks_before, second.chunks_before] == [0, 1]
+    assert desk.new_chunks() == [*stored[1:], first, second]
+    assert desk.lane.has_room
