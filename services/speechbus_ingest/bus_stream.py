@@ -184,6 +184,7 @@ class BusStream:
         self._sids: list[int] = []
         self._order = EventOrder()
         self._is_behind = False
+        self._reading = asyncio.Lock()
         self._told_sequence = 0
         self._unsaid: Gap | None = None
 
@@ -488,8 +489,9 @@ class BusStream:
             JetStreamUnavailableError: no answer; call `recover`.
         """
         self.hold_back()
-        self._told_sequence = after
-        self._order.go_back(after)
+        async with self._reading:  # a read from further on would leave out what lies between
+            self._told_sequence = after
+            self._order.go_back(after)
         await self.recover()
 
     async def recover(self) -> None:
@@ -499,6 +501,11 @@ class BusStream:
             JetStreamUnavailableError: no answer; call again.
         """
         self._order.hold()
+        async with self._reading:
+            await self._read_stored()
+        self._is_behind = False
+
+    async def _read_stored(self) -> None:
         subject = f"{WRITE_ROOT}.{self.opened.tenant}.{self.stream_id}.>"
         for tries_left in reversed(range(STALE_TRIES_MAX)):
             while messages := await fetch_stored(
@@ -515,9 +522,8 @@ class BusStream:
             for event in self._order.release(is_last=not tries_left):
                 self._take(event)
             if not self._order.is_holding:
-                break
+                return
             await asyncio.sleep(STALE_RETRY_S)
-        self._is_behind = False
 
     def _cover(self, covered_ms: int) -> None:
         self._lane.cover(covered_ms * self.opened.sample_rate_hz // 1000)

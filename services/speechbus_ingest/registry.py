@@ -264,7 +264,7 @@ class StreamRegistry:
         for stream in self._streams.values():
             self._recover_soon(stream)
 
-    def _recover_soon(self, stream: IngestStream) -> None:
+    def _recover_soon(self, stream: IngestStream | BusStream) -> None:
         self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
 
     async def _keep(self, stream: IngestStream) -> None:
@@ -309,8 +309,7 @@ class StreamRegistry:
 
     async def _recover_those_behind(self) -> None:
         while True:
-            stream = await self.context.behind.get()
-            self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
+            self._recover_soon(await self.context.behind.get())
 
     async def _linger(self, stream: IngestStream) -> None:
         try:
