@@ -502,6 +502,7 @@ class BusStream:
         """
         self._order.hold()
         async with self._reading:
+            self._order.hold()  # a read before this one has let go
             await self._read_stored()
         self._is_behind = False
 

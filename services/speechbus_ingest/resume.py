@@ -6,6 +6,7 @@ stores after that look is superseded by what is sent again from there.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -59,12 +60,19 @@ __all__ = [
     "UnknownStreamError",
 ]
 
+logger = logging.getLogger(__name__)
+
 RELEASE_TIMEOUT_S: Final = 1.0
 """A living ingest answers when its last chunks are stored, within milliseconds; one that does not
 is frozen, and superseded."""
 FETCH_MARGIN_MS: Final = 2_000
 """Clocks of ingest processes and NATS may differ by this much before a second look is needed."""
 POLL_S: Final = 0.05
+READS_MAX: Final = 4
+"""Streams whose audio is read at once: when an ingest dies, all its clients come at once, and NATS
+cuts a connection before which 8 MB wait."""
+READ_CHUNKS: Final = 100
+"""10 s, 1 MB at most; a second batch is rarely needed."""
 _OPEN_ENDED: Final = frozenset({None, "end"})
 
 
@@ -112,6 +120,7 @@ class Resumer:
 
     def __init__(self, registry: StreamRegistry) -> None:
         self._registry = registry
+        self._reads = asyncio.Semaphore(READS_MAX)
 
     @asynccontextmanager
     async def resume(
@@ -140,7 +149,7 @@ class Resumer:
                 yield stream
             return
         self._registry.check_room(request.tenant)  # before anybody lets go of it
-        taken = await _take_over(context, request)
+        taken = await _take_over(context, request, self._reads)
         adopted = _build_request(taken.opened, request)
         async with self._registry.adopt(adopted, taken, sink) as stream:
             await self._registry.replay(stream, after=request.sequence)
@@ -182,7 +191,9 @@ def _build_request(opened: StreamOpened, request: ResumeRequest) -> StreamReques
     )
 
 
-async def _take_over(context: IngestContext, request: ResumeRequest) -> TakenStream:
+async def _take_over(
+    context: IngestContext, request: ResumeRequest, reads: asyncio.Semaphore
+) -> TakenStream:
     found = await _read_log(context, request, ("opened", "closed"))
     opened, closed = found["opened"].event, found["closed"].event
     if not isinstance(opened, StreamOpened) or not opened.is_resumable:
@@ -196,7 +207,8 @@ async def _take_over(context: IngestContext, request: ResumeRequest) -> TakenStr
     found = await _read_log(context, request, ("claim", "final", "covered", "gap"))
     covered_ms, received_at = _find_covered(opened, [read.event for read in found.values()])
     covered_sample = covered_ms * opened.sample_rate_hz // 1000
-    audio = await _read_audio(context, opened, covered_sample, from_ms=received_at)
+    async with reads:
+        audio = await _read_audio(context, opened, covered_sample, from_ms=received_at)
     if audio.end is not None and (reason := _end_reason(audio.end)) != "end":
         raise ClosedStreamError(reason)
     # Where NATS has lost what it had acknowledged, the client has no more of it either.
@@ -204,6 +216,15 @@ async def _take_over(context: IngestContext, request: ResumeRequest) -> TakenStr
     if position - audio.position > AUDIO_MAX_AGE_S * opened.sample_rate_hz:
         raise TooFarAheadError
     claimed = found["claim"].event
+    logger.info(
+        "stream resumed",
+        extra={
+            "stream_id": opened.stream_id,
+            "ingest_epoch": ingest_epoch,
+            "position_ms": position * 1000 // opened.sample_rate_hz,
+            "chunks_read": len(audio.chunks),
+        },
+    )
     return TakenStream(
         opened=opened,
         claimed=claimed if isinstance(claimed, StreamClaimed) else None,
@@ -320,6 +341,7 @@ async def _read_audio(
             subject,
             start_time=start_time if not sequence and not is_whole else None,
             start_sequence=sequence + 1,
+            messages_max=READ_CHUNKS,
         )
         for message in messages:
             try:

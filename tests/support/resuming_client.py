@@ -113,6 +113,8 @@ class ResumingClient:
             self._connection = connection
             await connection.send(msgspec.json.encode(self._build_hello()).decode())
             ready = await self._hear(connection)
+            if ready.code in {"overloaded", "too_many_streams"}:
+                raise ConnectionRefusedError(ready.code)
             assert ready.type == "ready", ready
             if self.stream_id:
                 assert ready.accepted_samples >= self.accepted, "accepted audio was given up"
