@@ -56,6 +56,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of the simulators, by provider."""
     hello: Mapping[str, Any] = msgspec.field(default_factory=lambda: dict(PALABRA))
     transcribers: int = 1
+    settings: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Of the transcribers."""
+    changes: Mapping[int, str | None] = msgspec.field(default_factory=dict[int, str | None])
+    """Languages, each from a frame on."""
     strikes: Sequence[tuple[float, Strike]] = ()
     """What happens to the system how many seconds after the streams began."""
 
@@ -179,6 +183,22 @@ ROWS: Final = (
         scripts={"palabra": _segments(3_000, '{kind = "close", after_ms = 8000, code = 1000}')},
     ),
     Row(
+        name="planned roll-over before the provider's session limit, every 8 s",
+        scripts={"palabra": _segments(3_000, '{kind = "close", after_ms = 8000, code = 1000}')},
+        settings={"SESSION_LIMIT_S": "8"},
+    ),
+    Row(
+        name="language change, every 10 s",
+        scripts={"palabra": _segments(3_000)},
+        changes={501: "ja", 1_001: "fr", 1_501: "ja"},
+    ),
+    Row(
+        name="language change to another provider and back",
+        scripts={"palabra": _segments(3_000), "kotoba": _segments(3_000)},
+        hello={"providers": ["kotoba", "palabra"], "language": "ja"},
+        changes={501: "fr", 1_001: "ja", 1_501: "fr"},
+    ),
+    Row(
         name="429 storm, 100 streams open",
         streams=100,
         seconds=30,
@@ -272,6 +292,7 @@ def _measure(row: Row) -> Figures:
                 transcriber_settings={
                     "PROVIDERS": ",".join(row.scripts),
                     "SESSIONS_MAX": "200",
+                    **row.settings,
                 },
                 ingest_settings={"STREAMS_PER_KEY_MAX": "1000"},
                 environment=variables,
@@ -312,6 +333,7 @@ async def _stream_all(system: System, row: Row) -> tuple[list[Received], float]:
                     n_frames=row.seconds * FRAMES_PER_S,
                     hello=hello,
                     build=build_conversation,
+                    changes=row.changes,
                 )
             )
             for _ in range(row.streams)
