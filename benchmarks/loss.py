@@ -73,6 +73,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Whether NATS has 4 MB for files."""
     ingests: int = 1
     """With more than one, clients that lose the first resume at the others."""
+    settings: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Of the transcribers."""
+    changes: Mapping[int, str | None] = msgspec.field(default_factory=dict[int, str | None])
+    """Languages, each from a frame on."""
     strikes: Sequence[tuple[float, Strike]] = ()
     """What happens to the system how many seconds after the streams began."""
 
@@ -219,6 +223,22 @@ ROWS: Final = (
         scripts={"palabra": _segments(3_000, '{kind = "close", after_ms = 8000, code = 1000}')},
     ),
     Row(
+        name="planned roll-over before the provider's session limit, every 8 s",
+        scripts={"palabra": _segments(3_000, '{kind = "close", after_ms = 8000, code = 1000}')},
+        settings={"SESSION_LIMIT_S": "8"},
+    ),
+    Row(
+        name="language change, every 10 s",
+        scripts={"palabra": _segments(3_000)},
+        changes={501: "ja", 1_001: "fr", 1_501: "ja"},
+    ),
+    Row(
+        name="language change to another provider and back",
+        scripts={"palabra": _segments(3_000), "kotoba": _segments(3_000)},
+        hello={"providers": ["kotoba", "palabra"], "language": "ja"},
+        changes={501: "fr", 1_001: "ja", 1_501: "fr"},
+    ),
+    Row(
         name="429 storm, 100 streams open",
         streams=100,
         seconds=30,
@@ -358,6 +378,7 @@ def _measure(row: Row) -> Figures:
                 transcriber_settings={
                     "PROVIDERS": ",".join(row.scripts),
                     "SESSIONS_MAX": "200",
+                    **row.settings,
                 },
                 ingest_settings={"STREAMS_PER_KEY_MAX": "1000"},
                 environment=variables,
@@ -390,17 +411,15 @@ async def _stream_all(system: System, row: Row) -> tuple[list[Received], float]:
     began_s = loop.time()
     hello = {**row.hello, "skip_silence": True}
     async with asyncio.TaskGroup() as tasks:
-        streams = [
-            tasks.create_task(_stream(system, hello, n_frames=row.seconds * FRAMES_PER_S))
-            for _ in range(row.streams)
-        ]
+        streams = [tasks.create_task(_stream(system, row, hello)) for _ in range(row.streams)]
         for after_s, strike in row.strikes:
             await asyncio.sleep(began_s + after_s - loop.time())
             await asyncio.to_thread(strike, system)
     return [stream.result() for stream in streams], began_s
 
 
-async def _stream(system: System, hello: Mapping[str, Any], *, n_frames: int) -> Received:
+async def _stream(system: System, row: Row, hello: Mapping[str, Any]) -> Received:
+    n_frames = row.seconds * FRAMES_PER_S
     if len(system.ingests) == 1:
         return await stream_frames(
             system.ingest.url,
@@ -408,6 +427,7 @@ async def _stream(system: System, hello: Mapping[str, Any], *, n_frames: int) ->
             n_frames=n_frames,
             hello=hello,
             build=build_conversation,
+            changes=row.changes,
         )
     urls = [ingest.url for ingest in system.ingests]
     client = ResumingClient(

@@ -201,7 +201,7 @@ class StreamRun:
 
     async def _recover(self, error: ProviderError) -> None:
         """Decide who goes on after a failed session, and from where: what is covered."""
-        failed, listener = self._sessions.speaker, self._sessions.listener
+        failed = self._sessions.speaker
         assert failed is not None
         self._reader.is_reading = False
         self._sessions.close(keeps_successor=True)
@@ -227,8 +227,6 @@ class StreamRun:
             jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (no secret)
             await self._pause(backoff_s + jitter_s)
         self._output.rewind(failed)
-        if listener is not None and listener is not failed:
-            self._output.rewind(listener)
         self._reader.rewind()
 
     async def _pause(self, seconds: float) -> None:

@@ -86,6 +86,8 @@ class Succession:
     async def open(self, language: str | None, position: int) -> None:
         """Open the session for the audio behind a position, or take the one that waits for it.
 
+        One that has failed while it waited is taken, too: it is the `speaker` that has failed.
+
         Raises:
             ProvidersExhaustedError: there is no provider left.
             ProviderError: it could not be opened; it is the `speaker` all the same.
@@ -97,8 +99,6 @@ class Succession:
             session.route.open()
             session.begin(position)
             self.speaker = self.listener = session
-            if session.failure is not None:
-                raise session.failure
         else:
             self._drop_successor()
             session = self._builder.build(language, self)
@@ -148,10 +148,9 @@ class Succession:
         speaker = self.speaker
         if self.listener is not None or speaker is None or not self.is_successor_waiting:
             return
-        if speaker.failure is None:
-            self._let_listen(position)
-            if speaker.is_finished:
-                self._pass_word(speaker)
+        self._let_listen(position)
+        if speaker.is_finished:
+            self._pass_word(speaker)
 
     def change_language(self, language: str | None, position: int) -> None:
         """Have the listener followed by a session in another language from here on."""

@@ -302,6 +302,8 @@ class KotobaProtocol:
     def _begin(self, session: wire.Session, now_s: float) -> Sequence[str | bytes]:
         self._is_ready = True
         self._setup_at_s = None
+        if self._quiet_at_s is None:
+            self._quiet_at_s = now_s + IDLE_S  # one that waits to follow another has no audio yet
         self._hearing.ends_turns = isinstance(session.turn_detection, wire.ServerVad)
         self._flushes.restart(now_s=now_s)
         held, self._held = self._held, []
