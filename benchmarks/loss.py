@@ -368,7 +368,7 @@ def _measure(row: Row) -> Figures:
             System(
                 folder / "system",
                 nats_config=build_small_store(folder) if row.has_small_store else DEV_CONFIG,
-                cluster=NatsCluster(folder / "nats") if row.nodes > 1 else None,
+                cluster=NatsCluster(folder / "system" / "nats") if row.nodes > 1 else None,
                 bootstrap_settings={
                     "REPLICAS": str(row.nodes),
                     "AUDIO_REPLICAS": str(row.nodes),
