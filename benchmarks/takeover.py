@@ -1,11 +1,11 @@
 """How soon another worker reads the streams of one that is killed, frozen or drained.
 
-    python -m benchmarks.takeover [--streams 200] [--rounds 5]
+    python -m benchmarks.takeover [--streams 200] [--workers 4] [--rounds 5]
 
 Real processes: nats-server, one ingest, workers with the echo provider, and `benchmarks.load` with
 chunks of 100 ms. A subscriber sees the claims; when the new owner has read the first stored chunks
-of a stream again, its log says at level DEBUG. Each round strikes the worker that carries most:
-a half or all of the streams. Asserts nothing.
+of a stream again, its log says at level DEBUG. Each round strikes the worker that carries most, or
+drains all of them at once to as many new ones. Asserts nothing.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -83,13 +83,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--streams", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--strikes", default=",".join(STRIKES))
     arguments = parser.parse_args()
     print("| strike | streams read | claimed, p50 / p99 / max | first chunk | exited |")
     print("|---|---|---|---|---|")
     for strike in arguments.strikes.split(","):
-        rounds, report = _measure(strike, n_streams=arguments.streams, n_rounds=arguments.rounds)
+        rounds, report = _measure(
+            strike,
+            n_streams=arguments.streams,
+            n_workers=arguments.workers,
+            n_rounds=arguments.rounds,
+        )
         _print_rounds(strike, rounds)
         print(f"{strike}: {report.exact} of {report.streams} streams exact", file=sys.stderr)
 
@@ -110,7 +116,9 @@ def _spell(times_s: Sequence[float]) -> str:
     return f"{p50:.3f} / {p99:.3f} / {times_s[-1]:.3f} s"
 
 
-def _measure(strike: str, *, n_streams: int, n_rounds: int) -> tuple[list[Takeovers], LoadReport]:
+def _measure(
+    strike: str, *, n_streams: int, n_workers: int, n_rounds: int
+) -> tuple[list[Takeovers], LoadReport]:
     with (
         tempfile.TemporaryDirectory() as folder,
         System(
@@ -124,18 +132,18 @@ def _measure(strike: str, *, n_streams: int, n_rounds: int) -> tuple[list[Takeov
             ingest_settings={"STREAMS_PER_KEY_MAX": "2000"},
         ) as system,
     ):
-        return asyncio.run(_run(system, strike, n_streams=n_streams, n_rounds=n_rounds))
+        return asyncio.run(
+            _run(system, strike, n_streams=n_streams, n_workers=n_workers, n_rounds=n_rounds)
+        )
 
 
 async def _run(
-    system: System, strike: str, *, n_streams: int, n_rounds: int
+    system: System, strike: str, *, n_streams: int, n_workers: int, n_rounds: int
 ) -> tuple[list[Takeovers], LoadReport]:
     bus = await connect_bus(system.nats.url, name="takeover")
     watch = Watch(bus)
     await bus.flush()
-    workers = {"w0": await _add(system, "w0")}
-    if strike != "SIGTERM":
-        workers["w1"] = await _add(system, "w1")
+    workers = await _add(system, [f"w0-{number}" for number in range(n_workers)])
     load = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.load"),
         *("--port", str(system.ingest_port), "--key", system.key),
@@ -144,46 +152,49 @@ async def _run(
     )
     await wait_until(lambda: len(watch.owners) == n_streams, within_s=60)
     rounds: list[Takeovers] = []
-    for number in range(n_rounds):
-        await asyncio.sleep(SETTLE_S)
-        worker_id = max(workers, key=lambda name: len(watch.streams_of(name)))
+    for number in range(1, n_rounds + 1):
         if strike == "SIGTERM":
-            # The new worker gets all, so that each round drains one that carries all.
-            workers[f"n{number}"] = await _add(system, f"n{number}")
-            await asyncio.sleep(SETTLE_S / 2)
-        worker = workers.pop(worker_id)
-        rounds.append(await _strike(system, watch, worker_id, worker, strike))
-        if strike != "SIGTERM":
-            workers[f"n{number}"] = await _add(system, f"n{number}")
+            struck, workers = workers, {}
+        else:
+            most = max(workers, key=lambda name: len(watch.streams_of(name)))
+            struck = {most: workers.pop(most)}
+        workers |= await _add(system, [f"w{number}-{n}" for n in range(len(struck))])
+        await asyncio.sleep(SETTLE_S)
+        rounds.append(await _strike(system, watch, struck, strike))
     output, _ = await load.communicate()
     await bus.shut_down()
     return rounds, msgspec.json.decode(output, type=LoadReport)
 
 
-async def _add(system: System, worker_id: str) -> Service:
-    return await asyncio.to_thread(system.add_service, "transcriber", WORKER_ID=worker_id)
+async def _add(system: System, worker_ids: Sequence[str]) -> dict[str, Service]:
+    return {
+        worker_id: await asyncio.to_thread(system.add_service, "transcriber", WORKER_ID=worker_id)
+        for worker_id in worker_ids
+    }
 
 
 async def _strike(
-    system: System, watch: Watch, worker_id: str, worker: Service, strike: str
+    system: System, watch: Watch, workers: Mapping[str, Service], strike: str
 ) -> Takeovers:
-    streams = watch.streams_of(worker_id)
-    does: Callable[[], None] = {
-        "SIGKILL": worker.kill,
-        "SIGSTOP": worker.freeze,
-        "SIGTERM": worker.request_stop,
+    streams = set[str]().union(*(watch.streams_of(worker_id) for worker_id in workers))
+    does: Callable[[Service], None] = {
+        "SIGKILL": Service.kill,
+        "SIGSTOP": Service.freeze,
+        "SIGTERM": Service.request_stop,
     }[strike]
     watch.claimed_at_ms.clear()
     struck_at_ms = time.time_ns() / 1e6
-    does()
+    for worker in workers.values():
+        does(worker)
     exited_s: float | None = None
     if strike == "SIGTERM":
-        await wait_until(lambda: not worker.is_running)
+        await wait_until(lambda: not any(worker.is_running for worker in workers.values()))
         exited_s = (time.time_ns() / 1e6 - struck_at_ms) / 1000
     await wait_until(lambda: streams <= watch.claimed_at_ms.keys())
     await asyncio.sleep(SETTLE_S)
     if strike == "SIGSTOP":
-        worker.kill()
+        for worker in workers.values():
+            worker.kill()
     read_at_ms = _read_logs(system, since_ms=struck_at_ms)
     return Takeovers(
         claimed_s=sorted((watch.claimed_at_ms[each] - struck_at_ms) / 1000 for each in streams),

@@ -26,10 +26,13 @@ __all__ = ["Supervised", "Supervisor"]
 logger = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-LATE_S: Final = 0.35
-"""Heartbeats come every 200 ms; one late by three quarters of that is worth a question."""
-PING_TIMEOUT_S: Final = 0.45
+LATE_S: Final = 0.25
+"""Heartbeats come every 200 ms; one late by a quarter of that is worth a question. A dead worker is
+found by it, and a busy machine asks now and then for nothing."""
+PING_TIMEOUT_S: Final = 0.55
 """A busy worker answers within this; a frozen one does not (nats.md 3: noticed after 810 ms)."""
+RECONNECT_S: Final = 0.5
+"""After an outage of NATS, workers may need this much longer to be connected than this ingest."""
 FALSE_ALARM_S: Final = 3.0
 """A worker that is heard again so soon after it was taken for frozen was busy."""
 PATIENCE_S_MAX: Final = 4.0
@@ -217,6 +220,6 @@ class Supervisor:
                 self._abandoned.append(stream)
 
     async def _after_reconnect(self) -> None:
-        now_s = self._now_s()
+        until_s = self._now_s() + RECONNECT_S
         for worker_id in self._seen_at_s:
-            self._seen_at_s[worker_id] = now_s
+            self._seen_at_s[worker_id] = until_s
