@@ -16,6 +16,7 @@ from speechbus_contracts.streams import (
     StreamCovered,
     StreamFlushed,
     StreamOpened,
+    StreamWaiting,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -37,6 +38,7 @@ AnyEvent = (
     | StreamCovered
     | StreamFlushed
     | StreamClosed
+    | StreamWaiting
     | TurnStarted
     | TurnEnded
     | JobOpen
@@ -56,6 +58,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     StreamCovered,
     StreamFlushed,
     StreamClosed,
+    StreamWaiting,
     TurnStarted,
     TurnEnded,
     JobOpen,

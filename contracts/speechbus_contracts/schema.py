@@ -31,8 +31,14 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     ),
     "live": (
         f"{ROOT}.live.{{tenant}}.{{stream_id}}.{{kind}}",
-        "Partials and turns: not stored; ignore epochs lower than the last claim's.",
-        ("segment.partial", "translation.partial", "turn.started", "turn.ended"),
+        "Partials, turns, waiting: not stored; ignore epochs lower than the last claim's.",
+        (
+            "segment.partial",
+            "translation.partial",
+            "turn.started",
+            "turn.ended",
+            "stream.waiting",
+        ),
     ),
     "caption": (
         f"{ROOT}.caption.{{tenant}}.{{stream_id}}",

@@ -12,6 +12,7 @@ __all__ = [
     "StreamCovered",
     "StreamFlushed",
     "StreamOpened",
+    "StreamWaiting",
     "TurnEnded",
     "TurnStarted",
     "WorkerHeartbeat",
@@ -138,6 +139,16 @@ class TurnEnded(StreamEvent, frozen=True, kw_only=True, tag="turn.ended"):
 
     epoch: Integer
     at_ms: Integer
+
+
+class StreamWaiting(StreamEvent, frozen=True, kw_only=True, tag="stream.waiting"):
+    """The stream's providers have no room for its next session: its audio is kept until one has."""
+
+    epoch: Integer
+    providers: tuple[str, ...]
+    """Those that would do, in the order of preference."""
+    is_over: bool = False
+    """It waits no more."""
 
 
 class WorkerHeartbeat(Event, frozen=True, kw_only=True, tag="worker.heartbeat"):

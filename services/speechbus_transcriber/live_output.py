@@ -1,4 +1,4 @@
-"""What a stream shows while it is not final: partials and turns, over core NATS."""
+"""What a stream shows while it is not final: partials, turns, and waiting, over core NATS."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from speechbus_contracts import (
     LiveSubject,
     SegmentPartial,
     StreamOpened,
+    StreamWaiting,
     TurnEnded,
     TurnStarted,
     encode_event,
@@ -38,6 +39,7 @@ class LiveOutput:
         tenant, stream_id = opened.tenant, opened.stream_id
         self._partial_subject = str(LiveSubject(tenant, stream_id, "partial")).encode()
         self._turn_subject = str(LiveSubject(tenant, stream_id, "turn")).encode()
+        self._waiting_subject = str(LiveSubject(tenant, stream_id, "waiting")).encode()
         self._held: SegmentPartial | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown_at_s = 0.0
@@ -63,6 +65,10 @@ class LiveOutput:
     def show_turn(self, turn: TurnStarted | TurnEnded) -> None:
         """Show a turn boundary."""
         self._publish(self._turn_subject, encode_event(turn))
+
+    def show_waiting(self, waiting: StreamWaiting) -> None:
+        """Show that the stream waits for a provider, or does not any more."""
+        self._publish(self._waiting_subject, encode_event(waiting))
 
     def close(self) -> None:
         """Show nothing any more."""

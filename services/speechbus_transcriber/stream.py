@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from speechbus_contracts import (
     ChunkKind,
     ContractError,
     JobOpen,
+    StreamWaiting,
     build_dedup_headers,
     decode_chunk,
     encode_event,
@@ -35,10 +37,13 @@ from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import Connections, SessionDriver
 from speechbus_transcriber.event_log import EventLog
+from speechbus_transcriber.governor.admission import Lease
+from speechbus_transcriber.governor.governor import CHECK_ACCOUNT, CREDENTIALS_REFUSED, Governor
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.providers.interface import (
     ProviderError,
     ProviderProtocolError,
+    ProviderRateLimitedError,
     Result,
     SessionRequest,
 )
@@ -54,10 +59,10 @@ logger = logging.getLogger(__name__)
 
 Outcome = Literal["closed", "superseded"]
 
-CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
-CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
+WAITING_S: Final = 1.0
+"""A stream that has no room at any provider for so long tells its client."""
 SOURCE_SILENT_S: Final = 2.5
 """Silence in which something may have been missed: the last chunks of a stream have no successor
 whose number would tell. Longer than the keep-alive of a source that pauses."""
@@ -75,6 +80,7 @@ class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
     """Everything small, so that audio never delays it."""
     publisher: AckedPublisher
     connections: Connections
+    governor: Governor
     providers: Mapping[str, Provider]
     """Providers this worker has, in its own order."""
     lag_max_s: float
@@ -130,6 +136,7 @@ class StreamRun:
         )
         self._tail = AudioTail(start_sample=self._output.covered_sample)
         self._driver: SessionDriver | None = None
+        self._lease: Lease | None = None
         self._feed: AudioFeed | None = None
         self._session: SegmentContext | None = None
         self._session_start = 0
@@ -282,6 +289,8 @@ class StreamRun:
             self._read()
 
     def _take_results(self, results: list[Result]) -> None:
+        assert self._lease is not None
+        self._context.governor.hear(self._lease)
         self._route.hear(now_s=self._loop.time())
         if self._output.take(results):
             self._is_finished = True
@@ -317,16 +326,14 @@ class StreamRun:
                 await self._wake.wait()
 
     async def _open_session(self) -> None:
-        name = self._route.current
-        if name is None:
-            raise _ProvidersExhaustedError
-        opened = self._opened
+        lease = await self._take_lease()
+        name, opened = lease.provider, self._opened
         provider = self._context.providers[name]
         rates_hz = provider.capabilities.sample_rates_hz
         # Resampled only where it must be: every sample that a provider gets is then the client's.
         takes_rate = rates_hz is None or self._rate_hz in rates_hz
         provider_rate_hz = self._rate_hz if takes_rate or rates_hz is None else rates_hz[0]
-        protocol = provider.open_protocol(
+        protocol = lease.account.open_protocol(
             SessionRequest(
                 sample_rate_hz=provider_rate_hz,
                 language=opened.language,
@@ -359,6 +366,7 @@ class StreamRun:
             on_results=self._take_results,
             on_failed=self._note_failure,
             on_room=self._resume_reading,
+            on_gone=partial(self._context.governor.release, lease),
         )
         self._feed = AudioFeed(
             self._driver,
@@ -366,8 +374,45 @@ class StreamRun:
             sample_rate_hz=self._rate_hz,
             turn_pause_ms=provider.capabilities.turn_pause_ms if opened.skips_silence else None,
         )
-        self._route.open()
+        self._lease = lease
+        lease.on_lost = partial(self._lose_slot, lease)
+        self._route.open(name)
         await self._driver.open()
+        self._context.governor.open(lease)
+
+    async def _take_lease(self) -> Lease:
+        """Wait until a provider has room for a session.
+
+        Raises:
+            _ProvidersExhaustedError: every provider has refused the stream.
+            _SupersededError: another worker has taken it.
+        """
+        order = self._route.order
+        if not order:
+            raise _ProvidersExhaustedError
+        ticket = self._context.governor.ask(order, wake=self._wake.set)
+        try:
+            await self._pause(WAITING_S, until=lambda: ticket.lease is not None)
+            if ticket.lease is None:
+                waiting = StreamWaiting(
+                    stream_id=self.stream_id,
+                    tenant=self._opened.tenant,
+                    epoch=self.epoch,
+                    providers=order,
+                )
+                self._live.show_waiting(waiting)
+                await self._pause(None, until=lambda: ticket.lease is not None)
+                self._live.show_waiting(msgspec.structs.replace(waiting, is_over=True))
+        except BaseException:
+            self._context.governor.withdraw(ticket)
+            raise
+        assert ticket.lease is not None
+        return ticket.lease
+
+    def _lose_slot(self, lease: Lease) -> None:
+        """The pool has given the session's slot to another worker: end it at once."""
+        if lease is self._lease:
+            self._note_failure(ProviderRateLimitedError("slot_lost", provider=lease.provider))
 
     def _end_session(self) -> None:
         self._is_reading = False
@@ -383,11 +428,18 @@ class StreamRun:
     async def _recover(self, error: ProviderError) -> None:
         """Decide who goes on after a failed session, and from where."""
         self._end_session()
-        backoff_s = self._route.fail(
-            error,
-            now_s=self._loop.time(),
-            has_advanced=self._output.covered_sample > self._session_start,
-        )
+        governor, lease = self._context.governor, self._lease
+        assert lease is not None
+        backoff_s = 0.0
+        if not governor.fail(lease, error, stream_id=self.stream_id):
+            backoff_s = self._route.fail(
+                error,
+                now_s=self._loop.time(),
+                has_advanced=self._output.covered_sample > self._session_start,
+            )
+        order = self._route.order
+        if not all(map(governor.is_dead, order)) and governor.is_dead(lease.provider):
+            backoff_s = 0.0  # somebody else is asked
         logger.log(
             logging.ERROR if isinstance(error, ProviderProtocolError) else logging.WARNING,
             "provider session failed",
@@ -396,7 +448,7 @@ class StreamRun:
                 "epoch": self.epoch,
                 "provider": error.provider,
                 "code": error.code,
-                "next_provider": self._route.current,
+                "next_provider": next(iter(order), None),
                 **({"advice": CHECK_ACCOUNT} if error.code in CREDENTIALS_REFUSED else {}),
             },
         )
@@ -405,7 +457,9 @@ class StreamRun:
         await self._pause(backoff_s + jitter_s)
         self._rewind()
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(
+        self, seconds: float | None, *, until: Callable[[], bool] = lambda: False
+    ) -> None:
         """Wait, unless another worker takes the stream meanwhile.
 
         Raises:
@@ -413,7 +467,7 @@ class StreamRun:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._is_superseded:
+                while not self._is_superseded and not until():
                     self._wake.clear()
                     await self._wake.wait()
         if self._is_superseded:

@@ -37,6 +37,7 @@ def test_bootstrap_creates_everything_once(server: NatsServer) -> None:
             "TRANSCRIPT",
             "CAPTION",
             "SESSION",
+            "PROVIDER",
             "JOBS/pool",
             "TRANSCRIPT/correlator-segments",
         ],
