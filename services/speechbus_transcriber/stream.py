@@ -37,8 +37,8 @@ from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.driver import Connections, SessionDriver
 from speechbus_transcriber.event_log import EventLog
-from speechbus_transcriber.governor.admission import Lease
 from speechbus_transcriber.governor.governor import CHECK_ACCOUNT, CREDENTIALS_REFUSED, Governor
+from speechbus_transcriber.governor.seats import Lease
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.providers.interface import (
     ProviderError,
@@ -63,6 +63,8 @@ JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
 WAITING_S: Final = 1.0
 """A stream that has no room at any provider for so long tells its client."""
+PATIENCE_S: Final = 1.5
+"""For the goodbye of a session's connection (1 s at most) and for the ledger."""
 SOURCE_SILENT_S: Final = 2.5
 """Silence in which something may have been missed: the last chunks of a stream have no successor
 whose number would tell. Longer than the keep-alive of a source that pauses."""
@@ -390,7 +392,12 @@ class StreamRun:
         order = self._route.order
         if not order:
             raise _ProvidersExhaustedError
-        ticket = self._context.governor.ask(order, wake=self._wake.set)
+        ticket = self._context.governor.ask(
+            order,
+            wake=self._wake.set,
+            # Its former session may be about to give a slot back, here or at its former owner.
+            patience_s=PATIENCE_S if self.epoch > 1 or self._lease is not None else 0.0,
+        )
         try:
             await self._pause(WAITING_S, until=lambda: ticket.lease is not None)
             if ticket.lease is None:

@@ -2,24 +2,32 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from speechbus_contracts import PROVIDER_STORE, StreamWaiting
+from speechbus_contracts import PROVIDER_STORE, StreamWaiting, build_provider_store
 from speechbus_contracts.subjects import GOVERN_ROOT
 from speechbus_runtime.bus import BusConnection, connect_bus
-from speechbus_runtime.jetstream import fetch_last
+from speechbus_runtime.jetstream import StreamSpec, ensure, fetch_last
+from speechbus_runtime.publisher import AckedPublisher
+from speechbus_transcriber.connections import ProviderConnections
 from speechbus_transcriber.governor.breaker import BreakerRecord
+from speechbus_transcriber.governor.governor import Governor
 from speechbus_transcriber.governor.ledger import Ledger
-from tests.support.bus_log import wait_until
+from speechbus_transcriber.governor.seats import Lease
+from speechbus_transcriber.governor.shared_state import SharedState
+from speechbus_transcriber.providers.echo import CAPABILITIES, EchoProtocol
+from speechbus_transcriber.providers.registry import Account, Provider
+from tests.support.bus_log import BusLog, wait_until
 from tests.support.frame_client import Received, stream_frames
 from tests.support.frame_numbers import build_frames, check_tiling
 from tests.support.native_client import connect_native
+from tests.support.nats_server import NatsServer
 from tests.support.provider_streams import EXACT, assert_exact
 from tests.support.simulator import simulator
 from tests.support.system import System
@@ -67,7 +75,7 @@ def test_a_limit_holds_for_the_whole_pool_and_slots_of_a_killed_worker_come_back
         system = stack.enter_context(
             System(
                 tmp_path / "system",
-                transcribers=0,
+                transcribers=3,
                 transcriber_settings={"PROVIDERS": "kotoba", "WITHOUT_SLOT": "wait"},
                 environment={
                     **variables,
@@ -82,7 +90,9 @@ def test_a_limit_holds_for_the_whole_pool_and_slots_of_a_killed_worker_come_back
         assert_exact(received, N_FRAMES)
     failures = read_log(tmp_path / "system", "provider session failed")
     assert {failure["code"] for failure in failures} <= {"http_401"}
-    assert read_log(tmp_path / "system", "a credential was refused")
+    assert read_log(
+        tmp_path / "system", "a credential was refused; others of its provider are used"
+    )
     assert [
         waits
         for received in streams
@@ -93,11 +103,8 @@ def test_a_limit_holds_for_the_whole_pool_and_slots_of_a_killed_worker_come_back
 
 
 async def _fill_and_kill(system: System) -> Sequence[Received]:
-    workers = {
-        name: await asyncio.to_thread(system.add_service, "transcriber", WORKER_ID=name)
-        for name in ("a", "b", "c")
-    }
     bus = await connect_bus(system.nats.url, name="test")
+    log = BusLog(bus)
     held: dict[str, int] = {}
 
     async def look() -> None:
@@ -117,15 +124,111 @@ async def _fill_and_kill(system: System) -> Sequence[Received]:
             )
             for _ in range(N_STREAMS)
         ]
-        await wait_until(lambda: sum(held.values()) == LIMIT)
+        await wait_until(lambda: log.n_with_final > 0 and sum(held.values()) == LIMIT)
         killed = max(held, key=lambda name: held[name])
-        await asyncio.to_thread(workers[killed].kill)
+        (worker,) = [w for w in system.transcribers if killed.startswith(f"{w.pid}-")]
+        await asyncio.to_thread(worker.kill)
         await wait_until(lambda: killed not in held)
         await asyncio.wait(clients)
         await wait_until(lambda: not held)  # each gives back what it had
         looking.cancel()
     await bus.shut_down()
     return [client.result() for client in clients]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server of this test's own."""
+    with NatsServer(tmp_path) as server:
+        yield server
+
+
+@asynccontextmanager
+async def govern(bus: BusConnection, worker_id: str) -> AsyncGenerator[Governor]:
+    """A governor of a pool whose one provider has two slots."""
+    account = Account(id="one", sessions_max=2, open_protocol=EchoProtocol)
+    providers = {"echo": Provider(capabilities=CAPABILITIES, accounts=(account,))}
+    async with ProviderConnections({}) as connections, asyncio.TaskGroup() as tasks:
+        governor = Governor(
+            bus,
+            AckedPublisher(bus),
+            connections,
+            providers,
+            worker_id=worker_id,
+            without_slot="wait",
+            now_ms=lambda: 0,
+        )
+        running = tasks.create_task(governor.run())
+        yield governor
+        running.cancel()
+
+
+async def take(governor: Governor) -> Lease:
+    """Wait for a lease."""
+    ticket = governor.ask(["echo"], wake=lambda: None)
+    await wait_until(lambda: ticket.lease is not None)
+    assert ticket.lease is not None
+    return ticket.lease
+
+
+def test_slots_that_were_taken_away_end_their_sessions_and_slots_of_a_former_life_are_given_back(
+    server: NatsServer,
+) -> None:
+    """A worker that was frozen for long learns it from the ledger; a new one of its name, too."""
+
+    async def main() -> None:
+        bus = await connect_bus(server.url, name="test")
+        state = SharedState(bus, AckedPublisher(bus))
+        name, config = build_provider_store()
+        await ensure(bus, [StreamSpec(name=name, config=config)])
+        await state.replace("slots", "one", Ledger(held={"me": 2}), last_sequence=0)
+        lost: list[str] = []
+        async with govern(bus, "me") as governor:
+            first, second = await take(governor), await take(governor)
+            first.on_lost = lambda: lost.append("first")
+            second.on_lost = lambda: lost.append("second")
+            third = governor.ask(["echo"], wake=lambda: None)
+            ledger, sequence = await state.read_ledger("one")
+            while "me" not in ledger.waiting:
+                ledger, sequence = await state.read_ledger("one")
+            assert third.lease is None
+
+            await state.replace(
+                "slots", "one", Ledger(held={"me": 1, "other": 1}), last_sequence=sequence
+            )
+            await wait_until(lambda: lost == ["second"])
+            governor.release(second)
+            governor.withdraw(third)
+            governor.release(first)
+            await governor.stop()
+        ledger, _ = await state.read_ledger("one")
+        assert ledger == Ledger(held={"other": 1})
+        await bus.shut_down()
+
+    asyncio.run(main())
+
+
+def test_while_nats_is_away_sessions_go_on_and_new_ones_wait(server: NatsServer) -> None:
+    """Nobody can know what others have: the limit holds."""
+
+    async def main() -> None:
+        bus = await connect_bus(server.url, name="test")
+        name, config = build_provider_store()
+        await ensure(bus, [StreamSpec(name=name, config=config)])
+        lost: list[str] = []
+        async with govern(bus, "me") as governor:
+            first = await take(governor)
+            first.on_lost = lambda: lost.append("first")
+            await asyncio.to_thread(server.kill)
+            await wait_until(lambda: not bus.is_connected)
+            second = governor.ask(["echo"], wake=lambda: None)
+            assert second.lease is None
+            await asyncio.to_thread(server.start)
+            await wait_until(lambda: second.lease is not None)
+            assert lost == []
+        await bus.shut_down()
+
+    asyncio.run(main())
 
 
 def test_a_dead_provider_is_skipped_by_all_tried_by_a_handshake_and_used_again(

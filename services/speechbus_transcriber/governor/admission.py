@@ -6,92 +6,19 @@ unless it is paused; one with a limit needs a slot of the pool's ledger.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal
 
-from speechbus_transcriber.governor.ledger import Ledger, settle
-from speechbus_transcriber.governor.throttle import Throttle
-from speechbus_transcriber.providers.registry import Account, Provider
+from speechbus_transcriber.governor.ledger import settle
+from speechbus_transcriber.governor.seats import Lease, Seats, Ticket
+from speechbus_transcriber.providers.registry import Provider
 
-__all__ = ["Admission", "Lease", "Seats", "Ticket", "WithoutSlot"]
+__all__ = ["Admission", "WithoutSlot"]
 
 WithoutSlot = Literal["next", "wait"]
 
 REFUSED_S: Final = 300.0
 """A credential that was refused is left out this long, while others work."""
-
-
-class Lease:
-    """The right to one session with one credential; given back when the session has ended.
-
-    Attributes:
-        account: credential to use.
-        provider: its provider.
-        on_lost: called when the pool has given the slot to somebody else: end the session.
-    """
-
-    def __init__(self, account: Account, provider: str, number: int, began_at_s: float) -> None:
-        self.account = account
-        self.provider = provider
-        self.number = number
-        self.began_at_s = began_at_s
-        self.has_opened = False
-        """The connection stood."""
-        self.was_heard = False
-        """The provider has answered."""
-        self.is_lost = False
-        self.on_lost: Callable[[], None] = _do_nothing
-
-
-class Ticket:
-    """A session that wants a lease.
-
-    Attributes:
-        names: providers that will do, in the order of preference.
-        wake: called when there is a lease.
-        lease: None: not yet.
-    """
-
-    def __init__(self, names: Sequence[str], wake: Callable[[], None]) -> None:
-        self.names = names
-        self.wake = wake
-        self.lease: Lease | None = None
-
-
-class Seats:
-    """The sessions of one credential in this worker."""
-
-    def __init__(self, account: Account, provider: str) -> None:
-        self.account = account
-        self.provider = provider
-        self.leases: dict[int, Lease] = {}
-        """Those that have not been given back, the oldest first."""
-        self.spare = 0
-        """Slots that are this worker's by right and not used yet."""
-        self.ledger: Ledger | None = None
-        """As it was read or written last; None: not known."""
-        self.sequence = 0
-        self.demand = 0
-        """Slots that tickets could use besides."""
-        self.throttle = Throttle()
-        self.refused_until_s = -math.inf
-
-    @property
-    def limit(self) -> int | None:
-        """Sessions that the whole pool may have; None: not known."""
-        return self.account.sessions_max
-
-    def lose(self, worker: str) -> list[Lease]:
-        """Return leases whose slots are not this worker's any more, the newest first."""
-        if self.ledger is None or self.limit is None:
-            return []
-        lost: list[Lease] = []
-        standing = [lease for lease in self.leases.values() if not lease.is_lost]
-        n_over = len(standing) - self.ledger.held.get(worker, 0)
-        for lease in reversed(standing[max(0, len(standing) - n_over) :] if n_over > 0 else []):
-            lease.is_lost = True
-            lost.append(lease)
-        return lost
 
 
 class Admission:
@@ -139,6 +66,10 @@ class Admission:
         if not lease.is_lost and seats.ledger is not None:
             seats.spare += all(name == self._worker for name in seats.ledger.waiting)
 
+    def is_refused(self, account_id: str, *, now_s: float) -> bool:
+        """Whether a credential is left out."""
+        return self.by_id[account_id].refused_until_s > now_s
+
     def refuse(self, lease: Lease, *, now_s: float) -> bool:
         """A credential was refused; return whether its provider has others."""
         group = self.seats[lease.provider]
@@ -164,7 +95,10 @@ class Admission:
         placed: list[Ticket] = []
         for ticket in self._tickets:
             names = [name for name in ticket.names if name not in dead] or ticket.names
-            if self._without_slot == "wait":
+            is_patient = now_s < ticket.patient_until_s and any(
+                self._is_usable(seats, now_s=now_s) for seats in self.seats[names[0]]
+            )
+            if is_patient or self._without_slot == "wait":
                 names = names[:1]
             if not self._place_one(ticket, names, room, demand, now_s=now_s):
                 continue
@@ -181,7 +115,8 @@ class Admission:
         if not self._tickets:
             return None
         times_s = [seats.throttle.next_at_s(now_s=now_s) for seats in self.by_id.values()]
-        return min((at_s for at_s in times_s if at_s is not None), default=None)
+        times_s += [ticket.patient_until_s for ticket in self._tickets]
+        return min((at_s for at_s in times_s if at_s is not None and at_s > now_s), default=None)
 
     def _place_one(
         self,
@@ -242,7 +177,3 @@ class Admission:
         if seats.limit is not None:
             seats.spare -= 1
         return lease
-
-
-def _do_nothing() -> None:
-    pass

@@ -17,12 +17,13 @@ from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import JetStreamUnavailableError, fetch_last, read_sequence
 from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
 from speechbus_transcriber.driver import Connections
-from speechbus_transcriber.governor.admission import Admission, Lease, Seats, Ticket, WithoutSlot
+from speechbus_transcriber.governor.admission import Admission, WithoutSlot
 from speechbus_transcriber.governor.breaker import BreakerRecord
 from speechbus_transcriber.governor.breakers import Breakers
 from speechbus_transcriber.governor.dead_workers import DeadWorkers
-from speechbus_transcriber.governor.ledger import Ledger, forget, settle
+from speechbus_transcriber.governor.ledger import Ledger
 from speechbus_transcriber.governor.probe import PATIENCE_S, try_handshake
+from speechbus_transcriber.governor.seats import Lease, Seats, Ticket
 from speechbus_transcriber.governor.shared_state import PauseRecord, SharedState, decode_record
 from speechbus_transcriber.governor.throttle import Throttle
 from speechbus_transcriber.providers.interface import (
@@ -107,14 +108,18 @@ class Governor:
 
     # --- for sessions: plain calls -------------------------------------------------------------
 
-    def ask(self, names: Sequence[str], *, wake: Callable[[], None]) -> Ticket:
+    def ask(
+        self, names: Sequence[str], *, wake: Callable[[], None], patience_s: float = 0.0
+    ) -> Ticket:
         """Ask for a lease; the ticket may have it at once.
 
         Args:
             names: providers that will do, in the order of preference.
             wake: called when the ticket gets its lease later.
+            patience_s: wait so long for a slot of the first one before others will do.
         """
-        ticket = Ticket(names, wake)
+        patient_until_s = self._loop.time() + patience_s
+        ticket = Ticket(names, wake, patient_until_s=patient_until_s)
         self._admission.add(ticket)
         self._place()
         return ticket
@@ -160,16 +165,18 @@ class Governor:
             self._limit(lease, error)
         elif isinstance(error, ProviderRejectedError):
             if error.code in CREDENTIALS_REFUSED:
-                is_excused = self._admission.refuse(lease, now_s=self._loop.time())
-                logger.warning(
-                    "a credential was refused",
-                    extra={
-                        "provider": lease.provider,
-                        "credential": lease.account.id,
-                        "has_others": is_excused,
-                        "advice": CHECK_ACCOUNT,
-                    },
-                )
+                now_s = self._loop.time()
+                is_news = not self._admission.is_refused(lease.account.id, now_s=now_s)
+                is_excused = self._admission.refuse(lease, now_s=now_s)
+                if is_news and is_excused:
+                    logger.warning(
+                        "a credential was refused; others of its provider are used",
+                        extra={
+                            "provider": lease.provider,
+                            "credential": lease.account.id,
+                            "advice": CHECK_ACCOUNT,
+                        },
+                    )
         elif not lease.was_heard:
             self._breakers.fail(lease.provider, stream_id, is_handshake=not lease.has_opened)
         self._place()
@@ -239,8 +246,7 @@ class Governor:
             )
 
     def _take_ledger(self, seats: Seats, ledger: Ledger, sequence: int) -> None:
-        seats.ledger, seats.sequence = ledger, sequence
-        lost = seats.lose(self._worker_id)
+        lost = seats.take(ledger, sequence, worker=self._worker_id)
         self.n_slots_lost += len(lost)
         for lease in lost:
             logger.warning("a slot has gone to another worker", extra={"provider": lease.provider})
@@ -281,7 +287,7 @@ class Governor:
             await self._changed.wait()
             self._changed.clear()
             for seats in self._admission.by_id.values():
-                if seats.limit is not None and not await self._settle(seats, seats.limit):
+                if seats.limit is not None and not await self._settle(seats):
                     self._changed.set()
                     await asyncio.sleep(RETRY_S)
             self._settled.set()
@@ -300,13 +306,13 @@ class Governor:
                 self._place()
                 return
 
-    async def _settle(self, seats: Seats, limit: int) -> bool:
+    async def _settle(self, seats: Seats) -> bool:
         """Bring a credential's ledger up to date; False: it could not be reached."""
         while True:
             began_s = self._loop.time()
             try:
                 async with asyncio.timeout(WRITE_S):
-                    is_done = await self._settle_once(seats, limit, began_s)
+                    is_done = await self._settle_once(seats, began_s)
             except StaleGuardError:
                 seats.ledger = None  # somebody was quicker
             except (TimeoutError, JetStreamUnavailableError, PublishRefusedError):
@@ -316,7 +322,7 @@ class Governor:
                 if is_done:
                     return True
 
-    async def _settle_once(self, seats: Seats, limit: int, began_s: float) -> bool:
+    async def _settle_once(self, seats: Seats, began_s: float) -> bool:
         """Write what the ledger should be; return whether it was that before."""
         name = seats.account.id
         if seats.ledger is None:
@@ -324,17 +330,10 @@ class Governor:
             if sequence >= seats.sequence:
                 self._take_ledger(seats, read, sequence)
             self._place()
-        ledger = seats.ledger
-        if ledger is None:
+        if seats.ledger is None:
             return False  # lost sight of it again, or another message was newer
-        settled = settle(
-            forget(ledger, self._dead_workers.names) if seats.demand else ledger,
-            self._worker_id,
-            held=len(seats.leases) + seats.spare,
-            wanted=seats.demand,
-            limit=limit,
-        )
-        if settled.ledger == ledger and not settled.n_granted:
+        settled = seats.propose(self._worker_id, dead=self._dead_workers.names)
+        if settled is None:
             return True
         sequence = await self._state.replace(
             "slots", name, settled.ledger, last_sequence=seats.sequence

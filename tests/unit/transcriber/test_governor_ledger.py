@@ -2,20 +2,18 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from speechbus_transcriber.governor.ledger import EMPTY, Ledger, forget, settle
+from speechbus_transcriber.governor.ledger import EMPTY, Ledger, settle
 
 WORKERS = ("a", "b", "c", "d")
 
 
-def ledgers() -> st.SearchStrategy[Ledger]:
+@st.composite
+def ledgers(draw: st.DrawFn) -> Ledger:
     """Any ledger of the four, also one that another limit has left."""
-    return st.builds(
-        lambda held, waiting: Ledger(held=held, waiting=tuple(waiting)),
-        st.dictionaries(st.sampled_from(WORKERS), st.integers(1, 6), max_size=4),
-        st.permutations(WORKERS).flatmap(lambda order: st.integers(0, 4).map(lambda n: order[:n])),
-    )
+    held = draw(st.dictionaries(st.sampled_from(WORKERS), st.integers(1, 6), max_size=4))
+    waiting = draw(st.lists(st.sampled_from(WORKERS), unique=True))
+    return Ledger(held=held, waiting=tuple(waiting))
 
 
 @given(
@@ -69,63 +67,3 @@ def test_free_slots_are_shared_among_those_who_wait() -> None:
 
     assert settle(ledger, "a", held=0, wanted=9, limit=6).n_granted == 3
     assert settle(EMPTY, "a", held=0, wanted=9, limit=6).n_granted == 6
-
-
-class Pool(RuleBasedStateMachine):
-    """Four workers, each with its own view, and a store that compares and sets."""
-
-    @initialize(limit=st.integers(1, 5))
-    def begin(self, limit: int) -> None:
-        """Nobody has anything."""
-        self.limit = limit
-        self.stored, self.sequence = EMPTY, 0
-        self.views = dict.fromkeys(WORKERS, (EMPTY, 0))
-        self.used = dict.fromkeys(WORKERS, 0)
-        self.frozen: set[str] = set()
-        self.forgotten: set[str] = set()
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def read(self, worker: str) -> None:
-        """A message arrives; who has lost slots drops their sessions at once."""
-        if worker not in self.frozen:
-            self.views[worker] = self.stored, self.sequence
-            self.used[worker] = min(self.used[worker], self.stored.held.get(worker, 0))
-            self.forgotten.discard(worker)
-
-    @rule(worker=st.sampled_from(WORKERS), wanted=st.integers(0, 4), released=st.integers(0, 4))
-    def take_turn(self, worker: str, wanted: int, released: int) -> None:
-        """Give back, take, and write if nobody else has written since the view."""
-        if worker in self.frozen:
-            return
-        self.used[worker] = max(0, self.used[worker] - released)
-        view, sequence = self.views[worker]
-        dead = self.frozen - {worker}
-        settled = settle(
-            forget(view, dead), worker, held=self.used[worker], wanted=wanted, limit=self.limit
-        )
-        if sequence == self.sequence:
-            self.stored, self.sequence = settled.ledger, self.sequence + 1
-            self.views[worker] = self.stored, self.sequence
-            self.used[worker] += settled.n_granted
-            self.forgotten |= dead
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def freeze(self, worker: str) -> None:
-        """It stands still, and others may take its slots; a dead one never thaws."""
-        self.frozen.add(worker)
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def thaw(self, worker: str) -> None:
-        """It goes on with the view that it had."""
-        self.frozen.discard(worker)
-
-    @invariant()
-    def nobody_has_more_than_there_is(self) -> None:
-        """Sessions of all workers whose slots nobody has taken from them."""
-        if hasattr(self, "used"):
-            assert self.stored.n_held <= self.limit
-            counted = sum(n for name, n in self.used.items() if name not in self.forgotten)
-            assert counted <= self.limit
-
-
-TestPool = Pool.TestCase

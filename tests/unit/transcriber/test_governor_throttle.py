@@ -45,9 +45,10 @@ def test_after_a_pause_one_is_tried_and_each_that_is_accepted_admits_two() -> No
     """The room that there is is found in some rounds, and not by a storm."""
     throttle = Throttle()
     throttle.refuse(began_at_s=0.0, retry_after_s=None, now_s=0.0)
-    now_s, admitted, number = 1.0, [], 0
+    now_s, number = 1.0, 0
+    admitted: list[int] = []
     for _ in range(8):
-        begun = []
+        begun: list[int] = []
         while throttle.has_room(now_s=now_s) and len(begun) < 200:
             number += 1
             throttle.begin(number)
