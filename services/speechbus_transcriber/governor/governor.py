@@ -371,18 +371,15 @@ class Governor:
     async def _try_handshake(self, name: str) -> bool | None:
         woken = asyncio.Event()
         ticket = self.ask([name], wake=woken.set)
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                while ticket.lease is None:
+        if ticket.lease is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
                     await woken.wait()
-                    woken.clear()
-        except TimeoutError:
-            return None  # all slots are in use
-        finally:
-            if ticket.lease is None:
-                self.withdraw(ticket)
-        self.n_handshakes += 1
         lease = ticket.lease
+        if lease is None:
+            self.withdraw(ticket)
+            return None  # all slots are in use
+        self.n_handshakes += 1
         return await try_handshake(
             lease.account.open_protocol,
             self._providers[name].capabilities,

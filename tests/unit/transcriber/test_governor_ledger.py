@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from speechbus_transcriber.governor.ledger import EMPTY, Ledger, settle
 
-WORKERS = ("a", "b", "c", "d")
+WORKERS: tuple[str, ...] = ("a", "b", "c", "d")
 
 
 @st.composite
