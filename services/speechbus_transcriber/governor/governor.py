@@ -233,7 +233,7 @@ class Governor:
                 self._breakers.hear(name, record, sequence, is_news=is_news)
         elif seats is None:
             pass
-        elif kind == "slots" and sequence > seats.sequence:
+        elif kind == "slots" and seats.limit is not None and sequence > seats.sequence:
             if (ledger := decode_record(payload, Ledger)) is not None:
                 self._take_ledger(seats, ledger, sequence)
         elif kind == "pause" and (pause := decode_record(payload, PauseRecord)) is not None:
