@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Collection
 from typing import Final
 
@@ -19,6 +20,8 @@ DEAD_S: Final = 6.0
 short enough for its slots to be back within 10 s."""
 PING_S: Final = 0.5
 """A busy worker answers within this."""
+ASKED_MAX: Final = 16
+"""Workers asked in one turn beside those that are silent: in a large pool, others ask others."""
 
 
 class DeadWorkers:
@@ -26,13 +29,9 @@ class DeadWorkers:
 
     Args:
         bus: control connection.
-
-    Attributes:
-        names: those that are dead.
     """
 
     def __init__(self, bus: BusConnection) -> None:
-        self.names: frozenset[str] = frozenset()
         self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._silent_since_s: dict[str, float] = {}
@@ -41,20 +40,24 @@ class DeadWorkers:
     def start_anew(self) -> None:
         """This process stood still, or was away: silence until now says nothing."""
         self._silent_since_s.clear()
-        self.names = frozenset()
 
-    async def ask_after(self, workers: Collection[str]) -> None:
-        """Ask all of them once; call again while it matters, about once a second."""
+    async def ask_after(self, workers: Collection[str]) -> set[str]:
+        """Ask them, or some of many; call again while it matters, about once a second.
+
+        Returns:
+            Those that are dead.
+        """
         for name in set(self._silent_since_s).difference(workers):
             del self._silent_since_s[name]
+        chosen = random.sample(sorted(workers), min(len(workers), ASKED_MAX))
         async with asyncio.TaskGroup() as asking:
-            for name in workers:
+            for name in {*chosen, *self._silent_since_s}:
                 asking.create_task(self._ask(name))
         now_s = self._loop.time()
         dead = {name for name, at_s in self._silent_since_s.items() if now_s - at_s >= DEAD_S}
-        if dead - self.names:
+        if dead:
             logger.warning("dead workers have lost their slots", extra={"workers": sorted(dead)})
-        self.names = frozenset(dead)
+        return dead
 
     async def _ask(self, name: str) -> None:
         asked_s = self._loop.time()

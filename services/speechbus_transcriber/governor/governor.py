@@ -260,6 +260,7 @@ class Governor:
         self._dead_workers.start_anew()
         for seats in self._admission.by_id.values():
             seats.ledger = None
+            seats.bury(())
         self._changed.set()
 
     # --- the tasks -----------------------------------------------------------------------------
@@ -294,10 +295,14 @@ class Governor:
 
     async def _learn(self) -> None:
         """Read what was said before this worker was there."""
+        has_warned = False
         while True:
             try:
                 said = await fetch_last(self._bus, PROVIDER_STORE, [f"{GOVERN_ROOT}.>"])
             except JetStreamUnavailableError:
+                if not has_warned:
+                    has_warned = True
+                    logger.warning("waiting for the store PROVIDER: run `speechbus bootstrap`")
                 await asyncio.sleep(RETRY_S)
             else:
                 for one in said:
@@ -332,7 +337,7 @@ class Governor:
             self._place()
         if seats.ledger is None:
             return False  # lost sight of it again, or another message was newer
-        settled = seats.propose(self._worker_id, dead=self._dead_workers.names)
+        settled = seats.propose(self._worker_id)
         if settled is None:
             return True
         sequence = await self._state.replace(
@@ -359,13 +364,15 @@ class Governor:
                 self._breakers.try_due()
 
     async def _ask_after_workers(self) -> None:
-        """Where sessions wait for slots: find out whether those who have them still live."""
+        """Where there are no free slots: find out whether those who have them still live."""
         others: set[str] = set()
         for seats in self._admission.by_id.values():
-            if seats.demand and seats.ledger is not None:
+            if seats.is_scarce and seats.ledger is not None:
                 others |= seats.ledger.workers
-        await self._dead_workers.ask_after(others - {self._worker_id})
-        if self._dead_workers.names:
+        dead = await self._dead_workers.ask_after(others - {self._worker_id})
+        for seats in self._admission.by_id.values():
+            seats.bury(dead)
+        if dead:
             self._changed.set()
 
     async def _try_handshake(self, name: str) -> bool | None:

@@ -75,6 +75,7 @@ class Seats:
         self.sequence = 0
         self.demand = 0
         """Slots that tickets could use besides."""
+        self._dead: frozenset[str] = frozenset()
         self.throttle = Throttle()
         self.refused_until_s = -math.inf
 
@@ -83,32 +84,38 @@ class Seats:
         """Sessions that the whole pool may have; None: not known."""
         return self.account.sessions_max
 
+    @property
+    def is_scarce(self) -> bool:
+        """Whether it matters that those who hold slots still live."""
+        if self.ledger is None or self.limit is None:
+            return False
+        return self.demand > 0 or self.ledger.n_held >= self.limit
+
     def take(self, ledger: Ledger, sequence: int, *, worker: str) -> list[Lease]:
         """Take the ledger as it was read, heard or written.
 
         Returns:
-            Leases whose slots are not this worker's any more, the newest first.
+            Leases whose slots are not this worker's any more, the newest ones.
         """
         self.ledger, self.sequence = ledger, sequence
-        lost: list[Lease] = []
+        # Who was taken out once, and stands in it again, has come back to life.
+        self._dead &= ledger.workers
         standing = [lease for lease in self.leases.values() if not lease.is_lost]
-        n_over = len(standing) - ledger.held.get(worker, 0)
-        for lease in reversed(standing[max(0, len(standing) - n_over) :] if n_over > 0 else []):
+        lost = standing[ledger.held.get(worker, 0) :]
+        for lease in lost:
             lease.is_lost = True
-            lost.append(lease)
         return lost
 
-    def propose(self, worker: str, *, dead: Collection[str]) -> Settled | None:
-        """Return what to write, by compare-and-set; None: nothing.
+    def bury(self, dead: Collection[str]) -> None:
+        """These workers are dead: the next word about the ledger takes their slots."""
+        self._dead = frozenset() if self.ledger is None else self.ledger.workers.intersection(dead)
 
-        Args:
-            worker: this one.
-            dead: workers that have lost their slots, if anybody wants them.
-        """
+    def propose(self, worker: str) -> Settled | None:
+        """Return what this worker should write, by compare-and-set; None: nothing."""
         if self.ledger is None or self.limit is None:
             return None
         settled = settle(
-            forget(self.ledger, dead) if self.demand else self.ledger,
+            forget(self.ledger, self._dead),
             worker,
             held=len(self.leases) + self.spare,
             wanted=self.demand,

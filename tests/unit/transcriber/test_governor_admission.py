@@ -52,7 +52,7 @@ def ask(admission: Admission, *names: str, dead: Sequence[str] = ()) -> Ticket:
 def write(admission: Admission) -> None:
     """Write all ledgers, as the only worker."""
     for seats in admission.by_id.values():
-        settled = seats.propose("me", dead=())
+        settled = seats.propose("me")
         if settled is not None:
             seats.take(settled.ledger, seats.sequence + 1, worker="me")
             seats.spare += settled.n_granted
@@ -77,7 +77,7 @@ def test_without_a_limit_a_session_begins_at_once() -> None:
     admission = build()
 
     assert account_of(ask(admission, "open")) == "open-0"
-    assert all(seats.propose("me", dead=()) is None for seats in admission.by_id.values())
+    assert all(seats.propose("me") is None for seats in admission.by_id.values())
 
 
 def test_the_credential_with_most_room_is_used() -> None:
@@ -245,10 +245,10 @@ class Pool(RuleBasedStateMachine):
             self.hear(name)
         seats = self.workers[name].by_id["full-0"]
         dead = self.frozen - {name}
-        settled = seats.propose(name, dead=dead)
+        seats.bury(dead)
+        settled = seats.propose(name)
         if settled is not None and seats.sequence == self.sequence:
-            if seats.demand:
-                self.robbed |= dead
+            self.robbed |= dead
             self.stored, self.sequence = settled.ledger, self.sequence + 1
             assert seats.take(self.stored, self.sequence, worker=name) == []
             seats.spare += settled.n_granted
