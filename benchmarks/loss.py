@@ -77,6 +77,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of the transcribers."""
     changes: Mapping[int, str | None] = msgspec.field(default_factory=dict[int, str | None])
     """Languages, each from a frame on."""
+    environment: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Variables of the services besides."""
     strikes: Sequence[tuple[float, Strike]] = ()
     """What happens to the system how many seconds after the streams began."""
 
@@ -239,18 +241,19 @@ ROWS: Final = (
         changes={501: "fr", 1_001: "ja", 1_501: "fr"},
     ),
     Row(
-        name="429 storm, 100 streams open",
+        name="429 storm, 100 streams open at a provider with room for 50",
         streams=100,
-        seconds=30,
-        scripts={
-            "palabra": _segments(
-                3_000,
-                *(
-                    f'{{kind = "refuse", session = {number}, status = 429}}'
-                    for number in range(1, 81)
-                ),
-            )
-        },
+        seconds=20,
+        transcribers=2,
+        scripts={"palabra": "sessions_max = 50\n" + _segments(3_000)},
+    ),
+    Row(
+        name="the same, and the pool knows the limit",
+        streams=100,
+        seconds=20,
+        transcribers=2,
+        scripts={"palabra": "sessions_max = 50\n" + _segments(3_000)},
+        environment={"PALABRA_SESSIONS_MAX": "50"},
     ),
     Row(
         name="worker SIGKILL, 50 streams",
@@ -381,7 +384,7 @@ def _measure(row: Row) -> Figures:
                     **row.settings,
                 },
                 ingest_settings={"STREAMS_PER_KEY_MAX": "1000"},
-                environment=variables,
+                environment={**variables, **row.environment},
             )
         )
         streams, began_s = asyncio.run(_stream_all(system, row))

@@ -19,6 +19,7 @@ from speechbus_contracts.streams import (
     StreamOpened,
     StreamReconfigured,
     StreamResumed,
+    StreamWaiting,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -42,6 +43,7 @@ AnyEvent = (
     | StreamCovered
     | StreamFlushed
     | StreamClosed
+    | StreamWaiting
     | TurnStarted
     | TurnEnded
     | StreamLag
@@ -64,6 +66,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     StreamCovered,
     StreamFlushed,
     StreamClosed,
+    StreamWaiting,
     TurnStarted,
     TurnEnded,
     StreamLag,

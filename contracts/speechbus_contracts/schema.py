@@ -33,8 +33,15 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     ),
     "live": (
         f"{ROOT}.live.{{tenant}}.{{stream_id}}.{{kind}}",
-        "Partials, turns and lag: not stored; ignore epochs lower than the last claim's.",
-        ("segment.partial", "translation.partial", "turn.started", "turn.ended", "stream.lag"),
+        "Partials, turns, lag, waiting: not stored; ignore epochs lower than the last claim's.",
+        (
+            "segment.partial",
+            "translation.partial",
+            "turn.started",
+            "turn.ended",
+            "stream.lag",
+            "stream.waiting",
+        ),
     ),
     "caption": (
         f"{ROOT}.caption.{{tenant}}.{{stream_id}}",

@@ -15,6 +15,7 @@ __all__ = [
     "StreamOpened",
     "StreamReconfigured",
     "StreamResumed",
+    "StreamWaiting",
     "TurnEnded",
     "TurnStarted",
     "WorkerHeartbeat",
@@ -178,6 +179,16 @@ class StreamLag(StreamEvent, frozen=True, kw_only=True, tag="stream.lag"):
     waiting_ms: Integer
     """Audio that was accepted and no provider has got yet: what is said comes so much later than
     usual; 0: it has caught up."""
+
+
+class StreamWaiting(StreamEvent, frozen=True, kw_only=True, tag="stream.waiting"):
+    """The stream's providers have no room for its next session: its audio is kept until one has."""
+
+    epoch: Integer
+    providers: tuple[str, ...]
+    """Those that would do, in the order of preference."""
+    is_over: bool = False
+    """It waits no more."""
 
 
 class WorkerHeartbeat(Event, frozen=True, kw_only=True, tag="worker.heartbeat"):

@@ -22,6 +22,7 @@ from speechbus_contracts import (
     build_correlator_consumer,
     build_jobs_consumer,
     build_jobs_store,
+    build_provider_store,
     build_session_store,
     build_transcript_store,
 )
@@ -100,6 +101,7 @@ def build_specs(
         build_transcript_store(replicas=replicas, retention_s=retention_s),
         build_caption_store(replicas=replicas, retention_s=retention_s),
         build_session_store(replicas=replicas),
+        build_provider_store(replicas=replicas),
     ]
     consumers = [
         ConsumerSpec(jetstream_name=JOBS_STORE, name=JOBS_CONSUMER, config=build_jobs_consumer()),

@@ -23,6 +23,7 @@ from speechbus_cli.running import StopSignals, run_until_stopped
 from speechbus_cli.screen import Screen, write_json_line
 from speechbus_cli.settings import DEV_KEY, INGEST_URL, KEY
 from speechbus_cli.transcript import Transcript, format_clock, printable
+from speechbus_contracts import StreamWaiting
 
 __all__ = ["split_names", "transcribe"]
 
@@ -65,6 +66,8 @@ class _Session:
                 self._state, line = "streaming", None
             case DoorQueued(message=message):
                 self._state, line = printable(message) or "waiting for a worker", None
+            case StreamWaiting(is_over=False):
+                self._state, line = "waiting for a provider that has room", None
             case event:
                 self._state = "streaming"
                 line = self.transcript.apply(event)

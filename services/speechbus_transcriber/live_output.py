@@ -1,4 +1,4 @@
-"""What a stream shows and nobody stores: partials, turns and its lag, over core NATS."""
+"""What a stream shows and nobody stores: partials, turns, lag and waiting, over core NATS."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from speechbus_contracts import (
     SegmentPartial,
     StreamLag,
     StreamOpened,
+    StreamWaiting,
     TurnEnded,
     TurnStarted,
     encode_event,
@@ -40,6 +41,7 @@ class LiveOutput:
         self._partial_subject = str(LiveSubject(tenant, stream_id, "partial")).encode()
         self._turn_subject = str(LiveSubject(tenant, stream_id, "turn")).encode()
         self._lag_subject = str(LiveSubject(tenant, stream_id, "lag")).encode()
+        self._waiting_subject = str(LiveSubject(tenant, stream_id, "waiting")).encode()
         self._held: SegmentPartial | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown_at_s = 0.0
@@ -69,6 +71,10 @@ class LiveOutput:
     def show_lag(self, lag: StreamLag) -> None:
         """Show how far the stream is behind."""
         self._publish(self._lag_subject, encode_event(lag))
+
+    def show_waiting(self, waiting: StreamWaiting) -> None:
+        """Show that the stream waits for a provider, or does not any more."""
+        self._publish(self._waiting_subject, encode_event(waiting))
 
     def close(self) -> None:
         """Show nothing any more."""

@@ -2,19 +2,23 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from speechbus_contracts import StreamOpened
 from speechbus_transcriber.audio_feed import AudioFeed
 from speechbus_transcriber.driver import Connections, SessionDriver
+from speechbus_transcriber.governor.governor import Governor
+from speechbus_transcriber.governor.seats import Lease
 from speechbus_transcriber.providers.interface import (
+    Capabilities,
     Heard,
     ProviderError,
+    ProviderRateLimitedError,
     ProviderUnavailableError,
     Result,
     SessionRequest,
 )
-from speechbus_transcriber.providers.registry import Provider
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
 from speechbus_transcriber.session_finals import SessionFinals
@@ -50,8 +54,10 @@ class ProviderSession:
     Args:
         opened: the stream, in the language of this session.
         context: of what it says.
-        provider: that of `context`.
+        capabilities: of the provider of `context`.
+        lease: the right to the session; given back when the session has ended.
         route: that the provider was taken from.
+        governor: that the lease was taken from.
         connections: how to reach the provider.
         owner: hears of it.
         now_s: the loop's clock.
@@ -61,14 +67,15 @@ class ProviderSession:
         self,
         opened: StreamOpened,
         context: SegmentContext,
-        provider: Provider,
+        capabilities: Capabilities,
+        lease: Lease,
         route: Route,
+        governor: Governor,
         connections: Connections,
         owner: SessionOwner,
         *,
         now_s: Callable[[], float],
     ) -> None:
-        capabilities = provider.capabilities
         rate_hz = opened.sample_rate_hz
         rates_hz = capabilities.sample_rates_hz
         # Resampled only where it must be: every sample that a provider gets is then the client's.
@@ -76,6 +83,7 @@ class ProviderSession:
         provider_rate_hz = rate_hz if takes_rate or rates_hz is None else rates_hz[0]
         self.context = context
         self.route = route
+        self.lease = lease
         self.limit_s = capabilities.session_limit_s
         self.finals = SessionFinals()
         self.flushes: deque[tuple[int, int]] = deque(maxlen=FLUSHES_MAX)
@@ -96,12 +104,13 @@ class ProviderSession:
         self.end_sample: int | None = None
         """Samples of the stream before those of the next session; None: it is given more."""
         self._owner = owner
+        self._governor = governor
         self._now_s = now_s
         self._rate_hz = rate_hz
         self._turn_pause_ms = capabilities.turn_pause_ms if opened.skips_silence else None
         self._held: deque[Result] = deque()
         self.driver = SessionDriver(
-            provider.open_protocol(
+            lease.account.open_protocol(
                 SessionRequest(
                     sample_rate_hz=provider_rate_hz,
                     language=opened.language,
@@ -118,12 +127,14 @@ class ProviderSession:
             on_results=self._take,
             on_failed=self._fail,
             on_room=owner.make_room,
+            on_gone=partial(governor.release, lease),
         )
+        lease.on_lost = self._lose_slot
         self.begin(0)
 
     def fits(self, language: str | None) -> bool:
-        """Whether it is what would be opened now."""
-        return self.context.language == language and self.context.provider == self.route.current
+        """Whether it may be used for what is spoken now."""
+        return self.context.language == language and self.route.takes(self.context.provider)
 
     def begin(self, position: int) -> None:
         """Its first sample will be the stream's after so many; nothing has been given yet."""
@@ -149,6 +160,7 @@ class ProviderSession:
             self.failure = error
         if self.failure is not None:  # it may also have been accepted, and ended at once
             raise self.failure
+        self._governor.open(self.lease)
         self.opened_at_s = self._now_s()
 
     def speak(self) -> list[Result]:
@@ -167,6 +179,7 @@ class ProviderSession:
         self.driver.close()
 
     def _take(self, results: list[Result]) -> None:
+        self._governor.hear(self.lease)
         if self.is_speaking:
             self._owner.take_results(self, results)
             return
@@ -179,6 +192,11 @@ class ProviderSession:
             held.clear()
             self.driver.close()
             self._fail(ProviderUnavailableError("held_too_long", provider=self.context.provider))
+
+    def _lose_slot(self) -> None:
+        """The pool has given the session's slot to another worker: end it at once."""
+        self.driver.close()
+        self._fail(ProviderRateLimitedError("slot_lost", provider=self.context.provider))
 
     def _fail(self, error: ProviderError) -> None:
         self.failure = error

@@ -14,6 +14,7 @@ from typing import Final
 from speechbus_contracts import (
     JOBS_CONSUMER,
     JOBS_STORE,
+    PROVIDER_STORE,
     TRANSCRIPT_STORE,
     audio_stream_name,
 )
@@ -36,6 +37,7 @@ from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
+from speechbus_transcriber.governor.governor import Governor
 from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.registry import build_providers
 from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
@@ -95,18 +97,31 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
         )
         await unless_stopped(stop, stores.learn())
+        publisher = AckedPublisher(
+            control_bus,
+            on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+        )
+        connections = await stack.enter_async_context(ProviderConnections(sockets))
+        providers = build_providers(
+            settings.route, settings.accounts, session_limit_s=settings.session_limit_s
+        )
+        governor = Governor(
+            control_bus,
+            publisher,
+            connections,
+            providers,
+            worker_id=worker_id,
+            without_slot=settings.without_slot,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
         context = StreamContext(
             worker_id=worker_id,
             audio_bus=audio_bus,
             control_bus=control_bus,
-            publisher=AckedPublisher(
-                control_bus,
-                on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
-            ),
-            connections=await stack.enter_async_context(ProviderConnections(sockets)),
-            providers=build_providers(
-                settings.route, settings.accounts, session_limit_s=settings.session_limit_s
-            ),
+            publisher=publisher,
+            connections=connections,
+            governor=governor,
+            providers=providers,
             lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,
@@ -130,7 +145,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
                 watch_objects(
                     control_bus,
                     health,
-                    streams=(TRANSCRIPT_STORE,),
+                    streams=(TRANSCRIPT_STORE, PROVIDER_STORE),
                     consumers=((JOBS_STORE, JOBS_CONSUMER),),
                     volatile=stores,
                 ),
@@ -144,7 +159,10 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
                 ),
                 name="server",
             )
+            governing = tasks.create_task(governor.run(), name="governor")
             await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
+            await governor.stop()
+            governing.cancel()
             watching.cancel()
             leaving.cancel()
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from speechbus_contracts import StreamOpened
+from speechbus_transcriber.governor.seats import Lease, Ticket
 from speechbus_transcriber.provider_session import ProviderSession, SessionOwner
 from speechbus_transcriber.providers.registry import default_route, plan_stream
 from speechbus_transcriber.route import Route
@@ -41,23 +43,41 @@ class SessionBuilder:
         self._context = context
         self._routes: dict[str | None, Route] = {}
 
-    def build(self, language: str | None, owner: SessionOwner) -> ProviderSession:
-        """Return a session at the provider whose turn it is, which is to be opened.
+    def ask(
+        self,
+        language: str | None,
+        *,
+        wake: Callable[[], None],
+        patience_s: float,
+        at_worst: str | None = None,
+    ) -> Ticket:
+        """Ask for the right to a session, for `build`, or else for `withdraw`.
+
+        Args:
+            language: of the session.
+            wake: called when the ticket gets its lease later.
+            patience_s: wait so long for a slot of the best provider before others will do.
+            at_worst: a provider that is in use: none that comes behind it will do.
 
         Raises:
-            ProvidersExhaustedError: there is none.
+            ProvidersExhaustedError: no provider takes the language.
         """
-        opened = self._opened
-        if language != opened.language:
-            opened = msgspec.structs.replace(opened, language=language)
-        route = self._routes.get(language)
-        if route is None:
-            route = self._routes[language] = self._plan_route(opened)
-            if len(self._routes) > ROUTES_MAX:
-                del self._routes[next(iter(self._routes))]
-        name = route.current
-        if name is None:
+        order = self._find_route(language).order
+        if not order:
             raise ProvidersExhaustedError
+        if at_worst in order:
+            order = order[: order.index(at_worst) + 1]
+        return self._context.governor.ask(order, wake=wake, patience_s=patience_s)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """No session is wanted any more."""
+        self._context.governor.withdraw(ticket)
+
+    def build(self, language: str | None, lease: Lease, owner: SessionOwner) -> ProviderSession:
+        """Return a session, which is to be opened."""
+        opened = self._localize(language)
+        name = lease.provider
+        route = self._find_route(language)
         return ProviderSession(
             opened,
             SegmentContext(
@@ -69,12 +89,28 @@ class SessionBuilder:
                 target_languages=opened.target_languages,
                 channel=opened.channel,
             ),
-            self._context.providers[name],
+            self._context.providers[name].capabilities,
+            lease,
             route,
+            self._context.governor,
             self._context.connections,
             owner,
             now_s=asyncio.get_running_loop().time,
         )
+
+    def _localize(self, language: str | None) -> StreamOpened:
+        opened = self._opened
+        if language == opened.language:
+            return opened
+        return msgspec.structs.replace(opened, language=language)
+
+    def _find_route(self, language: str | None) -> Route:
+        route = self._routes.get(language)
+        if route is None:
+            route = self._routes[language] = self._plan_route(self._localize(language))
+            if len(self._routes) > ROUTES_MAX:
+                del self._routes[next(iter(self._routes))]
+        return route
 
     def _plan_route(self, opened: StreamOpened) -> Route:
         providers = self._context.providers

@@ -8,12 +8,16 @@ have to be opened before anything else can be done.
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Literal
+
+import msgspec
 
 from speechbus_contracts import (
     AudioSubject,
     JobOpen,
+    StreamWaiting,
     build_dedup_headers,
     encode_event,
     job_dedup_id,
@@ -25,6 +29,8 @@ from speechbus_transcriber.capture_times import CaptureTimes
 from speechbus_transcriber.catch_up import CatchUp
 from speechbus_transcriber.claim import OwnedStream, read_changes
 from speechbus_transcriber.event_log import EventLog
+from speechbus_transcriber.governor.governor import CHECK_ACCOUNT, CREDENTIALS_REFUSED
+from speechbus_transcriber.governor.seats import Lease
 from speechbus_transcriber.lag_reports import LagReports
 from speechbus_transcriber.lag_watch import Lag
 from speechbus_transcriber.languages import Languages
@@ -48,12 +54,14 @@ logger = logging.getLogger(__name__)
 
 Outcome = Literal["closed", "superseded"]
 
-CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
-CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
 SILENT: Final = "finalize_unanswered"
 """A session that ends without having answered."""
 JITTER_MAX_S: Final = 5.0
 """On top of a wait: half of it, up to this."""
+WAITING_S: Final = 1.0
+"""A stream that has no room at any provider for so long tells its client."""
+PATIENCE_S: Final = 1.5
+"""For the goodbye of a session's connection (1 s at most) and for the ledger."""
 
 
 class StreamRun:
@@ -86,14 +94,17 @@ class StreamRun:
             now_ms=lambda: context.now_ns() // 1_000_000,
         )
         self._lag = LagReports(opened, epoch=self.epoch, live=self._live)
+        self._builder = SessionBuilder(opened, owned.epoch, context)
+        self._had_session = owned.epoch > 1
         self._sessions = Succession(
-            SessionBuilder(opened, owned.epoch, context),
+            self._builder,
             self._output,
             stream_id=self.stream_id,
             sample_rate_hz=self._rate_hz,
             read=lambda: self._reader.go_on(),
             wake=self._wake.set,
             measures=context.measures,
+            governor=context.governor,
         )
         self._reader = StreamReader(
             self._sessions,
@@ -171,13 +182,18 @@ class StreamRun:
     async def _run_session(self) -> bool:
         """Run sessions until one has to be opened anew; return True when the stream is closed."""
         sessions, reader = self._sessions, self._reader
-        position = self._reader.tail.position
+        position = reader.tail.position
+        language = self._languages.at(position)
+        lease = None
+        if not sessions.is_followed(language):
+            sessions.drop_successor()  # or it might have the slot that is waited for
+            lease = await self._take_lease(language)
         try:
-            await sessions.open(self._languages.at(position), position)
+            await sessions.open(language, position, lease)
         except ProviderError as error:
             await self._recover(error)
             return False
-        self._reader.go_on()
+        reader.go_on()
         while True:
             speaker = sessions.speaker
             assert speaker is not None
@@ -199,6 +215,38 @@ class StreamRun:
                 # Nothing may have come between the checks above and this line: one thread.
                 await self._wake.wait()
 
+    async def _take_lease(self, language: str | None) -> Lease:
+        """Wait until a provider has room for a session.
+
+        Raises:
+            ProvidersExhaustedError: every provider has refused the stream.
+            _SupersededError: another worker has taken it.
+        """
+        ticket = self._builder.ask(
+            language,
+            wake=self._wake.set,
+            # Its former session may be about to give a slot back, here or at its former owner.
+            patience_s=PATIENCE_S if self._had_session else 0.0,
+        )
+        self._had_session = True
+        try:
+            await self._pause(WAITING_S, until=lambda: ticket.lease is not None)
+            if ticket.lease is None:
+                waiting = StreamWaiting(
+                    stream_id=self.stream_id,
+                    tenant=self._opened.tenant,
+                    epoch=self.epoch,
+                    providers=tuple(ticket.names),
+                )
+                self._live.show_waiting(waiting)
+                await self._pause(None, until=lambda: ticket.lease is not None)
+                self._live.show_waiting(msgspec.structs.replace(waiting, is_over=True))
+        except BaseException:
+            self._builder.withdraw(ticket)
+            raise
+        assert ticket.lease is not None
+        return ticket.lease
+
     async def _recover(self, error: ProviderError) -> None:
         """Decide who goes on after a failed session, and from where: what is covered."""
         failed = self._sessions.speaker
@@ -207,9 +255,15 @@ class StreamRun:
         self._sessions.close(keeps_successor=True)
         self._context.measures.count_failed(error)
         covered = self._output.covered_sample
-        backoff_s = failed.route.fail(
-            error, now_s=self._loop.time(), has_advanced=covered > failed.start_sample
-        )
+        governor, route = self._context.governor, failed.route
+        backoff_s = 0.0
+        if not governor.fail(failed.lease, error, stream_id=self.stream_id):
+            backoff_s = route.fail(
+                error, now_s=self._loop.time(), has_advanced=covered > failed.start_sample
+            )
+        order = route.order
+        if not all(map(governor.is_dead, order)) and governor.is_dead(failed.lease.provider):
+            backoff_s = 0.0  # somebody else is asked
         logger.log(
             logging.ERROR if isinstance(error, ProviderProtocolError) else logging.WARNING,
             "provider session failed",
@@ -218,18 +272,20 @@ class StreamRun:
                 "epoch": self.epoch,
                 "provider": error.provider,
                 "code": error.code,
-                "next_provider": failed.route.current,
+                "next_provider": next(iter(order), None),
                 **({"advice": CHECK_ACCOUNT} if error.code in CREDENTIALS_REFUSED else {}),
             },
         )
-        if not self._sessions.has_successor(self._languages.at(covered)):
+        if not self._sessions.is_followed(self._languages.at(covered)):
             # Streams that failed together do not come back together.
             jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (no secret)
             await self._pause(backoff_s + jitter_s)
         self._output.rewind(failed)
         self._reader.rewind()
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(
+        self, seconds: float | None, *, until: Callable[[], bool] = lambda: False
+    ) -> None:
         """Wait, unless another worker takes the stream meanwhile.
 
         Raises:
@@ -237,7 +293,7 @@ class StreamRun:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._is_superseded:
+                while not self._is_superseded and not until():
                     self._wake.clear()
                     await self._wake.wait()
         if self._is_superseded:

@@ -7,6 +7,7 @@ import msgspec
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_transcriber.driver import Connections
+from speechbus_transcriber.governor.governor import Governor
 from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.registry import Provider
 
@@ -23,6 +24,7 @@ class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
     """Everything small, so that audio never delays it."""
     publisher: AckedPublisher
     connections: Connections
+    governor: Governor
     providers: Mapping[str, Provider]
     """Providers this worker has, in its own order."""
     lag_max_s: float

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from speechbus_transcriber.governor.governor import Governor
+from speechbus_transcriber.governor.seats import Lease, Ticket
 from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.provider_session import ProviderSession
 from speechbus_transcriber.providers.interface import (
@@ -44,6 +46,7 @@ class Succession:
         read: called when audio may go on, or a change of sessions is due.
         wake: called when the stream's task has something to do.
         measures: of the worker.
+        governor: of the worker.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Succession:
         read: Callable[[], None],
         wake: Callable[[], None],
         measures: Measures,
+        governor: Governor,
     ) -> None:
         self.speaker: ProviderSession | None = None
         """Whose results count."""
@@ -72,8 +76,10 @@ class Succession:
         self._read = read
         self._wake = wake
         self._measures = measures
+        self._governor = governor
         self._loop = asyncio.get_running_loop()
         self._successor: ProviderSession | None = None
+        self._ticket: Ticket | None = None
         self._opening: asyncio.Task[None] | None = None
         self.is_successor_waiting = False
         """Whether a session is open and waits to follow the listener."""
@@ -83,26 +89,36 @@ class Succession:
 
     # --- for the stream's task -----------------------------------------------------------------
 
-    async def open(self, language: str | None, position: int) -> None:
+    def is_followed(self, language: str | None) -> bool:
+        """Whether a session for what comes is being opened, or waits: `open` takes that one."""
+        return self._successor is not None and self._successor.fits(language)
+
+    async def open(self, language: str | None, position: int, lease: Lease | None) -> None:
         """Open the session for the audio behind a position, or take the one that waits for it.
 
         One that has failed while it waited is taken, too: it is the `speaker` that has failed.
 
+        Args:
+            language: of the audio.
+            position: samples of the stream before it.
+            lease: None if it `is_followed`.
+
         Raises:
-            ProvidersExhaustedError: there is no provider left.
             ProviderError: it could not be opened; it is the `speaker` all the same.
         """
-        session, opening = self._successor, self._opening
-        if session is not None and opening is not None and session.fits(language):
+        if lease is None:
+            session, opening = self._successor, self._opening
+            assert session is not None
+            assert opening is not None
             await asyncio.wait({opening})
             self._forget_successor()
-            session.route.open()
+            session.route.open(session.context.provider)
             session.begin(position)
             self.speaker = self.listener = session
         else:
-            self._drop_successor()
-            session = self._builder.build(language, self)
-            session.route.open()
+            self.drop_successor()
+            session = self._builder.build(language, lease, self)
+            session.route.open(lease.provider)
             session.begin(position)
             self.speaker = self.listener = session
             await session.open()
@@ -118,12 +134,7 @@ class Succession:
         self._stop_rollover()
         self._stop_last_words()
         if not keeps_successor:
-            self._drop_successor()
-
-    def has_successor(self, language: str | None) -> bool:
-        """Whether `open` would return at once."""
-        successor = self._successor
-        return self.is_successor_waiting and successor is not None and successor.fits(language)
+            self.drop_successor()
 
     # --- for the stream's read loop ------------------------------------------------------------
 
@@ -154,9 +165,10 @@ class Succession:
 
     def change_language(self, language: str | None, position: int) -> None:
         """Have the listener followed by a session in another language from here on."""
-        self._drop_successor()
-        with suppress(ProvidersExhaustedError):  # `open` will say so, when this one has finished
-            self._open_successor(language)
+        self.drop_successor()
+        with suppress(ProvidersExhaustedError):  # who asks next is told, when this one has finished
+            # The slot may be the one that this session gives back.
+            self._open_successor(language, patience_s=LAST_WORDS_S_MAX)
         self.turn(position)
 
     # --- what the sessions tell ----------------------------------------------------------------
@@ -201,7 +213,7 @@ class Succession:
         session.close()
         self._stop_last_words()
         self.speaker = follower
-        follower.route.open()
+        follower.route.open(follower.context.provider)
         self._let_speak(follower)
         self._wake()
         self._read()
@@ -221,14 +233,26 @@ class Succession:
 
     # --- the successor -------------------------------------------------------------------------
 
-    def _open_successor(self, language: str | None) -> None:
-        session = self._builder.build(language, self)
-        self._successor = session
+    def _open_successor(
+        self, language: str | None, *, patience_s: float = 0.0, at_worst: str | None = None
+    ) -> None:
+        granted = asyncio.Event()
+        self._ticket = self._builder.ask(
+            language, wake=granted.set, patience_s=patience_s, at_worst=at_worst
+        )
         self._opening = self.tasks.create_task(
-            self._wait_for_successor(session), name=f"successor:{self._stream_id}"
+            self._wait_for_successor(language, self._ticket, granted),
+            name=f"successor:{self._stream_id}",
         )
 
-    async def _wait_for_successor(self, session: ProviderSession) -> None:
+    async def _wait_for_successor(
+        self, language: str | None, ticket: Ticket, granted: asyncio.Event
+    ) -> None:
+        if ticket.lease is None:
+            await granted.wait()
+        assert ticket.lease is not None
+        session = self._successor = self._builder.build(language, ticket.lease, self)
+        self._ticket = None
         try:
             await session.open()
         except ProviderError as error:
@@ -249,6 +273,7 @@ class Succession:
         self._forget_successor()
         self.is_turn_due = False
         self._measures.count_failed(error)
+        self._governor.fail(session.lease, error, stream_id=self._stream_id)
         retry_after_s = None
         if isinstance(error, ProviderRateLimitedError):
             retry_after_s = error.retry_after_s
@@ -275,9 +300,13 @@ class Succession:
         self._successor = self._opening = None
         self.is_successor_waiting = False
 
-    def _drop_successor(self) -> None:
+    def drop_successor(self) -> None:
+        """Nobody follows: neither who waits, nor who is being opened or wants a slot."""
         if self._opening is not None:
             self._opening.cancel()
+        if self._ticket is not None:
+            self._builder.withdraw(self._ticket)
+            self._ticket = None
         if self._successor is not None:
             self._successor.close()
         self._forget_successor()
@@ -303,7 +332,9 @@ class Succession:
         match self._rollover.handle_deadline(now_s=self._loop.time()):
             case "open":
                 try:
-                    self._open_successor(speaker.context.language)
+                    self._open_successor(
+                        speaker.context.language, at_worst=speaker.context.provider
+                    )
                 except ProvidersExhaustedError:
                     return  # refused since; this session goes on to its end
             case "turn":

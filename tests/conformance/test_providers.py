@@ -41,10 +41,12 @@ AUDIO_MS: Final = 7_000
 PROVIDERS: Final = build_providers(
     PROVIDER_NAMES,
     Accounts(
-        palabra=PalabraAccount(
-            stt_url="wss://stt.example", api_url="https://api.example", api_key="key"
+        palabra=(
+            PalabraAccount(
+                stt_url="wss://stt.example", api_url="https://api.example", api_key="key"
+            ),
         ),
-        kotoba=KotobaAccount(api_key="key", url="wss://kotoba.example/v1/realtime"),
+        kotoba=(KotobaAccount(api_key="key", url="wss://kotoba.example/v1/realtime"),),
     ),
 )
 each_provider = pytest.mark.parametrize("name", sorted(PROVIDERS))
@@ -271,7 +273,7 @@ class Session:
     """An adapter and its peer, talking as the driver would let them."""
 
     def __init__(self, name: str, *, edit: Edit = str) -> None:
-        self.protocol: ProviderProtocol = PROVIDERS[name].open_protocol(REQUEST)
+        self.protocol: ProviderProtocol = PROVIDERS[name].accounts[0].open_protocol(REQUEST)
         self.results: list[Result] = []
         self.received: list[str] = []
         self.audio = b""
@@ -450,7 +452,7 @@ def test_waiting_calls_each_deadline_once(name: str) -> None:
 @each_provider
 def test_a_deadline_handled_early_changes_nothing(name: str) -> None:
     """Timers may fire a little before their time."""
-    protocol = PROVIDERS[name].open_protocol(REQUEST)
+    protocol = PROVIDERS[name].accounts[0].open_protocol(REQUEST)
     protocol.messages_to_open()
     protocol.audio_to_send(memoryview(PCM[:640]), now_s=100.0)
     deadline_s = protocol.next_deadline_s()
@@ -495,7 +497,7 @@ def test_a_dropped_connection_yields_a_prefix(name: str, data: st.DataObject) ->
     """What arrived before the drop is right, and nothing else is made up."""
     whole = play(name, PCM)
     n_messages = data.draw(st.integers(0, len(whole.received)))
-    protocol = PROVIDERS[name].open_protocol(REQUEST)
+    protocol = PROVIDERS[name].accounts[0].open_protocol(REQUEST)
     protocol.messages_to_open()
     results: list[Result] = []
     if whole.received:
@@ -519,4 +521,4 @@ def test_a_dropped_connection_yields_a_prefix(name: str, data: st.DataObject) ->
 @each_provider
 def test_the_name_is_the_one_it_is_registered_by(name: str) -> None:
     """Routes, events and errors spell it the same."""
-    assert PROVIDERS[name].open_protocol(REQUEST).name == name
+    assert PROVIDERS[name].accounts[0].open_protocol(REQUEST).name == name

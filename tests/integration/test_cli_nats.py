@@ -37,6 +37,7 @@ def test_bootstrap_creates_everything_once(server: NatsServer) -> None:
             "TRANSCRIPT",
             "CAPTION",
             "SESSION",
+            "PROVIDER",
             "JOBS/pool",
             "TRANSCRIPT/correlator-segments",
         ],
@@ -108,7 +109,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
     assert done.returncode == 1
     assert "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together" in text
     assert "the-key" not in text
-    assert text.count("Create it: `speechbus bootstrap`.") == 10
+    assert text.count("Create it: `speechbus bootstrap`.") == 11
     assert "speechbus transcriber" in text
     assert "speechbus ingest" in text
 
@@ -132,7 +133,7 @@ def test_doctor_hears_a_transcriber(server: NatsServer) -> None:
     text = asyncio.run(beat_while_doctor_looks())
     assert "route from here: local (no account in this environment: palabra, kotoba)" in text
     assert "1 alive, 1 of 10 streams" in text
-    assert text.count("present") == 10
+    assert text.count("present") == 11
 
 
 def test_watch_shows_one_streams_events_as_json(server: NatsServer) -> None:

@@ -33,6 +33,7 @@ class Events:
         self.queue: asyncio.Queue[str | bytes | tuple[str, int | None]] = asyncio.Queue()
         self.congestions: list[bool] = []
         self.room = asyncio.Event()
+        self.ended = asyncio.Event()
 
     def receive_message(self, message: str | bytes) -> None:
         """Keep it."""
@@ -47,6 +48,11 @@ class Events:
         self.congestions.append(is_congested)
         if not is_congested:
             self.room.set()
+
+    def receive_end(self) -> None:
+        """Keep it."""
+        assert not self.ended.is_set()
+        self.ended.set()
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

@@ -45,11 +45,11 @@ from speechbus_transcriber.providers.interface import (
     SessionRequest,
     WebSocketConnect,
 )
-from speechbus_transcriber.providers.registry import Provider
 from speechbus_transcriber.stream import StreamRun
 from speechbus_transcriber.stream_context import StreamContext
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import FRAME_MS, build_frames
+from tests.support.lone_governor import build_governor, build_provider
 
 __all__ = ["FRAMES_PER_CHUNK", "Played", "SessionPlan", "play_stream"]
 
@@ -364,6 +364,19 @@ class _Worker:
         stage = self._stage
         bus = self._bus = _Bus(stage)
         loop = asyncio.get_running_loop()
+        providers = {
+            name: build_provider(
+                Capabilities(
+                    languages=languages,
+                    has_word_times=False,
+                    translates=False,
+                    session_limit_s=self._limit_s,
+                ),
+                partial(stage.open_protocol, name),
+                name=name,
+            )
+            for name, languages in LANGUAGES.items()
+        }
         context = StreamContext(
             worker_id=f"w{self._epoch}",
             measures=Measures(Telemetry("transcriber"), capacity=1),
@@ -371,18 +384,8 @@ class _Worker:
             control_bus=bus,
             publisher=AckedPublisher(bus),
             connections=stage,
-            providers={
-                name: Provider(
-                    Capabilities(
-                        languages=languages,
-                        has_word_times=False,
-                        translates=False,
-                        session_limit_s=self._limit_s,
-                    ),
-                    partial(stage.open_protocol, name),
-                )
-                for name, languages in LANGUAGES.items()
-            },
+            governor=build_governor(bus, stage, providers),
+            providers=providers,
             lag_max_s=float("inf"),
             may_show=lambda: True,
             now_ns=lambda: round(loop.time() * 1e9),

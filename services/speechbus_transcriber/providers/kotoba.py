@@ -80,6 +80,8 @@ class KotobaAccount(msgspec.Struct, frozen=True, kw_only=True):
 
     api_key: str
     url: str
+    sessions_max: int | None = None
+    """Sessions at once; None: no limit is known."""
 
     def __repr__(self) -> str:
         """Without the key."""

@@ -74,6 +74,8 @@ class PalabraAccount(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str = ""
     client_id: str = ""
     client_secret: str = ""
+    sessions_max: int | None = None
+    """Sessions at once; None: no limit is known."""
 
     def __repr__(self) -> str:
         """Without the secrets."""

@@ -43,10 +43,11 @@ from speechbus_transcriber.stream_context import StreamContext
 from speechbus_transcriber.stream_reader import SOURCE_LOST_S
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import build_frames
+from tests.support.lone_governor import build_governor, build_provider
 from tests.support.virtual_time import run_virtual
 
 AUDIO: Final = "speech.v1.audio.0.acme.s1"
-REAL_TIME: Final = Provider(
+REAL_TIME: Final = build_provider(
     msgspec.structs.replace(echo.CAPABILITIES, pace=Pace(rate=1.0, lead_ms=500)), echo.EchoProtocol
 )
 OPENED: Final = StreamOpened(
@@ -54,7 +55,7 @@ OPENED: Final = StreamOpened(
 )
 
 
-ECHO: Final = Provider(echo.CAPABILITIES, echo.EchoProtocol)
+ECHO: Final = build_provider(echo.CAPABILITIES, echo.EchoProtocol)
 
 
 END: Final = encode_chunk(
@@ -165,7 +166,7 @@ def test_an_end_that_the_provider_has_not_confirmed_is_asked_of_another_session(
 
     async def run() -> list[AnyEvent]:
         bus = Server()
-        stream = _build_stream(bus, Provider(echo.CAPABILITIES, open_protocol))
+        stream = _build_stream(bus, build_provider(echo.CAPABILITIES, open_protocol))
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(stream.run())
             for _ in range(2):
@@ -223,6 +224,7 @@ def _build_chunk(number: int) -> bytes:
 
 def _build_stream(bus: FakeBus, provider: Provider) -> StreamRun:
     owned = OwnedStream(opened=OPENED, epoch=1, token=1, checkpoint=Checkpoint())
+    connections, providers = _Unreachable(), {"echo": provider}
     return StreamRun(
         owned,
         StreamContext(
@@ -230,8 +232,9 @@ def _build_stream(bus: FakeBus, provider: Provider) -> StreamRun:
             audio_bus=bus,
             control_bus=bus,
             publisher=AckedPublisher(bus),
-            connections=_Unreachable(),
-            providers={"echo": provider},
+            connections=connections,
+            governor=build_governor(bus, connections, providers),
+            providers=providers,
             lag_max_s=math.inf,
             may_show=lambda: True,
             now_ns=time.time_ns,
