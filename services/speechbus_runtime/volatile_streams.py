@@ -24,12 +24,14 @@ logger = logging.getLogger(__name__)
 RETRY_S: Final = 0.5
 RESTORE_TRIES_MAX: Final = 10
 """A server that has just started answers within these; what stays silent lives elsewhere."""
-SILENT_LOOKS_MAX: Final = 2
-"""Looks in a row, some seconds apart, without a word of a stream that only one server holds."""
+SILENT_LOOKS_MAX: Final = 4
+"""Looks in a row, some five seconds apart, without a word of a stream: no election takes that long.
+Its only server is away, or its replicas wait for each other: after a rolling restart under load,
+two of three may have nothing but the wish to copy, and no leader (nats-server 2.15.1)."""
 
 
 class VolatileStreams:
-    """Remembers how streams were configured, so that no service repeats bootstrap's settings.
+    """Remembers how streams are configured, so that no service repeats bootstrap's settings.
 
     Args:
         bus: connection with the right to create them.
@@ -82,22 +84,19 @@ class VolatileStreams:
             self._silent_looks[name] += 1
             return False
         del self._silent_looks[name]
+        self._specs[name] = StreamSpec(name=name, config=info["config"])
         created, last_sequence = info["created"], info["state"]["last_seq"]
         former_created, former_sequence = self._seen.get(name, (created, 0))
         self._seen[name] = (created, last_sequence)
         return bool(created != former_created or last_sequence < former_sequence)
 
     async def replace_lost(self) -> bool:
-        """Make those anew whose only server is away: what they held died or is out of reach.
+        """Make those anew that have been silent for long: what they held is out of reach.
 
         Returns:
             Whether there was any.
         """
-        lost = [
-            name
-            for name, looks in self._silent_looks.items()
-            if looks >= SILENT_LOOKS_MAX and self._specs[name].config["num_replicas"] == 1
-        ]
+        lost = [name for name, looks in self._silent_looks.items() if looks >= SILENT_LOOKS_MAX]
         if not lost or self._bus.n_servers == 1:
             return False  # a server alone is only slow
         with suppress(JetStreamError, JetStreamUnavailableError):

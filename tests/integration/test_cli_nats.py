@@ -60,6 +60,14 @@ def test_bootstrap_reports_what_differs_and_overwrites_nothing(server: NatsServe
     assert b"TRANSCRIPT, CAPTION differ" in done.stderr
 
 
+def test_bootstrap_says_when_there_are_fewer_servers_than_replicas(server: NatsServer) -> None:
+    """The server's own words name neither the setting nor the number."""
+    done = run_speechbus("bootstrap", "--nats-url", server.url, SPEECHBUS_BOOTSTRAP_REPLICAS="3")
+
+    assert done.returncode == 1
+    assert b"too few servers for so many replicas (1 here)" in done.stderr
+
+
 def test_bootstrap_without_a_server_ends_with_3_and_hides_the_password() -> None:
     """The error text goes to logs of deployments."""
     done = run_speechbus("bootstrap", "--nats-url", "nats://me:s3cr3t@127.0.0.1:9")
@@ -101,6 +109,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
     """Each finding comes with the command that mends it."""
     done = run_speechbus(
         *("doctor", "--nats-url", server.url, "--url", "ws://127.0.0.1:9"),
+        SPEECHBUS_BOOTSTRAP_REPLICAS="3",
         KOTOBA_API_KEY="the-key",
         PALABRA_CLIENT_ID="me",
     )
@@ -109,6 +118,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
     assert done.returncode == 1
     assert "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together" in text
     assert "the-key" not in text
+    assert "3 replicas need as many servers" in text
     assert text.count("Create it: `speechbus bootstrap`.") == 11
     assert "speechbus transcriber" in text
     assert "speechbus ingest" in text

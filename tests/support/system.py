@@ -301,14 +301,18 @@ class System:
         for service in added:
             service.wait_until_ready()
 
-    def bootstrap(self) -> None:
+    def bootstrap(self, **settings: str) -> None:
         """Create the JetStream objects.
+
+        Args:
+            settings: on top of those of the system, by name without `SPEECHBUS_BOOTSTRAP_`.
 
         Raises:
             ServiceError: it could not.
         """
         prefix = "SPEECHBUS_BOOTSTRAP_"
-        variables = {f"{prefix}{name}": value for name, value in self._bootstrap_settings.items()}
+        all_settings = {**self._bootstrap_settings, **settings}
+        variables = {f"{prefix}{name}": value for name, value in all_settings.items()}
         done = subprocess.run(
             [*COMMAND, "bootstrap", "--nats-url", self._bus.url],
             capture_output=True,
