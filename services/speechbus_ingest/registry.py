@@ -157,9 +157,12 @@ class StreamRegistry:
 
         Raises:
             SeatTakenError: yet another connection, or another ingest, has it by now.
+            OverLimitError: this process ends.
         """
         seat = stream.offer_seat()
         await stream.vacant.wait()
+        if seat.is_shutdown:
+            raise OverLimitError
         if seat.taken.is_set() or stream.closed.is_set():
             raise SeatTakenError
         stream.attach(audio_format, sink)
@@ -325,7 +328,8 @@ class StreamRegistry:
 
     def _forget(self, stream: IngestStream) -> None:
         stream.release()
-        del self._streams[stream.stream_id]
+        if self._streams.get(stream.stream_id) is stream:  # else it has come back from elsewhere
+            del self._streams[stream.stream_id]
         self._leave_room(stream.request)
 
     def _leave_room(self, request: StreamRequest) -> None:

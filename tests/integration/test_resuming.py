@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import pytest
@@ -17,7 +18,7 @@ from tests.support.native_client import (
     finals_of,
     watch_bus,
 )
-from tests.support.system import System
+from tests.support.system import Service, System
 
 pytestmark = pytest.mark.nats
 
@@ -99,34 +100,58 @@ def test_a_stream_goes_on_with_whatever_half_a_message_was_left(system: System) 
 
 
 def test_the_newer_connection_wins_and_the_older_one_is_told(system: System) -> None:
-    """A phone that changed its network comes back before anybody misses the old connection."""
+    """A phone that changes its network comes back before anybody misses the old connection.
 
-    async def run() -> tuple[list[tuple[str, int | None]], NativeClient]:
-        pcm = build_frames(1, 300)
+    Here or there, back and forth, and twice at once: one is left, and it has the whole stream.
+    """
+    pcm = build_frames(1, 300)
+    here, there = system.ingests[:2]
+
+    async def run() -> tuple[list[tuple[str, int | None]], set[int], NativeClient]:
         answers: list[tuple[str, int | None]] = []
-        async with connect_native(system.ingest, system.key) as client:
+        accepted: set[int] = set()
+        async with AsyncExitStack() as stack:
+
+            async def connect_to(ingest: Service) -> NativeClient:
+                return await stack.enter_async_context(connect_native(ingest, system.key))
+
+            client = await connect_to(here)
             await client.open(**RESUMABLE)
             await client.send(pcm[: 640 * 100])
             await hear_accepted(client, 100 * FRAME_SAMPLES)
-            stream_id = client.stream_id
-            for ingest in (system.ingest, system.ingests[1]):
-                async with connect_native(ingest, system.key) as newer:
-                    ready = await newer.open(resume={"stream_id": stream_id})
-                    answers.append(await client.answer())
-                    assert ready["accepted_samples"] == 100 * FRAME_SAMPLES
-                    if ingest is system.ingests[1]:
-                        await newer.send(pcm[640 * 100 :])
-                        await newer.end()
-                    else:
-                        async with connect_native(system.ingests[1], system.key) as newest:
-                            await newest.open(resume={"stream_id": stream_id})
-                            answers.append(await newer.answer())
-        return answers, newer
+            resume = {"stream_id": client.stream_id}
+            for ingest in (here, there, here, there):
+                newer = await connect_to(ingest)
+                accepted.add((await newer.open(resume=resume))["accepted_samples"])
+                answers.append(await client.answer())
+                client = newer
+            rivals = [await connect_to(here), await connect_to(here)]
+            for rival in rivals:
+                await rival.say(
+                    {
+                        "type": "hello",
+                        "format": "pcm_s16le",
+                        "sample_rate_hz": 16_000,
+                        "resume": resume,
+                    }
+                )
+            async with asyncio.TaskGroup() as tasks:
+                hearing = [tasks.create_task(rival.answer()) for rival in rivals]
+                done, left = await asyncio.wait(hearing, return_when=asyncio.FIRST_COMPLETED)
+                answers += [task.result() for task in done]
+                winner = rivals[hearing.index(left.pop())]
+                for task in hearing:
+                    task.cancel()
+            await winner.send(pcm[640 * 100 :])
+            await winner.end()
+        return answers, accepted, winner
 
-    answers, last = asyncio.run(run())
+    answers, accepted, winner = asyncio.run(run())
 
-    assert answers[:2] == [("resumed", 1008)] * 2
-    assert check_tiling(last.finals, 300) == EXACT
+    assert answers == [("resumed", 1008)] * 5
+    assert accepted == {100 * FRAME_SAMPLES}
+    assert check_tiling(winner.finals, 300) == EXACT
+    assert (winner.closed.reason, winner.closed.audio_ms) == ("end", 6_000)
 
 
 def test_a_client_that_does_not_come_back_in_time_is_gone(system: System) -> None:
