@@ -379,6 +379,8 @@ class StreamRun:
         self._lease = lease
         lease.on_lost = partial(self._lose_slot, lease)
         self._route.open(name)
+        if lease.is_lost:
+            raise ProviderRateLimitedError("slot_lost", provider=name)
         await self._driver.open()
         self._context.governor.open(lease)
 
