@@ -326,7 +326,7 @@ class SessionDriver:
     def receive_end(self) -> None:
         """The connection has ended, on both sides as far as can be known."""
         self._has_ended = True
-        if self._is_over:
+        if self._is_over and self._has_connected:
             self._on_gone()
 
     # --- inside --------------------------------------------------------------------------------

@@ -154,6 +154,9 @@ class ProviderSession:
         Raises:
             ProviderError: by the provider's answer; `failure` is the same.
         """
+        if self.lease.is_lost:  # before this session was there to be told
+            self.failure = ProviderRateLimitedError("slot_lost", provider=self.context.provider)
+            raise self.failure
         try:
             await self.driver.open()
         except ProviderError as error:

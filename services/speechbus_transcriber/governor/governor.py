@@ -15,15 +15,15 @@ from speechbus_contracts import PROVIDER_STORE
 from speechbus_contracts.subjects import GOVERN_ROOT, PROVIDER_ROOT
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import JetStreamUnavailableError, fetch_last, read_sequence
-from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
+from speechbus_runtime.publisher import AckedPublisher
 from speechbus_transcriber.driver import Connections
 from speechbus_transcriber.governor.admission import Admission, WithoutSlot
 from speechbus_transcriber.governor.breaker import BreakerRecord
 from speechbus_transcriber.governor.breakers import Breakers
-from speechbus_transcriber.governor.dead_workers import DeadWorkers
 from speechbus_transcriber.governor.ledger import Ledger
 from speechbus_transcriber.governor.probe import PATIENCE_S, try_handshake
-from speechbus_transcriber.governor.seats import Lease, Seats, Ticket
+from speechbus_transcriber.governor.seats import Lease, Ticket
+from speechbus_transcriber.governor.settling import RETRY_S, Settling
 from speechbus_transcriber.governor.shared_state import PauseRecord, SharedState, decode_record
 from speechbus_transcriber.governor.throttle import Throttle
 from speechbus_transcriber.providers.interface import (
@@ -39,10 +39,6 @@ logger = logging.getLogger(__name__)
 
 CREDENTIALS_REFUSED: Final = frozenset({"http_401", "http_403", "invalid_api_key"})
 CHECK_ACCOUNT: Final = "check this provider's variables: PALABRA_…, KOTOBA_… (`speechbus doctor`)"
-WRITE_S: Final = 2.0
-"""A write that takes longer has an unknown end, and the ledger may have moved on: it is read
-again. Less than `DEAD_S`: who was frozen in between does not use a slot that was taken away."""
-RETRY_S: Final = 0.25
 TICK_S: Final = 1.0
 STALL_S: Final = 3.0
 """A turn of the tick this late comes after a freeze: others may have taken our slots."""
@@ -64,7 +60,6 @@ class Governor:
 
     Attributes:
         n_refusals: sessions refused for want of room.
-        n_slots_lost: sessions ended because their slots had gone to others.
         n_handshakes: with dead providers.
     """
 
@@ -95,16 +90,23 @@ class Governor:
             tasks=self._tasks,
             now_ms=now_ms,
         )
-        self._dead_workers = DeadWorkers(bus)
+        self._settling = Settling(
+            bus,
+            self._state,
+            self._admission.by_id.values(),
+            worker_id=worker_id,
+            place=self._place,
+        )
         self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
-        self._changed.set()
-        self._settled = asyncio.Event()
         self.n_refusals = 0
-        self.n_slots_lost = 0
         self.n_handshakes = 0
         bus.subscribe_direct(f"{PROVIDER_ROOT}.>", self._hear)
         bus.on_reconnected(self._after_reconnect)
+
+    @property
+    def n_slots_lost(self) -> int:
+        """Sessions ended because their slots had gone to others."""
+        return self._settling.n_lost
 
     # --- for sessions: plain calls -------------------------------------------------------------
 
@@ -211,7 +213,7 @@ class Governor:
         now_s = self._loop.time()
         for ticket in self._admission.place(now_s=now_s, dead=self._breakers.dead):
             ticket.wake()
-        self._changed.set()
+        self._settling.wake()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -233,9 +235,9 @@ class Governor:
                 self._breakers.hear(name, record, sequence, is_news=is_news)
         elif seats is None:
             pass
-        elif kind == "slots" and seats.limit is not None and sequence > seats.sequence:
+        elif kind == "slots":
             if (ledger := decode_record(payload, Ledger)) is not None:
-                self._take_ledger(seats, ledger, sequence)
+                self._settling.hear(seats, ledger, sequence)
         elif kind == "pause" and (pause := decode_record(payload, PauseRecord)) is not None:
             age_s = 0.0 if is_news else (self._now_ms() - pause.written_at) / 1000
             seats.throttle.hear_pause(
@@ -245,53 +247,26 @@ class Governor:
                 now_s=self._loop.time(),
             )
 
-    def _take_ledger(self, seats: Seats, ledger: Ledger, sequence: int) -> None:
-        lost = seats.take(ledger, sequence, worker=self._worker_id)
-        self.n_slots_lost += len(lost)
-        for lease in lost:
-            logger.warning("a slot has gone to another worker", extra={"provider": lease.provider})
-            lease.on_lost()
-
     async def _after_reconnect(self) -> None:
-        self._distrust()
-
-    def _distrust(self) -> None:
-        """What is known of the ledgers may be out of date: read them again."""
-        self._dead_workers.start_anew()
-        for seats in self._admission.by_id.values():
-            seats.ledger = None
-            seats.bury(())
-        self._changed.set()
+        self._settling.distrust()
 
     # --- the tasks -----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Govern until cancelled."""
         async with self._tasks:
-            self._tasks.create_task(self._settle_all(), name="ledgers")
+            self._tasks.create_task(self._learn_and_settle(), name="ledgers")
             await self._watch()
 
     async def stop(self) -> None:
         """Give back what this worker has; its streams have ended. Waits `FAREWELL_S` at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
-                while any(
-                    seats.ledger is not None and self._worker_id in seats.ledger.workers
-                    for seats in self._admission.by_id.values()
-                ):
-                    self._settled.clear()
-                    await self._settled.wait()
+                await self._settling.wait_until_out()
 
-    async def _settle_all(self) -> None:
+    async def _learn_and_settle(self) -> None:
         await self._learn()
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            for seats in self._admission.by_id.values():
-                if seats.limit is not None and not await self._settle(seats):
-                    self._changed.set()
-                    await asyncio.sleep(RETRY_S)
-            self._settled.set()
+        await self._settling.run()
 
     async def _learn(self) -> None:
         """Read what was said before this worker was there."""
@@ -311,69 +286,17 @@ class Governor:
                 self._place()
                 return
 
-    async def _settle(self, seats: Seats) -> bool:
-        """Bring a credential's ledger up to date; False: it could not be reached."""
-        while True:
-            began_s = self._loop.time()
-            try:
-                async with asyncio.timeout(WRITE_S):
-                    is_done = await self._settle_once(seats, began_s)
-            except StaleGuardError:
-                seats.ledger = None  # somebody was quicker
-            except (TimeoutError, JetStreamUnavailableError, PublishRefusedError):
-                seats.ledger = None
-                return False
-            else:
-                if is_done:
-                    return True
-
-    async def _settle_once(self, seats: Seats, began_s: float) -> bool:
-        """Write what the ledger should be; return whether it was that before."""
-        name = seats.account.id
-        if seats.ledger is None:
-            read, sequence = await self._state.read_ledger(name)
-            if sequence >= seats.sequence:
-                self._take_ledger(seats, read, sequence)
-            self._place()
-        if seats.ledger is None:
-            return False  # lost sight of it again, or another message was newer
-        settled = seats.propose(self._worker_id)
-        if settled is None:
-            return True
-        sequence = await self._state.replace(
-            "slots", name, settled.ledger, last_sequence=seats.sequence
-        )
-        if self._loop.time() - began_s > WRITE_S:
-            raise TimeoutError  # frozen meanwhile: the slots may be somebody else's by now
-        if sequence > seats.sequence:
-            self._take_ledger(seats, settled.ledger, sequence)
-        seats.spare += settled.n_granted
-        self._place()
-        return False
-
     async def _watch(self) -> None:
         turned_at_s = self._loop.time()
         while True:
             await asyncio.sleep(TICK_S)
             now_s = self._loop.time()
             if now_s - turned_at_s > STALL_S:
-                self._distrust()
+                self._settling.distrust()
             turned_at_s = now_s
             if self._bus.is_connected:
-                await self._ask_after_workers()
+                await self._settling.ask_after_workers()
                 self._breakers.try_due()
-
-    async def _ask_after_workers(self) -> None:
-        """Where there are no free slots: find out whether those who have them still live."""
-        others: set[str] = set()
-        for seats in self._admission.by_id.values():
-            if seats.is_scarce and seats.ledger is not None:
-                others |= seats.ledger.workers
-        dead = await self._dead_workers.ask_after(others - {self._worker_id})
-        for seats in self._admission.by_id.values():
-            seats.bury(dead)
-        if dead:
-            self._changed.set()
 
     async def _try_handshake(self, name: str) -> bool | None:
         woken = asyncio.Event()

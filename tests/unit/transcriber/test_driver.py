@@ -613,6 +613,7 @@ def test_a_session_that_never_had_a_connection_is_gone_at_once() -> None:
             await session.driver.open()
         session.driver.close()
         session.driver.close()
+        session.driver.receive_end()  # of the refused upgrade
         return session
 
     async def refuse() -> None:
