@@ -28,7 +28,7 @@ from speechbus_contracts import (
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_transcriber.checkpoint import build_checkpoint
 from speechbus_transcriber.claim import OwnedStream
-from speechbus_transcriber.driver import Connection, ConnectionEvents
+from speechbus_transcriber.driver import Connection, ConnectionEvents, Connections
 from speechbus_transcriber.providers.echo import EchoProtocol
 from speechbus_transcriber.providers.interface import (
     Capabilities,
@@ -49,7 +49,7 @@ from speechbus_transcriber.stream_context import StreamContext
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import FRAME_MS, build_frames
 
-__all__ = ["FRAMES_PER_CHUNK", "Played", "SessionPlan", "play_stream"]
+__all__ = ["FRAMES_PER_CHUNK", "NOWHERE", "Played", "SessionPlan", "play_stream"]
 
 RATE_HZ: Final = 8_000
 FRAMES_PER_CHUNK: Final = 5
@@ -191,6 +191,10 @@ class _Stage:
 
     def part(self, requests: Sequence[HttpExchange]) -> None:
         raise AssertionError(requests)
+
+
+NOWHERE: Final[Connections] = _Stage(())
+"""For sessions that connect to nothing."""
 
 
 class _Nowhere:
