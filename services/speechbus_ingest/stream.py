@@ -337,9 +337,10 @@ class IngestStream:
 
     async def change_language(self, language: str | None) -> None:
         """From here on another language is spoken; returns when that is stored. See `settle`."""
-        if not self.opened.is_set():  # nothing has been said in the other one
+        if not self._buses:  # no sample was found yet: `stream.opened` will say it
             self.request = msgspec.structs.replace(self.request, language=language)
             return
+        await self.opened.wait()
         for bus in self._buses:
             await bus.change_language(language)
 

@@ -29,7 +29,7 @@ from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.telemetry import Telemetry
 from speechbus_transcriber.checkpoint import build_checkpoint
 from speechbus_transcriber.claim import OwnedStream
-from speechbus_transcriber.driver import Connection, ConnectionEvents
+from speechbus_transcriber.driver import Connection, ConnectionEvents, Connections
 from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.echo import EchoProtocol
 from speechbus_transcriber.providers.interface import (
@@ -51,7 +51,7 @@ from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import FRAME_MS, build_frames
 from tests.support.lone_governor import build_governor, build_provider
 
-__all__ = ["FRAMES_PER_CHUNK", "Played", "SessionPlan", "play_stream"]
+__all__ = ["FRAMES_PER_CHUNK", "NOWHERE", "Played", "SessionPlan", "play_stream"]
 
 RATE_HZ: Final = 8_000
 FRAMES_PER_CHUNK: Final = 5
@@ -193,6 +193,10 @@ class _Stage:
 
     def part(self, requests: Sequence[HttpExchange]) -> None:
         raise AssertionError(requests)
+
+
+NOWHERE: Final[Connections] = _Stage(())
+"""For sessions that connect to nothing."""
 
 
 class _Nowhere:

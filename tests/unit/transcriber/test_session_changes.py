@@ -3,12 +3,32 @@
 from collections.abc import Sequence
 from typing import Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechbus_contracts import Gap, StreamClosed, StreamFlushed
+from speechbus_contracts import Gap, StreamClosed, StreamFlushed, StreamOpened
+from speechbus_transcriber.provider_session import HELD_MAX, ProviderSession
+from speechbus_transcriber.providers.echo import EchoProtocol
+from speechbus_transcriber.providers.interface import (
+    Capabilities,
+    Heard,
+    ProviderError,
+    Result,
+    SessionRequest,
+)
+from speechbus_transcriber.route import Route
+from speechbus_transcriber.segmenter import SegmentContext
+from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import Tiling, check_tiling
-from tests.support.stream_stage import FRAMES_PER_CHUNK, Played, SessionPlan, play_stream
+from tests.support.lone_governor import build_governor, build_provider
+from tests.support.stream_stage import (
+    FRAMES_PER_CHUNK,
+    NOWHERE,
+    Played,
+    SessionPlan,
+    play_stream,
+)
 from tests.support.virtual_time import run_virtual
 
 EXACT: Final = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
@@ -48,6 +68,97 @@ def test_the_language_changes_where_the_client_says() -> None:
 
     check(played, changes=changes)
     assert played.n_sessions == 4
+
+
+class _Talker(EchoProtocol):
+    """Says something with each audio, whatever it is."""
+
+    def __init__(self, request: SessionRequest) -> None:
+        super().__init__(request)
+        self.said: list[Heard] = []
+
+    def results_received(self) -> list[Result]:
+        """What the test planned."""
+        results, self.said = self.said, []
+        return [*results]
+
+
+class _Owner:
+    """Remembers what a session told."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.failures: list[str] = []
+
+    def take_results(self, session: ProviderSession, results: list[Result]) -> None:
+        """See `SessionOwner`."""
+        del session
+        self.results += results
+
+    def note_failure(self, session: ProviderSession, error: ProviderError) -> None:
+        """See `SessionOwner`."""
+        del session
+        self.failures.append(error.code)
+
+    def make_room(self) -> None:
+        """See `SessionOwner`."""
+
+
+def _say(number: int, *, is_final: bool) -> Heard:
+    return Heard(text=str(number), is_final=is_final, start_ms=0, end_ms=number)
+
+
+@pytest.mark.parametrize("n_finals", [HELD_MAX, HELD_MAX + 1])
+def test_what_a_session_says_before_its_turn_is_kept_without_what_was_replaced(
+    n_finals: int,
+) -> None:
+    """One that says far too much is left, and nothing of it counts: its audio is heard again."""
+
+    async def run() -> tuple[list[Result], list[Result], list[str]]:
+        owner = _Owner()
+        talker = _Talker(SessionRequest(sample_rate_hz=8_000, language=None))
+        opened = StreamOpened(
+            stream_id="s1", tenant="acme", opened_at=0, sample_rate_hz=8_000, shard=0
+        )
+        context = SegmentContext(
+            stream_id="s1",
+            tenant="acme",
+            epoch=1,
+            provider="echo",
+            language=None,
+            target_languages=(),
+        )
+        capabilities = Capabilities(languages=None, has_word_times=False, translates=False)
+        provider = build_provider(capabilities, lambda _: talker)
+        governor = build_governor(FakeBus(), NOWHERE, {"echo": provider})
+        lease = governor.ask(["echo"], wake=lambda: None).lease
+        assert lease is not None
+        session = ProviderSession(
+            opened,
+            context,
+            capabilities,
+            lease,
+            Route(["echo"]),
+            governor,
+            NOWHERE,
+            owner,
+            now_s=lambda: 0.0,
+        )
+        for number in range(n_finals):
+            talker.said = [_say(number, is_final=False), _say(number, is_final=True)]
+            session.feed.give(memoryview(b""), n_behind=0)
+        held = session.speak()
+        talker.said = [_say(0, is_final=False)]
+        session.feed.give(memoryview(b""), n_behind=0)
+        return held, owner.results, owner.failures
+
+    held, said, failures = run_virtual(run())
+
+    if n_finals > HELD_MAX:
+        assert (held, said, failures) == ([], [], ["held_too_long"])
+    else:
+        assert held == [_say(number, is_final=True) for number in range(n_finals)]
+        assert (said, failures) == ([_say(0, is_final=False)], [])
 
 
 PLANS: Final = st.lists(
