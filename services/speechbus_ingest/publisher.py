@@ -46,8 +46,11 @@ class _Held(msgspec.Struct, gc=False):
     prefix: bytes
     payload: bytes
     sent_at_s: float
-    first_sent_at_s: float
     is_acked: bool = False
+    first_sent_at_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.first_sent_at_s = self.sent_at_s
 
 
 class AudioLane:
@@ -92,7 +95,7 @@ class AudioLane:
             self.position += len(payload) >> 1
         now_s = self._publisher.now_s()
         self.published_at_s = now_s
-        held = _Held(number, self.position, prefix, payload, now_s, now_s)
+        held = _Held(number, self.position, prefix, payload, now_s)
         self._held.append(held)
         self._unacked[number] = held
         self._send(held)
