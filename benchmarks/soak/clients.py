@@ -25,6 +25,8 @@ __all__ = ["Told", "play"]
 PATIENCE_S: Final = 240.0
 """For the end of a stream; its provider may hear real time only and have been away."""
 OPEN_TIMEOUT_S: Final = 20.0
+BY_PLAN: Final = "by plan"
+SAMPLES_PER_FRAME: Final = 16 * FRAME_MS
 AGAIN_S: Final = 0.3
 """Before a client that was refused tries the next ingest."""
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -46,6 +48,14 @@ class Told(msgspec.Struct, kw_only=True):
     lost: str = ""
     """Why it was cut off, if it was."""
     tries: int = 0
+    next_frame: int = 1
+    """Where the audio goes on when the connection has broken."""
+    accepted_samples: int = 0
+    """What the server said last that is safe."""
+    sequence: int = 0
+    """Of the last stored event."""
+    resume_within_s: float = 0.0
+    """How long the stream waits for its client; 0: it does not."""
     port: int = 0
     """Of the ingest that it tried last."""
 
@@ -62,18 +72,28 @@ async def play(
         key: API key.
         stop: end soon, in order.
     """
-    while not stop.is_set():
+    loop = asyncio.get_running_loop()
+    lost_at_s = 0.0
+    while not stop.is_set() or told.lost:
         listening = ports()
         port = listening[(plan.ingest + told.tries) % len(listening)]
         told.tries += 1
         told.port = port
+        told.lost = ""
+        n_heard = told.heard_ms
         try:
             await _CONVERSE[plan.door](plan, told, port, key, stop)
         except* _LOST as errors:
             told.lost = type(errors.exceptions[0]).__name__
-        if told.stream_id or told.sent_frames:
-            return  # a client that can resume would come back here (docs/native-door.md)
-        await asyncio.sleep(AGAIN_S)
+        if told.heard_ms > n_heard or not lost_at_s:
+            lost_at_s = loop.time()
+        may_resume = told.lost and told.lost != BY_PLAN and not told.has_ended
+        if may_resume and loop.time() - lost_at_s < told.resume_within_s:
+            await asyncio.sleep(AGAIN_S)
+        elif told.stream_id or told.sent_frames or stop.is_set():
+            return
+        else:
+            await asyncio.sleep(AGAIN_S)
 
 
 # --- the native door ---
@@ -82,14 +102,21 @@ async def play(
 async def _speak_native(
     plan: StreamPlan, told: Told, port: int, key: str, stop: asyncio.Event
 ) -> None:
-    hello = {
+    hello: dict[str, object] = {
         "type": "hello",
         "format": "pcm_s16le",
         "sample_rate_hz": 16_000,
         "language": "ja",
         "providers": list(plan.route),
         "skip_silence": plan.has_pauses,
+        "resumable": plan.number % 2 == 0,
     }
+    if told.stream_id:
+        hello["resume"] = {
+            "stream_id": told.stream_id,
+            "samples": told.accepted_samples,
+            "sequence": told.sequence,
+        }
     async with connect(
         f"ws://127.0.0.1:{port}/v1/streams",
         additional_headers={"Authorization": f"Bearer {key}"},
@@ -103,14 +130,18 @@ async def _speak_native(
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             ready = msgspec.json.decode(await connection.recv(), type=dict[str, Any])
         if ready["type"] != "ready":
+            if told.stream_id:
+                raise ConnectionRefusedError  # it cannot go on, or not here
             return  # no room, or shutting down: the next ingest
         told.stream_id = ready["stream_id"]
+        told.resume_within_s = ready.get("resume_within_s", 0.0)
+        told.next_frame = 1 + ready["accepted_samples"] // SAMPLES_PER_FRAME
         async with asyncio.TaskGroup() as tasks:
             hearing = tasks.create_task(_hear_native(connection, plan, told))
             is_gone = await _send_audio(plan, told, connection.send, stop)
             if is_gone:
                 _cut(connection, is_reset=plan.manner == "reset")
-                told.lost = "by plan"
+                told.lost = BY_PLAN
                 hearing.cancel()
                 return
             await connection.send('{"type":"end"}')
@@ -123,6 +154,12 @@ async def _hear_native(connection: ClientConnection, plan: StreamPlan, told: Tol
     async for data in connection:
         event = msgspec.json.decode(data, type=dict[str, Any])
         kind = event["type"]
+        sequence = event.get("sequence", 0)
+        if sequence and sequence <= told.sequence:
+            continue  # said once more, to one that has come back
+        told.sequence = max(told.sequence, sequence)
+        if kind == "accepted":
+            told.accepted_samples = event["samples"]
         if kind in {"segment.partial", "segment.final"}:
             told.heard_ms = max(told.heard_ms, event["end_ms"], event["covered_ms"])
         if kind == "segment.final":
@@ -234,16 +271,16 @@ async def _send_audio(
     build = build_conversation if plan.has_pauses else build_frames
     vanishes = plan.manner in {"vanish", "reset"}
     started_s = loop.time()
-    first = 1
+    first = began = told.next_frame
     while first <= plan.n_frames and not stop.is_set():
         if vanishes and first > plan.gone_after_frames:
             return True
         n_now = min(plan.frames_per_message, plan.n_frames + 1 - first)
-        told.sent_frames += n_now
+        told.sent_frames = max(told.sent_frames, first + n_now - 1)
         await send(build(first, n_now))
         first += n_now
         if plan.manner != "fast":
-            due_s = started_s + (first - 1) * FRAME_MS / 1000
+            due_s = started_s + (first - began) * FRAME_MS / 1000
             await asyncio.sleep(max(0.0, due_s - loop.time()))
     return vanishes
 

@@ -146,10 +146,10 @@ def test_what_a_session_says_before_its_turn_is_kept_without_what_was_replaced(
         )
         for number in range(n_finals):
             talker.said = [_say(number, is_final=False), _say(number, is_final=True)]
-            session.feed.give(memoryview(b""), n_behind=0)
+            session.feed.give(memoryview(bytes(2)), n_behind=0)
         held = session.speak()
         talker.said = [_say(0, is_final=False)]
-        session.feed.give(memoryview(b""), n_behind=0)
+        session.feed.give(memoryview(bytes(2)), n_behind=0)
         return held, owner.results, owner.failures
 
     held, said, failures = run_virtual(run())
