@@ -1,13 +1,23 @@
-"""How many servers hold a JetStream stream: raised where it is too few, never lowered."""
+"""The servers that hold a JetStream stream: are they enough, and do they hear each other?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import JetStreamError, StreamSpec, request_api
 
-__all__ = ["raise_replicas"]
+__all__ = ["has_quorum", "raise_replicas"]
 
-_NOT_FOUND = 10059
+HEARD_WITHIN_NS: Final = 3_000_000_000
+"""Replicas speak with their leader every second; one that is cut off goes on leading for 10 s."""
+_NOT_FOUND: Final = 10059
+
+
+def has_quorum(info: Mapping[str, Any]) -> bool:
+    """Tell whether the leader that gave this `STREAM.INFO` can store anything."""
+    replicas = info.get("cluster", {}).get("replicas") or ()
+    heard = [one for one in replicas if one["current"] and one["active"] < HEARD_WITHIN_NS]
+    return 2 * (1 + len(heard)) > 1 + len(replicas)
 
 
 async def raise_replicas(bus: BusConnection, streams: Sequence[StreamSpec]) -> set[str]:

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError, request_api
+from speechbus_runtime.replication import has_quorum
 
 __all__ = ["watch_server"]
 
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 WATCH_S: Final = 2.0
 """One request of a millisecond each time; a node that is cut off is noticed after 4 s or so."""
 CONNECT_TIMEOUT_S: Final = 1
-HEARD_WITHIN_NS: Final = 3_000_000_000
-"""Replicas speak with their leader every second; one that is cut off goes on leading for 10 s."""
 
 
 async def watch_server(
@@ -82,9 +81,7 @@ async def _reaches(bus: Client, store: str) -> bool:
         info = await request_api(bus, f"STREAM.INFO.{store}", {})
     except (JetStreamError, JetStreamUnavailableError):
         return False
-    replicas = info.get("cluster", {}).get("replicas") or ()
-    heard = [one for one in replicas if one["current"] and one["active"] < HEARD_WITHIN_NS]
-    return 2 * (1 + len(heard)) > 1 + len(replicas)
+    return has_quorum(info)
 
 
 async def _ignore(_error: Exception) -> None:

@@ -16,6 +16,7 @@ from speechbus_runtime.jetstream import (
     read_specs,
     request_api,
 )
+from speechbus_runtime.replication import has_quorum
 
 __all__ = ["VolatileStreams"]
 
@@ -25,7 +26,7 @@ RETRY_S: Final = 0.5
 RESTORE_TRIES_MAX: Final = 10
 """A server that has just started answers within these; what stays silent lives elsewhere."""
 SILENT_LOOKS_MAX: Final = 4
-"""Looks in a row, some five seconds apart, without a word of a stream: no election takes that long.
+"""Looks in a row, some five seconds apart, at which a stream cannot store: no election is so long.
 Its only server is away, or its replicas wait for each other: after a rolling restart under load,
 two of three may have nothing but the wish to copy, and no leader (nats-server 2.15.1)."""
 
@@ -80,7 +81,7 @@ class VolatileStreams:
         Returns:
             Whether its content is gone since the last look: it is another one, or began anew.
         """
-        if info is None:
+        if info is None or not has_quorum(info):
             self._silent_looks[name] += 1
             return False
         del self._silent_looks[name]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.bus import BusConnection, connect_bus
 from speechbus_runtime.server_watch import watch_server
+from speechbus_runtime.volatile_streams import SILENT_LOOKS_MAX, VolatileStreams
 from tests.support.bus_log import BusLog, wait_until
 from tests.support.frame_client import Received, stream_frames
 from tests.support.frame_numbers import Tiling
@@ -50,7 +51,7 @@ async def _strike(system: System, cluster: NatsCluster) -> list[Received]:
         ]
         await wait_until(lambda: log.n_with_final == N_STREAMS)
         await asyncio.to_thread(_raise_replicas, system, cluster)
-        await asyncio.to_thread(_step_down_and_kill, system, cluster)
+        await _step_down_and_kill(system, cluster, bus)
         await _cut_off(cluster)
         await asyncio.to_thread(_restart_all, cluster)
     await bus.shut_down()
@@ -62,18 +63,31 @@ def _raise_replicas(system: System, cluster: NatsCluster) -> None:
     cluster.wait_until_current("TRANSCRIPT", "JOBS", *AUDIO)
 
 
-def _step_down_and_kill(system: System, cluster: NatsCluster) -> None:
+async def _step_down_and_kill(system: System, cluster: NatsCluster, bus: BusConnection) -> None:
+    leader = await asyncio.to_thread(_step_down, cluster)
+    stores = VolatileStreams(bus, [LONE])
+    await stores.learn()
+
+    cluster.nodes[leader].kill()
+    system.transcribers[0].kill()
+    await asyncio.to_thread(cluster.leader_of, "TRANSCRIPT")
+    for _ in range(SILENT_LOOKS_MAX):
+        stores.note(LONE, None)
+    while not await stores.replace_lost():  # JetStream itself elects, too
+        stores.note(LONE, None)
+    assert await asyncio.to_thread(cluster.leader_of, LONE) != leader
+    await asyncio.to_thread(cluster.nodes[leader].start)
+    await asyncio.to_thread(cluster.wait_until_current, *STORES)
+
+
+def _step_down(cluster: NatsCluster) -> int:
+    """Have one node lead everything, and hold one store alone."""
     leader = cluster.leader_of("TRANSCRIPT")
     for store in AUDIO:
         cluster.step_down(store, to=leader)
     lone = {**cluster.ask(f"STREAM.INFO.{LONE}")["config"], "num_replicas": 1}
     cluster.ask(f"STREAM.UPDATE.{LONE}", body=lone)
-
-    cluster.nodes[leader].kill()
-    system.transcribers[0].kill()
-    cluster.leader_of("TRANSCRIPT")
-    cluster.nodes[leader].start()
-    cluster.wait_until_current(*STORES)
+    return leader
 
 
 async def _cut_off(cluster: NatsCluster) -> None:

@@ -5,13 +5,14 @@ the machine's network.
 """
 
 import asyncio
+import http.client
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, suppress
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from speechbus_runtime.replication import has_quorum
 from tests.support.nats_server import NatsServer, NatsServerError, choose_free_port
 
 __all__ = ["NatsCluster"]
@@ -42,6 +44,7 @@ class NatsCluster:
         """
         self._relays = _Relays()
         ports = [choose_free_port() for _ in range(N_NODES)]
+        self._monitors = [choose_free_port() for _ in range(N_NODES)]
         routes: dict[int, list[str]] = {index: [] for index in range(N_NODES)}
         for start, target in permutations(range(N_NODES), 2):
             relay = self._relays.add((start, target), ports[target])
@@ -55,6 +58,7 @@ class NatsCluster:
                     # Else nodes tell each other the way past the relays.
                     *("--cluster_advertise", f"{HOST}:1"),
                     *("--routes", ",".join(routes[index])),
+                    *("--http_port", str(self._monitors[index])),
                 ),
             )
             for index, port in enumerate(ports)
@@ -127,17 +131,22 @@ class NatsCluster:
             self.wait_until(lambda: self.leader_of(store) == to, what=f"{store} stays")
 
     def wait_until_current(self, *stores: str) -> None:
-        """Return when every node has all that these stores hold."""
+        """Return when every node has all that these stores hold by now.
+
+        What the leader says of its replicas is not enough: one whose memory is empty counts as
+        current before it has copied anything.
+        """
 
         def are_current() -> bool:
-            for store in stores:
-                cluster = self.ask(f"STREAM.INFO.{store}").get("cluster", {})
-                replicas = cluster.get("replicas", ())
-                if not cluster.get("leader") or len(replicas) != N_NODES - 1:
-                    return False
-                if not all(one.get("current") and not one.get("offline") for one in replicas):
-                    return False
-            return True
+            infos = {store: self.ask(f"STREAM.INFO.{store}") for store in stores}
+            if any("error" in info or not has_quorum(info) for info in infos.values()):
+                return False
+            held = [_read_last_sequences(port) for port in self._monitors]
+            return all(
+                node.get(store, -1) >= info["state"]["last_seq"]
+                for node in held
+                for store, info in infos.items()
+            )
 
         self.wait_until(are_current, what=f"{', '.join(stores)}: replicas lag behind")
 
@@ -163,6 +172,20 @@ class NatsCluster:
             if time.monotonic() > deadline_s:
                 raise NatsServerError(f"{what} after {READY_TIMEOUT_S} s")
             time.sleep(POLL_INTERVAL_S)
+
+
+def _read_last_sequences(monitor: int) -> Mapping[str, int]:
+    """Return the last sequence of each JetStream stream that a node itself holds."""
+    connection = http.client.HTTPConnection(HOST, monitor, timeout=1.0)
+    with closing(connection), suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/jsz?streams=1")
+        report = msgspec.json.decode(connection.getresponse().read())
+        return {
+            stream["name"]: stream["state"]["last_seq"]
+            for account in report.get("account_details", ())
+            for stream in account.get("stream_detail", ())
+        }
+    return {}
 
 
 def _request(port: int, subject: str, body: bytes) -> Mapping[str, Any]:
@@ -242,10 +265,13 @@ async def _relay(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
 ) -> None:
-    with closing(writer), suppress(OSError, asyncio.CancelledError):
+    # Aborted, not closed: what is held back would never be written.
+    with ExitStack() as stack, suppress(OSError, asyncio.CancelledError):
+        stack.callback(writer.transport.abort)
         await is_open.wait()
         far_reader, far_writer = await asyncio.open_connection(HOST, target_port)
-        with closing(far_writer):
+        with ExitStack() as far:
+            far.callback(far_writer.transport.abort)
             async with asyncio.TaskGroup() as ways:
                 ways.create_task(_pass_on(reader, far_writer, is_open))
                 ways.create_task(_pass_on(far_reader, writer, is_open))
