@@ -249,5 +249,3 @@ class AckedPublisher:
                 future.set_result(None)
 
 
-def _dedup_id(headers: bytes) -> bytes:
-    return headers.partition(b"Nats-Msg-Id:")[2].partition(b"\r\n")[0].strip()
