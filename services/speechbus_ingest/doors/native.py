@@ -328,9 +328,13 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
                 await asyncio.sleep(FLUSH_INTERVAL_S)
                 await stream.wait_for_room()
         else:
-            if not stream.request.is_resumable:
-                stream.end("client_gone")  # no effect after 'end'
-            raise _GoneError
+            raise _see_off(stream)
+
+
+def _see_off(stream: IngestStream) -> _GoneError:
+    if not stream.request.is_resumable:
+        stream.end("client_gone")  # no effect after 'end'
+    return _GoneError()
 
 
 async def _receive_hello(socket: WebSocket) -> _Hello:
