@@ -247,5 +247,3 @@ class AckedPublisher:
         for future in self._waiting.values():
             if not future.done():
                 future.set_result(None)
-
-
