@@ -37,20 +37,10 @@ HELLO: Final = {"type": "hello", "format": "pcm_s16le", "sample_rate_hz": 16_000
 
 
 @pytest.fixture(scope="module")
-def health_port() -> int:
-    """Of the ingest, beside the clients' port."""
-    return choose_port("127.0.0.1", 0)
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, health_port: int) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with System(
         tmp_path_factory.mktemp("native"),
-        ingest_settings={
-            "API_KEYS": f"acme:{KEY}",
-            "LOG_LEVEL": "DEBUG",
-            "HEALTH_PORT": str(health_port),
-        },
+        ingest_settings={"API_KEYS": f"acme:{KEY}", "LOG_LEVEL": "DEBUG"},
         transcriber_settings={"LOG_LEVEL": "DEBUG", "SESSIONS_MAX": "200"},
     ) as running:
         yield running
@@ -70,18 +60,21 @@ def cut_evenly(pcm: bytes, size: int) -> list[bytes]:
     return [pcm[at : at + size] for at in range(0, len(pcm), size)]
 
 
-def test_metrics_have_a_port_that_clients_do_not_reach(system: System, health_port: int) -> None:
+def test_metrics_have_a_port_that_clients_do_not_reach(system: System) -> None:
     """What a system carries is nobody's business but its operator's."""
+    port = choose_port("127.0.0.1", 0)
+    ingest = system.add_service("ingest", HEALTH_PORT=str(port))
 
     async def look() -> float:
-        async with connect_native(system.ingest, KEY) as client:
+        async with connect_native(ingest, KEY) as client:
             await client.open()
-            samples = await asyncio.to_thread(scrape, f"http://127.0.0.1:{health_port}")
+            samples = await asyncio.to_thread(scrape, f"http://127.0.0.1:{port}")
             await client.end()
         return samples["speechbus_ingest_streams"]
 
-    assert asyncio.run(look()) >= 1
-    assert system.ingest.probe("/metrics") == 404
+    assert asyncio.run(look()) == 1
+    assert ingest.probe("/metrics") == 404
+    ingest.kill()
 
 
 # --- what is accepted --------------------------------------------------------------------------
