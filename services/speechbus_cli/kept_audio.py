@@ -1,13 +1,15 @@
 """Audio that a server may ask for once more: read once, kept until it is accepted."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 __all__ = ["KeptAudio"]
 
 AHEAD_S: Final = 10.0
 """Audio read before it can be sent: a microphone goes on while its server is away."""
+SEND_BYTES_MAX: Final = 64 << 10
+"""Of one message: what has waited for a server comes in several."""
 _BYTES_PER_SAMPLE: Final = 2
 
 
@@ -54,12 +56,13 @@ class KeptAudio:
             del self._kept[:n_bytes]
             self._kept_from += n_bytes
 
-    async def read_from(self, sample: int) -> AsyncIterator[bytes]:
+    async def read_from(self, sample: int) -> AsyncGenerator[bytes, None]:
         """Yield the audio from a sample on that is not forgotten, as it comes."""
         self._sent = sample * _BYTES_PER_SAMPLE
         while True:
             self._grown.clear()
-            pcm = bytes(self._kept[self._sent - self._kept_from :])
+            start = self._sent - self._kept_from
+            pcm = bytes(self._kept[start : start + SEND_BYTES_MAX])
             if pcm:
                 yield pcm
                 self._sent += len(pcm)

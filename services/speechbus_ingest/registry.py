@@ -165,7 +165,7 @@ class StreamRegistry:
             raise OverLimitError
         if seat.taken.is_set() or stream.closed.is_set():
             raise SeatTakenError
-        stream.attach(audio_format, sink)
+        stream.attach(seat, audio_format, sink)
         try:
             yield
         finally:
@@ -242,7 +242,7 @@ class StreamRegistry:
         streams = list(self._streams.values())
         for stream in streams:
             if stream.request.is_resumable and stream.end_reason is None:
-                stream.seat.is_shutdown = True  # its client goes on with it elsewhere
+                stream.clear_seats(is_shutdown=True)  # its client goes on with it elsewhere
                 self._tasks.create_task(self._hand_over(stream))
             else:
                 stream.end("shutdown")
@@ -296,6 +296,7 @@ class StreamRegistry:
     async def _release(self, stream: IngestStream, reply: bytes) -> None:
         """Answer an ingest that the client has come to: why the stream has ended, or nothing."""
         if stream.end_reason is None or stream.end_reason == "end":
+            stream.clear_seats()
             await self._hand_over(stream)
         if stream.is_stored:  # else who asks takes this process for frozen
             reason = stream.end_reason if stream.end_reason != "resumed" else ""
@@ -303,7 +304,6 @@ class StreamRegistry:
 
     async def _hand_over(self, stream: IngestStream) -> None:
         """Store what has come from the client and let go of the stream, without its end."""
-        stream.seat.taken.set()
         await stream.vacant.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(HAND_OVER_S):

@@ -120,7 +120,8 @@ class IngestStream:
         self.undecodable = asyncio.Event()
         """Set when there is a `problem`."""
         self.seat = Seat()
-        """The connection that the audio comes from."""
+        """The connection that the audio comes from, or came from last."""
+        self._newest_seat = self.seat
         self.vacant = asyncio.Event()
         """Set while no connection has the stream; of those that can be resumed."""
         self.occupied = asyncio.Event()
@@ -370,18 +371,20 @@ class IngestStream:
     # --- connections, of a stream that can be resumed ------------------------------------------
 
     def offer_seat(self) -> Seat:
-        """Have the connection that feeds the stream leave; wait for `vacant`, then `attach`."""
-        self.seat.taken.set()
-        self.seat = Seat()
-        return self.seat
+        """Have all other connections leave; wait for `vacant`, then `attach`."""
+        self._newest_seat.taken.set()
+        self._newest_seat = Seat()
+        return self._newest_seat
 
-    def attach(self, audio_format: AudioFormat, sink: EventSink) -> None:
+    def attach(self, seat: Seat, audio_format: AudioFormat, sink: EventSink) -> None:
         """Take audio and give events to another connection.
 
         Args:
+            seat: its own.
             audio_format: of what comes from now on.
             sink: gets the events from now on; call `replay` for those before.
         """
+        self.seat = seat
         self.request = msgspec.structs.replace(self.request, audio_format=audio_format)
         self._converter = _open_converter(self.request)
         self._sink = sink
@@ -396,6 +399,12 @@ class IngestStream:
         self._sink = Empty()
         self.occupied.clear()
         self.vacant.set()
+
+    def clear_seats(self, *, is_shutdown: bool = False) -> None:
+        """Have all connections leave, those that wait for the seat, too."""
+        for seat in (self.seat, self._newest_seat):
+            seat.is_shutdown = is_shutdown
+            seat.taken.set()
 
     async def wait_until_stored(self) -> None:
         """Return when everything published is stored; waits as long as NATS is away."""
@@ -414,7 +423,7 @@ class IngestStream:
     def let_go(self) -> None:
         """Another ingest has the stream, or shall have it: say no more, not even its end."""
         self.end_reason = "resumed"
-        self.seat.taken.set()
+        self.clear_seats(is_shutdown=self.seat.is_shutdown)
         self.occupied.set()
         self.vacant.set()
         self.closed.set()

@@ -48,7 +48,7 @@ START_S: Final = 3.0
 """After its start, a worker has heard from all others by then."""
 RETRY_S: Final = 1.0
 PACE_S: Final = 0.02
-"""Between two streams that are placed: what was left behind for hours must not crowd out others."""
+"""Between two streams that were abandoned, perhaps for hours: they must not crowd out others."""
 TRIES_MAX: Final = 5
 
 Verdict = Literal["worker_lost", "worker_frozen"]
@@ -191,7 +191,6 @@ class PeerWatch:
             encode_event(job),
             headers=encode_headers(build_dedup_headers(job_dedup_id(claimed.stream_id, epoch))),
         )
-        await asyncio.sleep(PACE_S)
 
     async def _read_claim(self, stream_id: str) -> StreamClaimed | None:
         while True:
@@ -224,15 +223,36 @@ class PeerWatch:
             logger.warning("the log could not be searched for abandoned streams")
             return
         verdicts: dict[str, Verdict | None] = {}
+        suspects: list[StreamClaimed] = []
         for stream_id in streams - self._find_carried() - set(beside):
             claimed = await self._read_claim(stream_id)
-            if claimed is None or claimed.worker in {self._worker_id, *self._peers}:
+            if claimed is None:
                 continue
-            if claimed.worker not in verdicts:
-                verdicts[claimed.worker] = await self._ask(claimed.worker)
-            verdict = verdicts[claimed.worker]
+            worker_id = claimed.worker
+            if worker_id == self._worker_id or worker_id in self._peers:
+                suspects.append(claimed)
+                continue
+            if worker_id not in verdicts:
+                verdicts[worker_id] = await self._ask(worker_id)
+            verdict = verdicts[worker_id]
             if verdict is not None:
                 await self._publish(claimed, verdict)
+                await asyncio.sleep(PACE_S)
+        if suspects:
+            await self._place_forgotten(suspects)
+
+    async def _place_forgotten(self, suspects: Iterable[StreamClaimed]) -> None:
+        """Place what living workers have claimed and do not carry.
+
+        They were started again under the same name. A claim of a moment ago is in the next report.
+        """
+        await asyncio.sleep(START_S)
+        carried = self._find_carried()
+        for claimed in suspects:
+            if claimed.stream_id in carried:
+                continue
+            if await self._read_claim(claimed.stream_id) == claimed:
+                await self._publish(claimed, "worker_lost")
 
     async def _list_unclosed(self) -> set[str]:
         claims, closed = [

@@ -177,6 +177,19 @@ def test_a_worker_that_starts_finds_what_was_left_behind(answers: bool) -> None:
     assert [(stream, epoch) for stream, epoch, _ in jobs] == ([] if answers else [("left", 3)])
 
 
+def test_workers_that_kept_their_names_carry_nothing_of_before() -> None:
+    """Started again as `me` and `w1`, they are alive and have claims: that alone says nothing."""
+
+    async def main(log: Log) -> None:
+        for stream, worker in (("mine", "me"), ("old", "me"), ("theirs", "w1"), ("lost", "w1")):
+            log.claim(stream, worker)
+        await log.beat_for(2 * START_S + 1, "w1", w1=["theirs"])
+
+    jobs = run(main, carried={"mine": 0})
+
+    assert {(stream, epoch) for stream, epoch, _ in jobs} == {("old", 2), ("lost", 2)}
+
+
 def test_an_outage_of_nats_says_nothing_about_the_others() -> None:
     """Nobody is heard through it; afterwards everybody gets time to be heard again."""
 
