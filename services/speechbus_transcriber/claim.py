@@ -104,13 +104,16 @@ async def claim_stream(
             )
         except StaleGuardError:
             continue
+        # Only now: whatever the former owner still got in was accepted before our claim.
+        async with asyncio.TaskGroup() as reads:
+            changes = reads.create_task(read_changes(bus, opened))
+            checkpoint = Checkpoint() if claimed is None else await _read_checkpoint(bus, job)
         return OwnedStream(
             opened=opened,
             epoch=job.epoch,
             token=ack.seq,
-            # Only now: whatever the former owner still got in was accepted before our claim.
-            checkpoint=Checkpoint() if claimed is None else await _read_checkpoint(bus, job),
-            changes=await read_changes(bus, opened),
+            checkpoint=checkpoint,
+            changes=changes.result(),
         )
     return None
 
