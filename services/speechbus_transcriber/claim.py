@@ -129,9 +129,11 @@ async def claim_stream(
         except StaleGuardError:
             continue
         checkpoint: Checkpoint | None = Checkpoint()
-        if claimed is not None:
-            # Only now: whatever the former owner still got in was accepted before our claim.
-            checkpoint = await _read_checkpoint(bus, job, token=ack.seq)
+        async with asyncio.TaskGroup() as reads:
+            changes = reads.create_task(read_changes(bus, opened))
+            if claimed is not None:
+                # Only now: whatever the former owner still got in was accepted before our claim.
+                checkpoint = await _read_checkpoint(bus, job, token=ack.seq)
         if checkpoint is None:
             return None
         return OwnedStream(
@@ -139,7 +141,7 @@ async def claim_stream(
             epoch=job.epoch,
             token=ack.seq,
             checkpoint=checkpoint,
-            changes=await read_changes(bus, opened),
+            changes=changes.result(),
         )
     return None
 
