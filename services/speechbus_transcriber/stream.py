@@ -285,7 +285,7 @@ class StreamRun:
         ):
             self._is_reading = True
             self._read()
-            if self._catch_up.is_due:
+            if self._is_reading and self._catch_up.is_due:
                 self._wake.set()  # the task has let it be: nothing could be read
 
     def _take_results(self, results: list[Result]) -> None:
