@@ -93,7 +93,9 @@ class Soak:
         self._told: list[Told] = []
         self._times_s: dict[int, tuple[float, float]] = {}
         self._n_live = 0
-        self._orphans: set[str] = set()
+        self._unclosed: dict[int, Told] = {}
+        self._orphans: dict[int, int] = {}
+        """Port of the ingest that died under it, of each stream that was not closed then."""
         self._findings: dict[str, Finding] = {}
         self._memory = Memory()
         self._has_early = False
@@ -112,8 +114,8 @@ class Soak:
             self._simulators,
             seed=self._seed,
             now_s=self._now_s,
-            note_death=lambda port: self._note_death(port, passing),
-            count_orphans=lambda: len(self._orphans & passing.open),
+            note_death=self._note_death,
+            count_orphans=self._count_orphans,
         )
         async with asyncio.TaskGroup() as watchers:
             watching = watchers.create_task(self._watch(striker))
@@ -164,6 +166,7 @@ class Soak:
             await asyncio.sleep(plan.pause_s)
             told = Told(plan=plan)
             self._told.append(told)
+            self._unclosed[plan.number] = told
             began_s = self._now_s()
             self._n_live += 1
             await play(plan, told, lambda: striker.listening, self._system.key, self._stop)
@@ -171,10 +174,15 @@ class Soak:
             self._times_s[plan.number] = (began_s, self._now_s())
             tasks.create_task(self._verify_told(told, bus, passing))
 
-    def _note_death(self, port: int, passing: Passing) -> None:
-        self._orphans |= {
-            told.stream_id for told in self._told if told.port == port and told.stream_id
-        } & passing.open
+    def _note_death(self, port: int) -> None:
+        self._orphans |= {n: port for n, told in self._unclosed.items() if told.port == port}
+
+    def _count_orphans(self) -> int:
+        """Streams of dead ingests that are neither closed nor resumed at another."""
+        return sum(
+            n in self._unclosed and self._unclosed[n].port == port
+            for n, port in self._orphans.items()
+        )
 
     # --- strikes and watching ------------------------------------------------------------------
 
@@ -213,9 +221,11 @@ class Soak:
     async def _verify_told(self, told: Told, bus: BusConnection, passing: Passing) -> None:
         """Verify a stream when it is closed, so that what is wrong is known early."""
         stream_id = told.stream_id
+        if stream_id:
+            await self._wait_until_closed(stream_id, bus, passing)
+        del self._unclosed[told.plan.number]
         if not stream_id:
             return
-        await self._wait_until_closed(stream_id, bus, passing)
         await self._verify(stream_id, told, bus, passing)
 
     async def _wait_until_closed(

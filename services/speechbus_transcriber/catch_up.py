@@ -99,13 +99,18 @@ class CatchUp:
         start_ms = from_ms - FETCH_MARGIN_MS if self._tries == 1 else None
         self.is_looking = True
         try:
-            await self._add_stored(tail, read, start_ms=start_ms)
+            has_room = await self._add_stored(tail, read, start_ms=start_ms)
         except JetStreamUnavailableError:
             self._tries -= 1
             self._plan_retry()
             return
         finally:
             self.is_looking = False
+        if not has_room:
+            # There may be more, of which nothing is known: neither is it missing nor is it all.
+            self._tries = 0
+            self.is_due = True
+            return
         if not tail.is_missing or tail.position > position:
             self._tries = 0
             if is_first:
@@ -135,8 +140,11 @@ class CatchUp:
 
     async def _add_stored(
         self, tail: AudioTail, read: Callable[[], bool], *, start_ms: int | None
-    ) -> None:
-        """Add stored chunks batch by batch, as long as something is missing and there is room.
+    ) -> bool:
+        """Add stored chunks batch by batch, as long as there are any and there is room.
+
+        Returns:
+            Whether there was room for all of them.
 
         Raises:
             JetStreamUnavailableError: no answer.
@@ -165,8 +173,10 @@ class CatchUp:
             if messages and not self._has_found:
                 self._has_found = True
                 logger.debug("stored audio found", extra={"stream_id": self._stream_id})
-            if not read() or not messages:
-                return
+            if not read():
+                return False
+            if not messages:
+                return True
             start_time = None
             start_sequence = messages[-1].sequence + 1
 

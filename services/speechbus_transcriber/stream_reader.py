@@ -202,7 +202,8 @@ class StreamReader:
         elif not listener.driver.is_congested and not self._output.is_full:
             self.is_reading = True
             self.read()
-            self._catch_up.remind()
+            if self.is_reading:
+                self._catch_up.remind()
 
     def rewind(self) -> None:
         """Read again from what is covered."""

@@ -309,7 +309,11 @@ def test_a_status_tells_what_to_do(status: int, kind: type[ProviderError]) -> No
 def test_a_server_without_finalize_is_ended_by_silence() -> None:
     """The seed has no `finalize`: the last words come by silence, and the wait has an end."""
     assert play("finish_without_marker") == (
-        [partial("hello wor", 100, 600, "a"), final("Hello, world.", 100, 640, "a"), Finished()],
+        [
+            partial("hello wor", 100, 600, "a"),
+            final("Hello, world.", 100, 640, "a"),
+            Finished(is_sure=False),
+        ],
         None,
     )
 

@@ -133,13 +133,14 @@ def test_a_look_that_is_due_while_the_provider_has_no_room_is_not_forgotten() ->
     assert n_after > n_before
 
 
-def test_a_source_is_not_given_up_while_its_audio_is_being_read() -> None:
+@pytest.mark.parametrize("provider", [ECHO, REAL_TIME], ids=["at once", "in real time"])
+def test_a_source_is_not_given_up_while_its_audio_is_being_read(provider: Provider) -> None:
     """Between two batches nothing is known to be missing, and the ingest may be long dead."""
 
     async def run() -> int:
         bus = Server(n_chunks=40)
         bus.is_open = False
-        stream = _build_stream(bus, ECHO)
+        stream = _build_stream(bus, provider)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(stream.run())
             await asyncio.sleep(SOURCE_LOST_S)
