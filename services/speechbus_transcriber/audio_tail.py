@@ -49,6 +49,7 @@ class AudioTail:
         # behind it is first; keeping them would fill the stash before the position comes.
         self._before = -1
         self._taken_epoch = 0
+        self._searched_epoch = 0
 
     @property
     def position(self) -> int:
@@ -111,6 +112,10 @@ class AudioTail:
         if chunk is None:
             return None
         if chunk.first_sample > self._position:
+            if chunk.ingest_epoch > max(self._taken_epoch + 1, self._searched_epoch):
+                # Between the ingests seen there was another, whose chunks replaced some taken here.
+                self._search()
+                return None
             lost = Lost(self._position, chunk.first_sample)
             self._position = chunk.first_sample
             return lost
@@ -137,6 +142,7 @@ class AudioTail:
     def give_up(self) -> None:
         """What is missing now cannot be had: `take` goes on behind it."""
         if self._next_number is None:
+            self._searched_epoch = self.epochs.latest
             if not self._locate(is_complete=True):
                 # All there is lies before the position: the stream has not gone on since.
                 self._next_number = self._highest + 1
@@ -146,11 +152,10 @@ class AudioTail:
 
     def _admit(self, chunk: AudioChunk) -> bool:
         """See whether a chunk of another ingest than the last one's counts."""
-        if self.epochs.is_superseded(chunk.ingest_epoch, chunk.number):
-            return False
+        # Also of one that does not count: where its epoch begins, lower ones end.
         if self.epochs.learn(chunk.ingest_epoch, chunk.epoch_start):
             self._go_back(chunk.ingest_epoch, chunk.epoch_start)
-        return True
+        return not self.epochs.is_superseded(chunk.ingest_epoch, chunk.number)
 
     def _go_back(self, ingest_epoch: int, start: int) -> None:
         """From number `start` on, forget the chunks of lower ingest epochs.
@@ -164,11 +169,16 @@ class AudioTail:
             # What is wholly before the position beyond `start` is so at `start`, too.
             self._before = min(self._before, start - 1)
         elif start < self._next_number and ingest_epoch > self._taken_epoch:
-            self._next_number = start
+            self._search()
         if self._highest >= start and self._highest_epoch < ingest_epoch:
             self._highest = max(self._stash, default=-1)
             ends = (chunk.first_sample + chunk.n_samples for chunk in self._stash.values())
             self._end = max(ends, default=self._position)
+
+    def _search(self) -> None:
+        """Which number holds the position is not known any more."""
+        self._next_number = None
+        self._before = -1
 
     def _is_before_position(self, chunk: AudioChunk) -> bool:
         if chunk.n_samples == 0:

@@ -85,7 +85,7 @@ def stories(draw: st.DrawFn) -> Story:
     return Story(stored=stored, published=published, n_samples=source.position, epoch=n_ingests)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(story=stories(), data=st.data())
 def test_ingests_never_interleave(story: Story, data: st.DataObject) -> None:
     """Every sample comes out once and in order, whatever came live, and however often.
