@@ -179,7 +179,7 @@ class StreamReader:
             self._sessions.listener.feed.finish()
 
     def go_on(self) -> None:
-        """Read audio again, if there is somebody to take it, or do what waits for its turn."""
+        """Read audio, if there is somebody to take it, or do what waits for its turn."""
         sessions = self._sessions
         sessions.listen(self.tail.position)
         listener, speaker = sessions.listener, sessions.speaker
@@ -192,6 +192,7 @@ class StreamReader:
             or self.end_reason is not None
             or self.is_stopped
         ):
+            self.is_reading = False
             return
         if self._is_language_due:
             # While one session follows another, a third has to wait.

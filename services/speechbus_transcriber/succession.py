@@ -43,7 +43,7 @@ class Succession:
         output: gets what they say.
         stream_id: of the stream.
         sample_rate_hz: of the stream.
-        read: called when audio may go on, or a change of sessions is due.
+        read: called when audio may go on, or must not, or a change of sessions is due.
         wake: called when the stream's task has something to do.
         measures: of the worker.
         governor: of the worker.
@@ -198,6 +198,7 @@ class Succession:
             # It has said everything: only its goodbye is missing.
             self.take_results(session, [Finished()])
         else:
+            self._read()  # not into a dead session
             self._wake()
 
     def make_room(self) -> None:
