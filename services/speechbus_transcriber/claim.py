@@ -36,6 +36,14 @@ __all__ = ["OwnedStream", "claim_stream"]
 RETRY_S: Final = 0.25
 REPLICA_BEHIND_S: Final = 0.02
 """A replica has what the leader has acknowledged some milliseconds later."""
+CHECKPOINT: Final[tuple[WriteKind, ...]] = (
+    "claim",
+    "final",
+    "covered",
+    "gap",
+    "retracted",
+    "closed",
+)
 CLAIM_TRIES_MAX: Final = 5
 """Each lost race means that somebody else has the stream now; its next read ends the matter."""
 
@@ -112,28 +120,27 @@ async def claim_stream(
             )
         except StaleGuardError:
             continue
-        return OwnedStream(
-            opened=opened,
-            epoch=job.epoch,
-            token=ack.seq,
-            # Only now: whatever the former owner still got in was accepted before our claim.
-            checkpoint=Checkpoint()
-            if claimed is None
-            else await _read_checkpoint(bus, job, ack.seq),
-        )
+        # Only now: whatever the former owner still got in was accepted before our claim.
+        checkpoint = Checkpoint() if claimed is None else await _read_checkpoint(bus, job, ack.seq)
+        if checkpoint is None:
+            return None
+        return OwnedStream(opened=opened, epoch=job.epoch, token=ack.seq, checkpoint=checkpoint)
     return None
 
 
-async def _read_checkpoint(bus: BusConnection, job: JobOpen, token: int) -> Checkpoint:
+async def _read_checkpoint(bus: BusConnection, job: JobOpen, token: int) -> Checkpoint | None:
+    """Read where the stream stands; None: its former owner has closed it in the last moment."""
     # The claim stands: giving up now would leave a stream that nobody carries and nobody places.
     while True:
         try:
-            found = await _read_replica(bus, job, ("claim", "final", "covered", "gap", "retracted"))
+            found = await _read_replica(bus, job, CHECKPOINT)
         except JetStreamUnavailableError:
             await asyncio.sleep(RETRY_S)
             continue
         # Stores are copied in order: who has the claim has whatever was accepted before it.
         if found["claim"].sequence >= token:
+            if found["closed"].event is not None:
+                return None
             return build_checkpoint(read.event for read in found.values() if read.event is not None)
         await asyncio.sleep(REPLICA_BEHIND_S)
 

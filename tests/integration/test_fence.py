@@ -1,12 +1,14 @@
 """A worker that has lost its stream: what it still writes is refused, whatever it believes."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from speechbus_contracts import (
     JobOpen,
+    StreamClosed,
     StreamCovered,
     StreamOpened,
     WriteSubject,
@@ -24,6 +26,10 @@ pytestmark = pytest.mark.nats
 
 OPENED = StreamOpened(
     stream_id="s-1", tenant="acme", opened_at=1_790_000_000_000, sample_rate_hz=16_000, shard=0
+)
+
+CLOSED = StreamClosed(
+    stream_id="s-1", tenant="acme", epoch=2, reason="end", audio_ms=2_000, finals=0, gap_ms=0
 )
 
 
@@ -47,11 +53,11 @@ async def _write_after_being_fenced(url: str) -> BusLog:
         headers=encode_headers(build_dedup_headers("s-1:opened:0")),
     )
 
-    async def claim(worker_id: str, epoch: int) -> OwnedStream | None:
+    async def claim(
+        worker_id: str, epoch: int, choose: Callable[[StreamOpened], str] = lambda _: "echo"
+    ) -> OwnedStream | None:
         job = JobOpen(stream_id="s-1", tenant="acme", epoch=epoch, reason="test")
-        return await claim_stream(
-            bus, publisher, job, worker_id=worker_id, choose=lambda _: "echo", now_ms=0
-        )
+        return await claim_stream(bus, publisher, job, worker_id=worker_id, choose=choose, now_ms=0)
 
     first = await claim("first", 1)
     assert first is not None
@@ -63,6 +69,14 @@ async def _write_after_being_fenced(url: str) -> BusLog:
         await EventLog(first, publisher).write(_covered(1, 9_000))
     await EventLog(second, publisher).write(_covered(2, 2_000))
     assert await claim("third", 2) is None, "an old job does not take a stream"
+
+    def close(_opened: StreamOpened) -> str:
+        # In the moment between the look at `closed` and the claim.
+        subject = str(WriteSubject("acme", "s-1", "closed"))
+        bus.publish_nowait(subject.encode(), encode_event(CLOSED))
+        return "echo"
+
+    assert await claim("fourth", 3, close) is None, "a closed stream is not carried on"
     await wait_until(lambda: len(log.events["s-1"]) >= 5)
     await bus.shut_down()
     return log
