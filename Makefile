@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
-# Extra arguments for the command behind test, test-fast, bench, loss and lock, as in `make test ARGS=-x`.
+# Extra arguments for the command behind test, test-fast, bench, loss, soak, takeover and lock, as in `make test ARGS=-x`.
 ARGS ?=
 
 SPEECH := .cache/speech
@@ -23,7 +23,7 @@ COMPILE := $(WITH_INDEX) $(UV) pip compile --quiet --universal --generate-hashes
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast format lint types imports check bench loss lock schema speech clean
+.PHONY: help setup demo test test-fast format lint types imports check bench loss soak takeover lock schema speech clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,9 +34,11 @@ setup: $(DEV) ## install everything that development needs into .venv
 demo: $(RUNTIME) speech ## stream real speech through the whole system and show the transcript
 	@exec .venv/bin/speechbus dev --demo
 
+# Three at a time on two cores, since most tests wait for processes; a file's tests share fixtures
+# and stay together. `ARGS=-n0` runs them one by one, as for a debugger.
 test: $(DEV) speech ## run all tests, the fast ones first
 	@echo "testing: environment .venv, recordings $(SPEECH), settings pyproject.toml"
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(DEV) ## run the tests that start no process
 	@.venv/bin/pytest tests/unit tests/conformance $(ARGS)
@@ -57,6 +59,12 @@ imports: $(DEV) ## check which package may import which
 	@.venv/bin/lint-imports --no-cache --no-logo
 
 check: lint types imports test ## everything that CI requires
+
+soak: $(DEV) ## let anything break for 30 minutes, then read the stored transcript
+	@.venv/bin/python -m benchmarks.soak $(ARGS)
+
+takeover: $(DEV) ## measure how soon another worker reads the streams of one that is gone
+	@.venv/bin/python -m benchmarks.takeover $(ARGS)
 
 loss: $(DEV) ## measure what is lost, doubled or late when something breaks
 	@.venv/bin/python -m benchmarks.loss $(ARGS)

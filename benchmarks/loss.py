@@ -10,19 +10,30 @@ and ignores what comes faster. Prints a row as soon as it is measured, and the t
 
 import argparse
 import asyncio
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
+from speechbus_contracts import SegmentFinal, SegmentPartial
 from tests.support.conversation import build_conversation, check_conversation
 from tests.support.frame_client import Received, stream_frames
 from tests.support.frame_numbers import FRAME_MS
+from tests.support.nats_cluster import NatsCluster
+from tests.support.nats_server import DEV_CONFIG
+from tests.support.nats_strikes import (
+    build_small_store,
+    empty_store,
+    fill_store,
+    subscribe_and_sleep,
+)
+from tests.support.resuming_client import ResumingClient
 from tests.support.simulator import simulator
 from tests.support.system import System
 
@@ -56,6 +67,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of the simulators, by provider."""
     hello: Mapping[str, Any] = msgspec.field(default_factory=lambda: dict(PALABRA))
     transcribers: int = 1
+    nodes: Literal[1, 3] = 1
+    """Of NATS; with three, everything has three replicas."""
+    has_small_store: bool = False
+    """Whether NATS has 4 MB for files."""
+    ingests: int = 1
+    """With more than one, clients that lose the first resume at the others."""
+    settings: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Of the transcribers."""
+    changes: Mapping[int, str | None] = msgspec.field(default_factory=dict[int, str | None])
+    """Languages, each from a frame on."""
+    environment: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Variables of the services besides."""
     strikes: Sequence[tuple[float, Strike]] = ()
     """What happens to the system how many seconds after the streams began."""
 
@@ -70,7 +93,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     latest_s: float
     """The latest final, behind the sound that it ends with."""
     caught_up_s: float
-    """From the first late final until they were on time again; 0: none was late."""
+    """From the last partial or final on time before the first late one until the next on time, so
+    that what broke is counted in; 0: none was late."""
     closed: int
     """Streams that were closed in order."""
 
@@ -102,9 +126,31 @@ def _kill(index: int) -> Strike:
     return lambda system: system.transcribers[index].kill()
 
 
+def _kill_ingest(system: System) -> None:
+    system.ingest.kill()
+
+
+def _kill_ingest_and_worker(system: System) -> None:
+    system.ingest.kill()
+    system.transcribers[0].kill()
+
+
 def _restart_nats(system: System) -> None:
     system.nats.kill()
     system.nats.start()
+
+
+def _kill_leader(system: System) -> None:
+    assert system.cluster is not None
+    system.cluster.nodes[system.cluster.leader_of("TRANSCRIPT")].kill()
+
+
+def _sleep_beside(system: System) -> None:
+    _sleepers.append(subscribe_and_sleep(system.nats.url))
+
+
+_sleepers: Final[list[socket.socket]] = []
+"""Subscribers that do not read, kept open."""
 
 
 def _drain_all(system: System) -> None:
@@ -179,18 +225,35 @@ ROWS: Final = (
         scripts={"palabra": _segments(3_000, '{kind = "close", after_ms = 8000, code = 1000}')},
     ),
     Row(
-        name="429 storm, 100 streams open",
+        name="planned roll-over before the provider's session limit, every 8 s",
+        scripts={"palabra": _segments(3_000, '{kind = "close", after_ms = 8000, code = 1000}')},
+        settings={"SESSION_LIMIT_S": "8"},
+    ),
+    Row(
+        name="language change, every 10 s",
+        scripts={"palabra": _segments(3_000)},
+        changes={501: "ja", 1_001: "fr", 1_501: "ja"},
+    ),
+    Row(
+        name="language change to another provider and back",
+        scripts={"palabra": _segments(3_000), "kotoba": _segments(3_000)},
+        hello={"providers": ["kotoba", "palabra"], "language": "ja"},
+        changes={501: "fr", 1_001: "ja", 1_501: "fr"},
+    ),
+    Row(
+        name="429 storm, 100 streams open at a provider with room for 50",
         streams=100,
-        seconds=30,
-        scripts={
-            "palabra": _segments(
-                3_000,
-                *(
-                    f'{{kind = "refuse", session = {number}, status = 429}}'
-                    for number in range(1, 81)
-                ),
-            )
-        },
+        seconds=20,
+        transcribers=2,
+        scripts={"palabra": "sessions_max = 50\n" + _segments(3_000)},
+    ),
+    Row(
+        name="the same, and the pool knows the limit",
+        streams=100,
+        seconds=20,
+        transcribers=2,
+        scripts={"palabra": "sessions_max = 50\n" + _segments(3_000)},
+        environment={"PALABRA_SESSIONS_MAX": "50"},
     ),
     Row(
         name="worker SIGKILL, 50 streams",
@@ -217,11 +280,50 @@ ROWS: Final = (
         strikes=((12.0, _drain_all),),
     ),
     Row(
+        name="ingest SIGKILL, clients resume at another, 20 streams",
+        streams=20,
+        ingests=2,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _kill_ingest),),
+    ),
+    Row(
+        name="ingest and worker SIGKILL in the same second, 20 streams",
+        streams=20,
+        ingests=2,
+        transcribers=2,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _kill_ingest_and_worker),),
+    ),
+    Row(
         name="NATS restart, 20 streams",
         streams=20,
         transcribers=2,
         scripts={"palabra": _segments(3_000)},
         strikes=((12.0, _restart_nats),),
+    ),
+    Row(
+        name="leader kill of three NATS nodes, 20 streams",
+        streams=20,
+        transcribers=2,
+        nodes=3,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _kill_leader),),
+    ),
+    Row(
+        name="slow subscriber, 20 streams",
+        streams=20,
+        scripts={"palabra": _segments(3_000)},
+        strikes=((12.0, _sleep_beside),),
+    ),
+    Row(
+        name="disk of NATS full for 10 s, 20 streams",
+        streams=20,
+        has_small_store=True,
+        scripts={"palabra": _segments(3_000)},
+        strikes=(
+            (12.0, lambda system: asyncio.run(fill_store(system.nats.url))),
+            (22.0, lambda system: asyncio.run(empty_store(system.nats.url))),
+        ),
     ),
 )
 
@@ -268,13 +370,21 @@ def _measure(row: Row) -> Figures:
         system = stack.enter_context(
             System(
                 folder / "system",
+                nats_config=build_small_store(folder) if row.has_small_store else DEV_CONFIG,
+                cluster=NatsCluster(folder / "system" / "nats") if row.nodes > 1 else None,
+                bootstrap_settings={
+                    "REPLICAS": str(row.nodes),
+                    "AUDIO_REPLICAS": str(row.nodes),
+                },
                 transcribers=row.transcribers,
+                ingests=row.ingests,
                 transcriber_settings={
                     "PROVIDERS": ",".join(row.scripts),
                     "SESSIONS_MAX": "200",
+                    **row.settings,
                 },
                 ingest_settings={"STREAMS_PER_KEY_MAX": "1000"},
-                environment=variables,
+                environment={**variables, **row.environment},
             )
         )
         streams, began_s = asyncio.run(_stream_all(system, row))
@@ -304,22 +414,29 @@ async def _stream_all(system: System, row: Row) -> tuple[list[Received], float]:
     began_s = loop.time()
     hello = {**row.hello, "skip_silence": True}
     async with asyncio.TaskGroup() as tasks:
-        streams = [
-            tasks.create_task(
-                stream_frames(
-                    system.ingest.url,
-                    system.key,
-                    n_frames=row.seconds * FRAMES_PER_S,
-                    hello=hello,
-                    build=build_conversation,
-                )
-            )
-            for _ in range(row.streams)
-        ]
+        streams = [tasks.create_task(_stream(system, row, hello)) for _ in range(row.streams)]
         for after_s, strike in row.strikes:
             await asyncio.sleep(began_s + after_s - loop.time())
             await asyncio.to_thread(strike, system)
     return [stream.result() for stream in streams], began_s
+
+
+async def _stream(system: System, row: Row, hello: Mapping[str, Any]) -> Received:
+    n_frames = row.seconds * FRAMES_PER_S
+    if len(system.ingests) == 1:
+        return await stream_frames(
+            system.ingest.url,
+            system.key,
+            n_frames=n_frames,
+            hello=hello,
+            build=build_conversation,
+            changes=row.changes,
+        )
+    urls = [ingest.url for ingest in system.ingests]
+    client = ResumingClient(
+        urls, system.key, n_frames=n_frames, hello=hello, build=build_conversation
+    )
+    return await client.run()
 
 
 def _delays_s(stream: Received, began_s: float) -> list[float]:
@@ -332,17 +449,18 @@ def _delays_s(stream: Received, began_s: float) -> list[float]:
 
 
 def _caught_up_s(stream: Received, began_s: float) -> float:
-    delays_s = _delays_s(stream, began_s)
-    arrived_s = [
-        at_s
-        for at_s, event in zip(stream.arrived_at_s, stream.events, strict=True)
-        if event in stream.finals
+    shown = [
+        (arrived_s - began_s, arrived_s - began_s - event.end_ms / 1000)
+        for arrived_s, event in zip(stream.arrived_at_s, stream.events, strict=True)
+        if isinstance(event, SegmentPartial | SegmentFinal)
     ]
-    late = [index for index, delay in enumerate(delays_s) if delay > min(delays_s) + ON_TIME_S]
+    quickest_s = min(delay_s for _, delay_s in shown)
+    late = [n for n, (_, delay_s) in enumerate(shown) if delay_s > quickest_s + ON_TIME_S]
     if not late:
         return 0.0
-    on_time = late[-1] + 1 if late[-1] + 1 < len(delays_s) else late[-1]
-    return arrived_s[on_time] - arrived_s[late[0]]
+    from_s = shown[late[0] - 1][0] if late[0] else 0.0
+    on_time = min(late[-1] + 1, len(shown) - 1)
+    return shown[on_time][0] - from_s
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 |---|---|---|
 | 0 | version, 1 | u8 |
 | 1 | kind | u8 |
-| 2-3 | flags, 0 in this version | u16 |
+| 2-3 | chunks of this ingest epoch before this one, at most 65,535 | u16 |
 | 4-7 | ingest epoch | u32 |
 | 8-15 | chunk number, from 0, counts every kind | u64 |
 | 16-23 | first sample, counts samples since the stream's first | u64 |
@@ -26,6 +26,7 @@ __all__ = [
     "AUDIO_PAYLOAD_BYTES_MAX",
     "AUDIO_PREFIX_BYTES",
     "AUDIO_VERSION",
+    "CHUNKS_BEFORE_MAX",
     "AudioChunk",
     "ChunkKind",
     "decode_chunk",
@@ -38,6 +39,8 @@ AUDIO_PREFIX_BYTES: Final = _PREFIX.size
 AUDIO_VERSION: Final = 1
 AUDIO_PAYLOAD_BYTES_MAX: Final = 65_536
 """320 ms at 48 kHz are 30,720 bytes; twice that leaves room and stays far below NATS' limit."""
+CHUNKS_BEFORE_MAX: Final = 65_535
+"""Further back than AUDIO keeps even the shortest chunks: nothing of an older ingest is left."""
 
 
 class ChunkKind(enum.IntEnum):
@@ -70,6 +73,13 @@ class AudioChunk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     payload: bytes | memoryview = b""
     ingest_epoch: int = 1
     """Generation of the ingest that numbered it; of two chunks with one number the higher wins."""
+    chunks_before: int = 0
+    """Chunks of this ingest epoch before this one, at most `CHUNKS_BEFORE_MAX`."""
+
+    @property
+    def epoch_start(self) -> int:
+        """Number from which chunks of lower ingest epochs count for nothing."""
+        return max(0, self.number - self.chunks_before)
 
     @property
     def n_samples(self) -> int:
@@ -78,7 +88,12 @@ class AudioChunk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def encode_chunk_prefix(
-    kind: ChunkKind, ingest_epoch: int, number: int, first_sample: int, captured_at_ns: int
+    kind: ChunkKind,
+    ingest_epoch: int,
+    number: int,
+    first_sample: int,
+    captured_at_ns: int,
+    chunks_before: int = 0,
 ) -> bytes:
     """Return the 32 bytes before the payload (positional: this is the hot path).
 
@@ -87,7 +102,13 @@ def encode_chunk_prefix(
     """
     try:
         return _PREFIX.pack(
-            AUDIO_VERSION, kind, 0, ingest_epoch, number, first_sample, captured_at_ns
+            AUDIO_VERSION,
+            kind,
+            chunks_before,
+            ingest_epoch,
+            number,
+            first_sample,
+            captured_at_ns,
         )
     except struct.error:
         raise ContractError("a number of the audio prefix is out of range") from None
@@ -103,7 +124,12 @@ def encode_chunk(chunk: AudioChunk) -> bytes:
     if chunk.payload and chunk.kind in _WITHOUT_PAYLOAD:
         raise ContractError("flush and silence carry no payload")
     prefix = encode_chunk_prefix(
-        chunk.kind, chunk.ingest_epoch, chunk.number, chunk.first_sample, chunk.captured_at_ns
+        chunk.kind,
+        chunk.ingest_epoch,
+        chunk.number,
+        chunk.first_sample,
+        chunk.captured_at_ns,
+        chunk.chunks_before,
     )
     return prefix + bytes(chunk.payload)
 
@@ -116,8 +142,8 @@ def decode_chunk(message: bytes) -> AudioChunk:
     """
     if len(message) < AUDIO_PREFIX_BYTES:
         raise ContractError("an audio message is at least 32 bytes long")
-    version, kind, _, ingest_epoch, number, first_sample, captured_at_ns = _PREFIX.unpack_from(
-        message
+    version, kind, chunks_before, ingest_epoch, number, first_sample, captured_at_ns = (
+        _PREFIX.unpack_from(message)
     )
     if version != AUDIO_VERSION:
         raise ContractError("this reader knows version 1 of the audio prefix")
@@ -128,6 +154,7 @@ def decode_chunk(message: bytes) -> AudioChunk:
     return AudioChunk(
         kind=known,
         ingest_epoch=ingest_epoch,
+        chunks_before=chunks_before,
         number=number,
         first_sample=first_sample,
         captured_at_ns=captured_at_ns,

@@ -15,7 +15,11 @@ from speechbus_contracts.streams import (
     StreamClosed,
     StreamCovered,
     StreamFlushed,
+    StreamLag,
     StreamOpened,
+    StreamReconfigured,
+    StreamResumed,
+    StreamWaiting,
     TurnEnded,
     TurnStarted,
     WorkerHeartbeat,
@@ -38,12 +42,16 @@ AnyEvent = (
     | CaptionJoined
     | Gap
     | StreamOpened
+    | StreamReconfigured
     | StreamClaimed
+    | StreamResumed
     | StreamCovered
     | StreamFlushed
     | StreamClosed
+    | StreamWaiting
     | TurnStarted
     | TurnEnded
+    | StreamLag
     | JobOpen
     | WorkerHeartbeat
 )
@@ -58,12 +66,16 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     CaptionJoined,
     Gap,
     StreamOpened,
+    StreamReconfigured,
     StreamClaimed,
+    StreamResumed,
     StreamCovered,
     StreamFlushed,
     StreamClosed,
+    StreamWaiting,
     TurnStarted,
     TurnEnded,
+    StreamLag,
     JobOpen,
     WorkerHeartbeat,
 )

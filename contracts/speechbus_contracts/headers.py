@@ -9,6 +9,7 @@ __all__ = [
     "EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT",
     "MSG_ID",
     "MSG_TTL",
+    "PREVIOUS_SEQUENCE",
     "TRACEPARENT",
     "build_claim_headers",
     "build_dedup_headers",
@@ -18,6 +19,7 @@ __all__ = [
     "claim_dedup_id",
     "event_dedup_id",
     "job_dedup_id",
+    "resumed_dedup_id",
     "segment_dedup_id",
     "translation_dedup_id",
     "translation_missing_dedup_id",
@@ -27,6 +29,7 @@ MSG_ID: Final = "Nats-Msg-Id"
 MSG_TTL: Final = "Nats-TTL"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+PREVIOUS_SEQUENCE: Final = "Speechbus-Previous-Sequence"
 TRACEPARENT: Final = "traceparent"
 CONTENT_TYPE: Final = "content-type"
 CONTENT_TYPE_JSON: Final = "application/json"
@@ -37,19 +40,40 @@ def build_dedup_headers(dedup_id: str) -> dict[str, str]:
     return {CONTENT_TYPE: CONTENT_TYPE_JSON, MSG_ID: dedup_id}
 
 
-def build_claim_headers(dedup_id: str, *, last_claim_sequence: int) -> dict[str, str]:
-    """Headers of a claim: refused unless `last_claim_sequence` (0: none) is still the last."""
-    return build_dedup_headers(dedup_id) | {
+def build_claim_headers(
+    dedup_id: str, *, last_claim_sequence: int, previous: int = 0
+) -> dict[str, str]:
+    """Headers of a claim: refused unless `last_claim_sequence` (0: none) is still the last.
+
+    Args:
+        dedup_id: names the claim.
+        last_claim_sequence: sequence of the last claim, 0: there is none.
+        previous: of the first claim, sequence of `opened`; 0: readers look into the store for
+            what a former owner may have written last.
+    """
+    claim = build_dedup_headers(dedup_id) | {
         EXPECTED_LAST_SUBJECT_SEQUENCE: str(last_claim_sequence)
     }
+    return claim | {PREVIOUS_SEQUENCE: str(previous)} if previous else claim
 
 
-def build_guard_headers(dedup_id: str, *, token: int, claim_subject: str) -> dict[str, str]:
-    """Headers of a write that the server refuses once somebody else has claimed the stream."""
-    return build_dedup_headers(dedup_id) | {
+def build_guard_headers(
+    dedup_id: str, *, token: int, claim_subject: str, previous: int = 0
+) -> dict[str, str]:
+    """Headers of a write that the server refuses once somebody else has claimed the stream.
+
+    Args:
+        dedup_id: names the event.
+        token: sequence of the writer's claim.
+        claim_subject: of the stream.
+        previous: sequence of the writer's event before this one, at first that of its claim:
+            readers see whether they have missed it. 0: not told.
+    """
+    guard = build_dedup_headers(dedup_id) | {
         EXPECTED_LAST_SUBJECT_SEQUENCE: str(token),
         EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: claim_subject,
     }
+    return guard | {PREVIOUS_SEQUENCE: str(previous)} if previous else guard
 
 
 def build_session_headers(dedup_id: str, *, last_sequence: int, ttl_s: int) -> dict[str, str]:
@@ -78,6 +102,11 @@ def claim_dedup_id(stream_id: str, epoch: int, worker_id: str) -> str:
     sequence and `duplicate`, before it looks at the expected sequence: two owners, one token.
     """
     return f"{stream_id}:claim:{worker_id}:{epoch}"
+
+
+def resumed_dedup_id(stream_id: str, ingest_epoch: int, ingest_id: str) -> str:
+    """One taking of a stream per ingest epoch and ingest; as with `claim_dedup_id`."""
+    return f"{stream_id}:resumed:{ingest_id}:{ingest_epoch}"
 
 
 def event_dedup_id(stream_id: str, kind: str, ordinal: int) -> str:

@@ -15,7 +15,9 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
         "What services may rely on: stored, in order, each event once.",
         (
             "stream.opened",
+            "stream.reconfigured",
             "stream.claimed",
+            "stream.resumed",
             "segment.final",
             "segment.retracted",
             "gap",
@@ -31,8 +33,15 @@ _CHANNELS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     ),
     "live": (
         f"{ROOT}.live.{{tenant}}.{{stream_id}}.{{kind}}",
-        "Partials and turns: not stored; ignore epochs lower than the last claim's.",
-        ("segment.partial", "translation.partial", "turn.started", "turn.ended"),
+        "Partials, turns, lag, waiting: not stored; ignore epochs lower than the last claim's.",
+        (
+            "segment.partial",
+            "translation.partial",
+            "turn.started",
+            "turn.ended",
+            "stream.lag",
+            "stream.waiting",
+        ),
     ),
     "caption": (
         f"{ROOT}.caption.{{tenant}}.{{stream_id}}",

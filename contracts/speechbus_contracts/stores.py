@@ -6,7 +6,14 @@ Plain data: `speechbus bootstrap` creates the objects, `speechbus doctor` compar
 from collections.abc import Mapping
 from typing import Any, Final
 
-from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
+from speechbus_contracts.subjects import (
+    GOVERN_ROOT,
+    JOB_OPEN,
+    PROVIDER_ROOT,
+    ROOT,
+    TRANSCRIPT_ROOT,
+    WRITE_ROOT,
+)
 from speechbus_contracts.subjects import audio_stream_name as _audio_stream_name
 
 __all__ = [
@@ -17,6 +24,7 @@ __all__ = [
     "JOBS_CONSUMER",
     "JOBS_PRIORITY_GROUP",
     "JOBS_STORE",
+    "PROVIDER_STORE",
     "SESSIONS_MAX",
     "SESSION_STORE",
     "TRANSCRIPT_STORE",
@@ -26,6 +34,7 @@ __all__ = [
     "build_correlator_consumer",
     "build_jobs_consumer",
     "build_jobs_store",
+    "build_provider_store",
     "build_session_store",
     "build_transcript_store",
     "build_translator_consumer",
@@ -35,6 +44,7 @@ TRANSCRIPT_STORE: Final = "TRANSCRIPT"
 JOBS_STORE: Final = "JOBS"
 CAPTION_STORE: Final = "CAPTION"
 SESSION_STORE: Final = "SESSION"
+PROVIDER_STORE: Final = "PROVIDER"
 JOBS_CONSUMER: Final = "pool"
 JOBS_PRIORITY_GROUP: Final = "pool"
 CORRELATOR_CONSUMER: Final = "correlator-segments"
@@ -128,6 +138,21 @@ def build_session_store(*, replicas: int = 1) -> tuple[str, Mapping[str, Any]]:
         "duplicate_window": 120 * _S,
         "allow_direct": True,
         "allow_msg_ttl": True,
+        "num_replicas": replicas,
+    }
+
+
+def build_provider_store(*, replicas: int = 1) -> tuple[str, Mapping[str, Any]]:
+    """What workers share about providers: the last word on each matter."""
+    return PROVIDER_STORE, {
+        "subjects": [f"{GOVERN_ROOT}.>"],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "max_msgs_per_subject": 1,
+        "duplicate_window": 120 * _S,
+        "allow_direct": True,
+        "republish": {"src": f"{GOVERN_ROOT}.>", "dest": f"{PROVIDER_ROOT}.>"},
         "num_replicas": replicas,
     }
 

@@ -11,7 +11,11 @@ __all__ = [
     "StreamClosed",
     "StreamCovered",
     "StreamFlushed",
+    "StreamLag",
     "StreamOpened",
+    "StreamReconfigured",
+    "StreamResumed",
+    "StreamWaiting",
     "TurnEnded",
     "TurnStarted",
     "WorkerHeartbeat",
@@ -44,6 +48,8 @@ class StreamOpened(StreamEvent, frozen=True, kw_only=True, tag="stream.opened"):
     stay the stream's."""
     channel: Integer | None = None
     """Which of the source's channels this is, from 0; null: the mean of all."""
+    is_resumable: bool = False
+    """Whether the client may come back after its connection is lost, to any ingest."""
 
 
 class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"):
@@ -65,6 +71,17 @@ class StreamClaimed(StreamEvent, frozen=True, kw_only=True, tag="stream.claimed"
     """ms since 1970, on the worker's clock."""
 
 
+class StreamResumed(StreamEvent, frozen=True, kw_only=True, tag="stream.resumed"):
+    """The client has come back to another ingest, which numbers the stream's chunks from now on."""
+
+    ingest_epoch: Integer
+    """Generation of the ingest, from 2: the first one's is 1."""
+    ingest: str
+    """Id of the ingest."""
+    resumed_at: Integer
+    """ms since 1970, on that ingest's clock."""
+
+
 class StreamCovered(StreamEvent, frozen=True, kw_only=True, tag="stream.covered"):
     """Checkpoint in a long pause: nothing was said between the last final and `covered_ms`."""
 
@@ -84,6 +101,21 @@ class StreamFlushed(StreamEvent, frozen=True, kw_only=True, tag="stream.flushed"
     """Number of the flush chunk that is answered."""
     at_ms: Integer
     """Stream time of the flush."""
+
+
+class StreamReconfigured(StreamEvent, frozen=True, kw_only=True, tag="stream.reconfigured"):
+    """The client has changed its settings; of two events of one place the later one counts.
+
+    Stored by ingest before the `reconfigure` chunk is published: who reads that chunk, and who
+    comes when AUDIO has forgotten it, finds the language of every place here.
+    """
+
+    at_sample: Integer
+    """Samples of the stream before the change."""
+    at_ms: Integer
+    """Stream time of the change."""
+    language: str | None
+    """BCP 47 tag of the speech from here on; null: the provider decides."""
 
 
 class Gap(StreamEvent, frozen=True, kw_only=True, tag="gap"):
@@ -138,6 +170,25 @@ class TurnEnded(StreamEvent, frozen=True, kw_only=True, tag="turn.ended"):
 
     epoch: Integer
     at_ms: Integer
+
+
+class StreamLag(StreamEvent, frozen=True, kw_only=True, tag="stream.lag"):
+    """The stream is behind by more than 3 s, or has just caught up; said again every second."""
+
+    epoch: Integer
+    waiting_ms: Integer
+    """Audio that was accepted and no provider has got yet: what is said comes so much later than
+    usual; 0: it has caught up."""
+
+
+class StreamWaiting(StreamEvent, frozen=True, kw_only=True, tag="stream.waiting"):
+    """The stream's providers have no room for its next session: its audio is kept until one has."""
+
+    epoch: Integer
+    providers: tuple[str, ...]
+    """Those that would do, in the order of preference."""
+    is_over: bool = False
+    """It waits no more."""
 
 
 class WorkerHeartbeat(Event, frozen=True, kw_only=True, tag="worker.heartbeat"):

@@ -13,19 +13,25 @@ from speechbus_contracts.errors import ContractError
 from speechbus_contracts.ids import parse_token
 
 __all__ = [
+    "GOVERN_ROOT",
     "JOB_OPEN",
+    "PROVIDER_ROOT",
     "ROOT",
     "SHARDS_MAX",
     "TRANSCRIPT_ROOT",
     "WRITE_ROOT",
     "AudioSubject",
     "CaptionSubject",
+    "GovernKind",
+    "GovernSubject",
     "IngestKind",
     "IngestSubject",
     "JobSubject",
     "LiveKind",
     "LiveSubject",
+    "ProviderSubject",
     "SessionSubject",
+    "SourceSubject",
     "Subject",
     "TranscriptSubject",
     "WorkerKind",
@@ -41,17 +47,32 @@ ROOT: Final = "speech.v1"
 JOB_OPEN: Final = f"{ROOT}.job.open"
 WRITE_ROOT: Final = f"{ROOT}.write"
 TRANSCRIPT_ROOT: Final = f"{ROOT}.transcript"
+GOVERN_ROOT: Final = f"{ROOT}.govern"
+PROVIDER_ROOT: Final = f"{ROOT}.provider"
 SHARDS_MAX: Final = 256
 """More JetStream streams than this on one cluster is beyond what was ever tried."""
 
-WriteKind = Literal["opened", "claim", "final", "retracted", "gap", "covered", "flushed", "closed"]
-LiveKind = Literal["partial", "turn"]
+WriteKind = Literal[
+    "opened",
+    "reconfigured",
+    "claim",
+    "resumed",
+    "final",
+    "retracted",
+    "gap",
+    "covered",
+    "flushed",
+    "closed",
+]
+LiveKind = Literal["partial", "turn", "lag", "waiting"]
 WorkerKind = Literal["heartbeat", "ping"]
 IngestKind = Literal["holds"]
+GovernKind = Literal["slots", "pause", "breaker"]
 
 _WRITE_KINDS: Final = frozenset(get_args(WriteKind))
 _LIVE_KINDS: Final = frozenset(get_args(LiveKind))
 _WORKER_KINDS: Final = frozenset(get_args(WorkerKind))
+_GOVERN_KINDS: Final = frozenset(get_args(GovernKind))
 
 
 def build_shard(stream_id: str, *, shards: int) -> int:
@@ -126,7 +147,7 @@ class TranscriptSubject(_StreamEventSubject, frozen=True):
 
 
 class LiveSubject(msgspec.Struct, frozen=True):
-    """Partials and turns: core NATS only, not stored."""
+    """Partials, turns, lag, and that a stream waits: core NATS only, not stored."""
 
     tenant: str
     stream_id: str
@@ -187,6 +208,43 @@ class IngestSubject(msgspec.Struct, frozen=True):
         return f"{ROOT}.ingest.{parse_token(self.ingest_id)}.{self.kind}"
 
 
+class SourceSubject(msgspec.Struct, frozen=True):
+    """Asks whichever ingest has a stream's source to let go of it: core NATS only."""
+
+    tenant: str
+    stream_id: str
+
+    def __str__(self) -> str:
+        """The subject."""
+        return f"{ROOT}.source.{parse_token(self.tenant)}.{parse_token(self.stream_id)}.release"
+
+
+class _GovernorSubject(msgspec.Struct, frozen=True):
+    kind: GovernKind
+    name: str
+    """Of a credential (`slots`, `pause`) or an address (`breaker`): a hash, never the secret."""
+
+    tree: ClassVar[str]
+
+    def __str__(self) -> str:
+        """The subject."""
+        if self.kind not in _GOVERN_KINDS:
+            raise ContractError("no such kind of provider subject")
+        return f"{self.tree}.{self.kind}.{parse_token(self.name)}"
+
+
+class GovernSubject(_GovernorSubject, frozen=True):
+    """Where workers write what they share about a provider."""
+
+    tree = GOVERN_ROOT
+
+
+class ProviderSubject(_GovernorSubject, frozen=True):
+    """Where JetStream republishes what it accepted of that."""
+
+    tree = PROVIDER_ROOT
+
+
 Subject = (
     AudioSubject
     | JobSubject
@@ -197,6 +255,9 @@ Subject = (
     | WorkerSubject
     | SessionSubject
     | IngestSubject
+    | SourceSubject
+    | GovernSubject
+    | ProviderSubject
 )
 
 
@@ -217,7 +278,14 @@ def parse_subject(text: str) -> Subject:
             subject = WriteSubject(*_stream_event_parts(rest))
         case ["speech", "v1", "transcript", *rest]:
             subject = TranscriptSubject(*_stream_event_parts(rest))
-        case ["speech", "v1", "live", tenant, stream_id, ("partial" | "turn") as live]:
+        case [
+            "speech",
+            "v1",
+            "live",
+            tenant,
+            stream_id,
+            ("partial" | "turn" | "lag" | "waiting") as live,
+        ]:
             subject = LiveSubject(tenant, stream_id, live)
         case ["speech", "v1", "caption", tenant, stream_id]:
             subject = CaptionSubject(tenant, stream_id)
@@ -237,6 +305,12 @@ def _parse_between_services(rest: list[str]) -> Subject:
             return SessionSubject(tenant, session_id)
         case ["ingest", ingest_id, "holds"]:
             return IngestSubject(ingest_id, "holds")
+        case ["source", tenant, stream_id, "release"]:
+            return SourceSubject(tenant, stream_id)
+        case ["govern", ("slots" | "pause" | "breaker") as kind, name]:
+            return GovernSubject(kind, name)
+        case ["provider", ("slots" | "pause" | "breaker") as kind, name]:
+            return ProviderSubject(kind, name)
         case _:
             raise ContractError("no subject of speech.v1")
 
@@ -250,7 +324,9 @@ def _stream_event_parts(
             stream_id,
             (
                 "opened"
+                | "reconfigured"
                 | "claim"
+                | "resumed"
                 | "final"
                 | "retracted"
                 | "gap"

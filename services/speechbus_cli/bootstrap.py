@@ -23,6 +23,7 @@ from speechbus_contracts import (
     build_correlator_consumer,
     build_jobs_consumer,
     build_jobs_store,
+    build_provider_store,
     build_session_store,
     build_transcript_store,
     build_translator_consumer,
@@ -35,6 +36,7 @@ from speechbus_runtime.jetstream import (
     StreamSpec,
     ensure,
 )
+from speechbus_runtime.replication import raise_replicas
 from speechbus_runtime.settings import SettingsError, read_settings
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
 BOOTSTRAP_PREFIX: Final = "SPEECHBUS_BOOTSTRAP_"
 _NO_ROOM: Final = frozenset({10023, 10028, 10047})
 """Insufficient resources; not enough memory, not enough storage."""
+_NO_PEERS: Final = frozenset({10005, 10074})
+"""No suitable peers for placement; replicas without a cluster."""
 _NO_JETSTREAM: Final = frozenset({10039, 10076})
 """JetStream is off for this account, for this server."""
 
@@ -61,7 +65,10 @@ class BootstrapSettings(msgspec.Struct, frozen=True, kw_only=True):
     shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     """Number of AUDIO stores; the same in all services."""
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
-    """Servers that hold each object: 1, or 3 in a cluster."""
+    """Servers that hold each object beside audio: 1, or 3 in a cluster."""
+    audio_replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
+    """Servers that hold the audio; with 1, a server that dies takes its last seconds along, which
+    ingest publishes again."""
     retention_s: Annotated[int, msgspec.Meta(ge=3_600)] = 86_400
     """How long transcripts are kept, in seconds; longer than any stream."""
     audio_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20)] = AUDIO_BYTES_MAX
@@ -87,13 +94,16 @@ def build_specs(
     replicas, retention_s = settings.replicas, settings.retention_s
     stores = [
         *(
-            build_audio_store(shard, replicas=replicas, bytes_max=settings.audio_bytes_max)
+            build_audio_store(
+                shard, replicas=settings.audio_replicas, bytes_max=settings.audio_bytes_max
+            )
             for shard in range(settings.shards)
         ),
         build_jobs_store(replicas=replicas),
         build_transcript_store(replicas=replicas, retention_s=retention_s),
         build_caption_store(replicas=replicas, retention_s=retention_s),
         build_session_store(replicas=replicas),
+        build_provider_store(replicas=replicas),
     ]
     consumers = [
         ConsumerSpec(jetstream_name=JOBS_STORE, name=JOBS_CONSUMER, config=build_jobs_consumer()),
@@ -124,19 +134,28 @@ async def ensure_objects(
     streams, consumers = build_specs(settings)
     bus = await connect_bus_once(url, name="bootstrap")
     try:
-        return await ensure(bus, streams, consumers, create=create)
+        raised = await raise_replicas(bus, streams) if create else set[str]()
+        return [
+            msgspec.structs.replace(report, state="raised") if report.name in raised else report
+            for report in await ensure(bus, streams, consumers, create=create)
+        ]
     except JetStreamUnavailableError:
         raise CannotConnectError(
             f"NATS at {hide_password(url)} answers, its JetStream does not: start nats-server with"
             " --jetstream, and check that this user may use $JS.API.>."
         ) from None
     except JetStreamError as error:
-        raise _explain_refusal(error) from None
+        raise _explain_refusal(error, n_servers=bus.n_servers) from None
     finally:
         await bus.shut_down()
 
 
-def _explain_refusal(error: JetStreamError) -> FailedError:
+def _explain_refusal(error: JetStreamError, *, n_servers: int) -> FailedError:
+    if error.err_code in _NO_PEERS:
+        return FailedError(
+            f"JetStream finds too few servers for so many replicas ({n_servers} here): start more,"
+            f" or lower {BOOTSTRAP_PREFIX}REPLICAS and {BOOTSTRAP_PREFIX}AUDIO_REPLICAS."
+        )
     if error.err_code in _NO_JETSTREAM:
         return FailedError("JetStream is off: start nats-server with --jetstream.")
     if error.err_code in _NO_ROOM:
@@ -171,7 +190,7 @@ def bootstrap(*, nats_url: str | None) -> int:
     """Create the JetStream objects that Speechbus needs.
 
     Run it as often as you like: what is there stays, and what differs from what it should be is
-    reported and never overwritten.
+    reported and never overwritten. Only replicas are raised to what the settings say.
     """
     settings = read_bootstrap_settings()
     reports = asyncio.run(ensure_objects(nats_url or settings.nats_url, settings))

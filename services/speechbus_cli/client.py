@@ -1,10 +1,11 @@
-"""The client's side of the native door, `WS /v1/streams` (version 1)."""
+"""The client's side of the native door, `WS /v1/streams` (version 1): it resumes by itself."""
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -17,6 +18,16 @@ from websockets.exceptions import (
     InvalidURI,
 )
 
+from speechbus_cli.door_messages import (
+    END,
+    DoorAccepted,
+    DoorQueued,
+    DoorReady,
+    Hello,
+    NoRoomError,
+    Resume,
+    decode_message,
+)
 from speechbus_cli.errors import (
     CannotConnectError,
     CommandError,
@@ -24,16 +35,15 @@ from speechbus_cli.errors import (
     SettingsMistakeError,
     UnauthorizedError,
 )
+from speechbus_cli.kept_audio import KeptAudio
 from speechbus_cli.network_errors import describe_network_error
-from speechbus_contracts import AnyEvent, ContractError, StreamClosed, decode_event
+from speechbus_contracts import AnyEvent, StreamClosed
 from speechbus_runtime.task_groups import plain_errors
 
 __all__ = [
-    "DoorQueued",
-    "DoorReady",
     "Received",
     "StreamRequest",
-    "build_door_url",
+    "build_door_urls",
     "is_loopback",
     "stream_audio",
 ]
@@ -47,6 +57,9 @@ that waits for a worker is closed by the bus after 90 s."""
 STOP_TIMEOUT_S: Final = 5.0
 """How long somebody who pressed Ctrl-C waits for the last finals."""
 CLOSE_TIMEOUT_S: Final = 2.0
+SERVER_SILENT_S: Final = 5.0
+"""A server that can resume streams says something every second; one that does not is frozen."""
+RETRY_S: Final = 0.2
 MESSAGE_BYTES_MAX: Final = 1 << 20
 """The longest event, a final with the times of some thousand words, has a fifth of it."""
 RECEIVED_MESSAGES_MAX: Final = 64
@@ -70,19 +83,6 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Route, in the order to try; empty: the server's own."""
 
 
-class DoorReady(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream is open and audio may follow."""
-
-    stream_id: str
-    accepted_samples: int = 0
-
-
-class DoorQueued(msgspec.Struct, frozen=True, kw_only=True):
-    """No worker has room yet; audio is kept until one has."""
-
-    message: str = ""
-
-
 class Received(msgspec.Struct, frozen=True, kw_only=True):
     """One message of the server."""
 
@@ -94,31 +94,17 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     """When it came, on the event loop's clock."""
 
 
-class _Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):
-    format: Literal["pcm_s16le"] = "pcm_s16le"
-    sample_rate_hz: int
-    language: str | None
-    target_languages: tuple[str, ...]
-    providers: tuple[str, ...]
+def build_door_urls(urls: str) -> tuple[str, ...]:
+    """Return the door's address at each of several servers, which commas separate.
+
+    Raises:
+        SettingsMistakeError: one is no address, or it carries a password or a path other than the
+            door's.
+    """
+    return tuple(_build_door_url(url) for url in urls.split(","))
 
 
-class _Head(msgspec.Struct, frozen=True):
-    type: str
-
-
-class _DoorError(msgspec.Struct, frozen=True):
-    code: str = "unknown"
-    message: str = ""
-
-
-_END: Final = '{"type":"end"}'
-_head_decoder: Final = msgspec.json.Decoder(_Head)
-_ready_decoder: Final = msgspec.json.Decoder(DoorReady)
-_queued_decoder: Final = msgspec.json.Decoder(DoorQueued)
-_error_decoder: Final = msgspec.json.Decoder(_DoorError)
-
-
-def build_door_url(url: str) -> str:
+def _build_door_url(url: str) -> str:
     """Return the door's address at a server; `http` becomes `ws`.
 
     Raises:
@@ -126,6 +112,7 @@ def build_door_url(url: str) -> str:
             door's.
     """
     try:
+        url = url.strip()
         parts = urlsplit(url if "//" in url else f"ws://{url}")
         _ = parts.port  # parsed, and complained about, only when it is read
     except ValueError:
@@ -151,12 +138,14 @@ async def stream_audio(
     `receive` is a callback, not a generator's value, because sending goes on in a task of its own
     meanwhile, which a generator that nobody finishes would leave behind.
 
+    A server that is lost is looked for again, and the stream goes on there, or at another server,
+    with whatever had not been accepted.
+
     Args:
-        url: the server, as `build_door_url` takes it.
+        url: the server, or several that commas separate.
         key: credential; None: none.
         request: options of the stream.
-        audio: PCM s16le mono; read from once the server is ready, sent as fast as it yields and
-            the server accepts.
+        audio: PCM s16le mono; sent as fast as it yields and the server accepts.
         receive: called for each message in order; must be quick.
         stop: once set, the audio ends where it is, and finals are awaited for `STOP_TIMEOUT_S`.
 
@@ -165,20 +154,105 @@ async def stream_audio(
 
     Raises:
         UnauthorizedError: the key is missing, wrong or has too many streams.
-        CannotConnectError: nobody answers, or the connection broke.
+        CannotConnectError: nobody answers, or the connection broke and nobody resumed the stream.
         FailedError: the server refused the stream or its audio; the text says why.
         SettingsMistakeError: `url` is no address, or `key` cannot be one.
     """
-    address = build_door_url(url)
+    addresses = build_door_urls(url)
+    progress = _Progress(request, KeptAudio(audio, sample_rate_hz=request.sample_rate_hz))
+    # OSError: whoever read our output, or gave us audio, is gone.
+    with plain_errors(CommandError, OSError):
+        async with asyncio.TaskGroup() as group:
+            filler = group.create_task(progress.kept.fill(), name="read audio")
+            closed = await _stream_somewhere(addresses, key, progress, receive, stop)
+            filler.cancel()
+    return closed
+
+
+class _Progress:
+    """How far a stream has come, over all its connections."""
+
+    def __init__(self, request: StreamRequest, kept: KeptAudio) -> None:
+        self.request = request
+        self.kept = kept
+        self.stream_id: str | None = None
+        self.sequence = 0
+        """Of the last event that has come."""
+        self.resume_within_s: float | None = None
+        self.lost_at_s: float | None = None
+        """When the connection broke, on the event loop's clock; None: it stands."""
+
+    def encode_hello(self) -> str:
+        """Return the first message of a connection."""
+        resume: Resume | msgspec.UnsetType = msgspec.UNSET
+        if self.stream_id is not None:
+            resume = Resume(
+                stream_id=self.stream_id, samples=self.kept.kept_from, sequence=self.sequence
+            )
+        hello = Hello(
+            sample_rate_hz=self.request.sample_rate_hz,
+            language=self.request.language,
+            target_languages=self.request.target_languages,
+            providers=self.request.providers,
+            resume=resume,
+        )
+        return msgspec.json.encode(hello).decode()
+
+    def note_ready(self, ready: DoorReady) -> None:
+        """A connection stands."""
+        self.stream_id = ready.stream_id
+        self.resume_within_s = ready.resume_within_s
+        self.lost_at_s = None
+        self.kept.forget(ready.accepted_samples)
+
+    def may_resume(self, *, now_s: float) -> bool:
+        """Whether it makes sense to look for a server that goes on."""
+        if self.stream_id is None or self.resume_within_s is None:
+            return False
+        if self.lost_at_s is None:
+            self.lost_at_s = now_s
+        return now_s - self.lost_at_s <= self.resume_within_s
+
+
+async def _stream_somewhere(
+    addresses: Sequence[str],
+    key: str | None,
+    progress: _Progress,
+    receive: Callable[[Received], None],
+    stop: asyncio.Event | None,
+) -> StreamClosed | None:
+    for attempt in itertools.count():
+        address = addresses[attempt % len(addresses)]
+        try:
+            return await _stream_at(address, key, progress, receive, stop)
+        except (CannotConnectError, NoRoomError):
+            is_stopped = stop is not None and stop.is_set()
+            if is_stopped or not (
+                progress.may_resume(now_s=asyncio.get_running_loop().time())
+                or (progress.stream_id is None and attempt + 1 < len(addresses))
+            ):
+                raise
+            await asyncio.sleep(RETRY_S)
+    return None
+
+
+async def _stream_at(
+    address: str,
+    key: str | None,
+    progress: _Progress,
+    receive: Callable[[Received], None],
+    stop: asyncio.Event | None,
+) -> StreamClosed | None:
+    """Open or resume the stream at one server, and stay there until it is closed."""
     connection = await _connect(address, key)
     try:
         with suppress(ConnectionClosed):  # why stands among the received messages
-            await connection.send(_encode_hello(request))
-        conversation = _Conversation(connection, receive)
-        await conversation.receive_ready()
-        await _converse(conversation, audio, stop)
+            await connection.send(progress.encode_hello())
+        conversation = _Conversation(connection, progress, receive)
+        accepted_samples = await conversation.receive_ready()
+        await _converse(conversation, progress.kept.read_from(accepted_samples), stop)
     except ConnectionClosed as closed:
-        raise _explain_close(closed, url) from None
+        raise _explain_close(closed, address) from None
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -189,8 +263,14 @@ async def stream_audio(
 class _Conversation:
     """Both directions of one open connection."""
 
-    def __init__(self, connection: ClientConnection, receive: Callable[[Received], None]) -> None:
+    def __init__(
+        self,
+        connection: ClientConnection,
+        progress: _Progress,
+        receive: Callable[[Received], None],
+    ) -> None:
         self._connection = connection
+        self._progress = progress
         self._receive = receive
         self._clock = asyncio.get_running_loop().time
         self.silence = asyncio.timeout(None)
@@ -199,16 +279,18 @@ class _Conversation:
         """The stream's last event, once it came."""
         self._patience_s: float | None = None
 
-    async def receive_ready(self) -> None:
-        """Wait until audio may be sent."""
+    async def receive_ready(self) -> int:
+        """Wait until audio may be sent; return from which sample on."""
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                while not isinstance(await self._receive_one(), DoorReady):
+                while not isinstance(ready := await self._receive_one(), DoorReady):
                     pass
         except TimeoutError:
             raise CannotConnectError(
                 "The server accepted the connection and did not open a stream: look at its log."
             ) from None
+        self._progress.note_ready(ready)
+        return ready.accepted_samples
 
     async def send_all(self, audio: AsyncIterator[bytes]) -> None:
         """Send the audio and its end.
@@ -225,7 +307,7 @@ class _Conversation:
         self._patience_s = patience_s
         self.extend_patience()
         with suppress(ConnectionClosed):
-            await self._connection.send(_END)
+            await self._connection.send(END)
 
     def extend_patience(self) -> None:
         """Start waiting anew, if the audio has ended."""
@@ -241,8 +323,21 @@ class _Conversation:
             self.extend_patience()
 
     async def _receive_one(self) -> AnyEvent | DoorReady | DoorQueued | None:
-        raw = await self._connection.recv(decode=False)
-        event = _decode_message(raw)
+        is_resumable = self._progress.resume_within_s is not None
+        while True:
+            try:
+                async with asyncio.timeout(SERVER_SILENT_S if is_resumable else None):
+                    raw = await self._connection.recv(decode=False)
+            except TimeoutError:
+                self._connection.transport.abort()  # it would not answer a goodbye
+                raise CannotConnectError(
+                    "The server says nothing any more: check it, then run the command again."
+                ) from None
+            event, sequence = decode_message(raw)
+            self._progress.sequence = max(self._progress.sequence, sequence)
+            if not isinstance(event, DoorAccepted):
+                break
+            self._progress.kept.forget(event.samples)
         self._receive(Received(raw=raw, event=event, at_s=self._clock()))
         return event
 
@@ -251,7 +346,6 @@ async def _converse(
     conversation: _Conversation, audio: AsyncIterator[bytes], stop: asyncio.Event | None
 ) -> None:
     try:
-        # OSError: whoever read our output, or gave us audio, is gone.
         with plain_errors(TimeoutError, CommandError, ConnectionClosed, OSError):
             async with asyncio.TaskGroup() as group:
                 sender = group.create_task(conversation.send_all(audio), name="send audio")
@@ -319,7 +413,7 @@ def _explain_status(status: int, address: str) -> CommandError:
             " (`speechbus dev` prints its own)."
         )
     if status == 429:
-        return FailedError(
+        return NoRoomError(
             "This key has as many streams as it may: end one, or raise the key's limit."
         )
     return CannotConnectError(
@@ -342,46 +436,6 @@ def _explain_close(closed: ConnectionClosed, url: str) -> CommandError:
         f"The server closed the connection with code {code} before the stream was closed: look at"
         " its log."
     )
-
-
-def _decode_message(raw: bytes) -> AnyEvent | DoorReady | DoorQueued | None:
-    try:
-        match _head_decoder.decode(raw).type:
-            case "ready":
-                return _ready_decoder.decode(raw)
-            case "queued":
-                return _queued_decoder.decode(raw)
-            case "error":
-                problem = _error_decoder.decode(raw)
-                raise _explain_error(problem)
-            case _:
-                return decode_event(raw)
-    except ContractError:
-        return None  # a newer server's event, or one we cannot use: others follow
-    except msgspec.DecodeError:
-        raise FailedError(
-            "The server sent something else than events: check that --url names a Speechbus ingest."
-        ) from None
-
-
-def _explain_error(problem: _DoorError) -> CommandError:
-    message = "".join(c for c in problem.message if c.isprintable()) or "look at its log."
-    text = f"The server refused ({problem.code}): {message}"
-    if problem.code == "unauthorized":
-        return UnauthorizedError(text)
-    if problem.code == "overloaded":
-        return CannotConnectError(text)
-    return FailedError(text)
-
-
-def _encode_hello(request: StreamRequest) -> str:
-    hello = _Hello(
-        sample_rate_hz=request.sample_rate_hz,
-        language=request.language,
-        target_languages=request.target_languages,
-        providers=request.providers,
-    )
-    return msgspec.json.encode(hello).decode()
 
 
 def is_loopback(address: str) -> bool:

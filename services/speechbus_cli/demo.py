@@ -9,7 +9,8 @@ import msgspec
 
 from speechbus_cli.audio_file import AudioFile, open_audio, read_audio
 from speechbus_cli.audio_input import pace_chunks
-from speechbus_cli.client import DoorQueued, DoorReady, Received, StreamRequest, stream_audio
+from speechbus_cli.client import Received, StreamRequest, stream_audio
+from speechbus_cli.door_messages import DoorQueued, DoorReady
 from speechbus_cli.errors import FailedError
 from speechbus_cli.screen import Screen
 from speechbus_cli.speech import Recording, Recordings, fetch_recordings

@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from speechbus_cli.bootstrap import BootstrapSettings, ensure_objects, read_bootstrap_settings
-from speechbus_cli.bus_access import connect_reader, hide_password
-from speechbus_cli.client import build_door_url
+from speechbus_cli.bus_access import connect_bus_once, connect_reader, hide_password
+from speechbus_cli.client import build_door_urls
 from speechbus_cli.errors import CommandError, ExitCode
 from speechbus_cli.heartbeats import hear_workers
 from speechbus_cli.http_probe import probe_http
 from speechbus_cli.running import run_until_interrupted
 from speechbus_cli.settings import INGEST_URL, NATS_URL
+from speechbus_runtime.health import Failure
 from speechbus_runtime.jetstream import ObjectReport
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_transcriber.providers.registry import CLOUD_PROVIDERS
@@ -48,6 +49,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 class _Places(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str
     ingest_url: str
+
+
+class _Readiness(msgspec.Struct, frozen=True):
+    failing: tuple[Failure, ...] = ()
 
 
 def _check_python() -> Check:
@@ -90,16 +95,24 @@ def _check_accounts() -> Check:
     return Check(name="providers", state="ok", found=found)
 
 
-async def _check_nats(places: _Places) -> Check:
+async def _check_nats(places: _Places, settings: BootstrapSettings) -> Check:
     where = hide_password(places.nats_url)
     try:
-        connection = await connect_reader(places.nats_url, name="doctor")
+        connection = await connect_bus_once(places.nats_url, name="doctor")
     except CommandError as error:
         return Check(name="NATS", state="fail", found=where, remedy=str(error))
     server = connection.connected_server_version
-    version = f"{server.major}.{server.minor}.{server.patch}"
-    await connection.close()
-    return Check(name="NATS", state="ok", found=f"{where}, version {version}")
+    n_servers = connection.n_servers
+    await connection.shut_down()
+    found = f"{where}, version {server.major}.{server.minor}.{server.patch}, servers: {n_servers}"
+    replicas = max(settings.replicas, settings.audio_replicas)
+    if replicas > n_servers:
+        remedy = (
+            f"{replicas} replicas need as many servers: start more as one cluster, or lower"
+            " SPEECHBUS_BOOTSTRAP_REPLICAS and SPEECHBUS_BOOTSTRAP_AUDIO_REPLICAS."
+        )
+        return Check(name="NATS", state="warn", found=found, remedy=remedy)
+    return Check(name="NATS", state="ok", found=found)
 
 
 async def _check_objects(places: _Places, settings: BootstrapSettings) -> list[Check]:
@@ -118,9 +131,12 @@ def _check_object(report: ObjectReport) -> Check:
             remedy = "Create it: `speechbus bootstrap`."
             return Check(name=name, state="fail", found="missing", remedy=remedy)
         case "drifted":
-            remedy = "Set SPEECHBUS_BOOTSTRAP_* as it was made, or `nats stream edit` it."
+            remedy = (
+                "Set SPEECHBUS_BOOTSTRAP_* as it was made, or `nats stream edit` it; too few"
+                " replicas are raised by `speechbus bootstrap`."
+            )
             return Check(name=name, state="warn", found="; ".join(report.drift), remedy=remedy)
-        case "unchanged" | "created":
+        case "unchanged" | "created" | "raised":
             return Check(name=name, state="ok", found="present")
 
 
@@ -153,7 +169,7 @@ async def _check_workers(places: _Places) -> Check:
 
 
 async def _check_ingest(places: _Places) -> Check:
-    door = build_door_url(places.ingest_url)
+    door = build_door_urls(places.ingest_url)[0]
     address = door.replace("ws", "http", 1).removesuffix("/v1/streams")
     answer = await probe_http(f"{address}/readyz")
     if answer is None:
@@ -167,10 +183,18 @@ async def _check_ingest(places: _Places) -> Check:
         return Check(
             name="ingest",
             state="fail",
-            found=f"{address}/readyz answers {answer.status}",
+            found=f"{address}/readyz answers {answer.status}{_read_reasons(answer.body)}",
             remedy=f"See why: `curl {address}/readyz`, and look at its log.",
         )
     return Check(name="ingest", state="ok", found=f"{address} is ready")
+
+
+def _read_reasons(body: bytes) -> str:
+    try:
+        report = msgspec.json.decode(body, type=_Readiness)
+    except msgspec.DecodeError:
+        return ""
+    return "".join(f"; {failure.name}: {failure.reason}" for failure in report.failing)
 
 
 def _check_speech() -> Check:
@@ -191,8 +215,9 @@ def _check_browser() -> Check:
 
 
 async def _check_all(places: _Places, settings: BootstrapSettings) -> list[Check]:
-    checks = [_check_python(), _check_packages(), _check_accounts(), await _check_nats(places)]
-    if checks[-1].state == "ok":
+    checks = [_check_python(), _check_packages(), _check_accounts()]
+    checks.append(await _check_nats(places, settings))
+    if checks[-1].state != "fail":
         checks += await _check_objects(places, settings)
     later: Sequence[Callable[[_Places], Awaitable[Check]]] = (_check_workers, _check_ingest)
     checks += [await check(places) for check in later]
@@ -232,7 +257,7 @@ Exit codes: 0 all is well (warnings allowed), 1 something is not, 2 wrong argume
 def doctor(*, nats_url: str, url: str) -> int:
     """Check a set-up and say what to do; changes nothing."""
     settings = read_bootstrap_settings()
-    build_door_url(url)  # a mistake in it should not look like a sick server
+    build_door_urls(url)  # a mistake in it should not look like a sick server
     places = _Places(nats_url=nats_url, ingest_url=url)
     checks = run_until_interrupted(lambda: _check_all(places, settings))
     _print_table(checks)

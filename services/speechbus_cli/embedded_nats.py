@@ -29,6 +29,7 @@ listen: "127.0.0.1:4222"
 max_payload: 256KB
 write_deadline: "2s"
 max_pending: 8MB
+no_fast_producer_stall: true
 jetstream {
   max_memory_store: 4GB
   max_file_store: 20GB

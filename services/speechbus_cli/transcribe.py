@@ -11,19 +11,19 @@ import msgspec
 from speechbus_cli.audio_file import AudioFile, open_audio, read_audio
 from speechbus_cli.audio_input import STDIN_RATE_HZ, pace_chunks, read_stdin
 from speechbus_cli.client import (
-    DoorQueued,
-    DoorReady,
     Received,
     StreamRequest,
-    build_door_url,
+    build_door_urls,
     is_loopback,
     stream_audio,
 )
+from speechbus_cli.door_messages import DoorQueued, DoorReady
 from speechbus_cli.errors import ExitCode, FailedError, InterruptedCommandError
 from speechbus_cli.running import StopSignals, run_until_stopped
 from speechbus_cli.screen import Screen, write_json_line
 from speechbus_cli.settings import DEV_KEY, INGEST_URL, KEY
 from speechbus_cli.transcript import Transcript, format_clock, printable
+from speechbus_contracts import StreamWaiting
 
 __all__ = ["split_names", "transcribe"]
 
@@ -66,6 +66,8 @@ class _Session:
                 self._state, line = "streaming", None
             case DoorQueued(message=message):
                 self._state, line = printable(message) or "waiting for a worker", None
+            case StreamWaiting(is_over=False):
+                self._state, line = "waiting for a provider that has room", None
             case event:
                 self._state = "streaming"
                 line = self.transcript.apply(event)
@@ -112,7 +114,7 @@ Exit codes: 0 done, 1 failed or a part of the audio was not transcribed, 2 wrong
     envvar=INGEST_URL,
     default="ws://127.0.0.1:8080",
     show_default=True,
-    help="Server (ingest) to send to.",
+    help="Server (ingest) to send to; several with commas between: where to go on when one fails.",
 )
 @click.option(
     "--key",
@@ -148,10 +150,11 @@ def transcribe(
     A terminal shows what is being understood while it is spoken; a pipe gets final lines only.
     Ctrl-C ends the audio there and waits shortly for the last words.
     """
+    is_local = all(map(is_loopback, build_door_urls(url)))
     options = _Options(
         url=url,
         # A line end of a file or of another system is no part of it.
-        key=(key or "").strip() or (DEV_KEY if is_loopback(build_door_url(url)) else None),
+        key=(key or "").strip() or (DEV_KEY if is_local else None),
         language=language,
         target_languages=split_names(translate),
         providers=split_names(providers),

@@ -70,15 +70,19 @@ def main() -> int:
         handle_within_s=STORE_WITHIN_S,
     )
     return run_service(
-        lambda stop: serve_pulls(spec, stop, lambda bus: _prepare(bus, settings)),
+        lambda stop: serve_pulls(
+            spec, stop, lambda bus, publisher: _prepare(bus, publisher, settings)
+        ),
         service=SERVICE,
         stop_within_s=STORE_WITHIN_S + STOP_MARGIN_S,
     )
 
 
 @asynccontextmanager
-async def _prepare(bus: BusConnection, settings: Settings) -> AsyncGenerator[Handle]:
-    captions = CaptionWriter(bus, AckedPublisher(bus))
+async def _prepare(
+    bus: BusConnection, publisher: AckedPublisher, settings: Settings
+) -> AsyncGenerator[Handle]:
+    captions = CaptionWriter(bus, publisher)
     wait_ms = round(1_000 * settings.deadline_s)
     correlator = Correlator(Transcript(bus), captions.write, wait_ms=wait_ms)
 

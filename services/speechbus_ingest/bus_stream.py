@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -16,8 +15,10 @@ from speechbus_contracts import (
     ContractError,
     Gap,
     JobOpen,
+    StreamClaimed,
     StreamClosed,
     StreamOpened,
+    StreamReconfigured,
     WriteSubject,
     build_claim_headers,
     build_dedup_headers,
@@ -27,20 +28,31 @@ from speechbus_contracts import (
     job_dedup_id,
 )
 from speechbus_contracts.subjects import JOB_OPEN, ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
+from speechbus_ingest.audio_end import AudioEnd
 from speechbus_ingest.chunker import Chunker
+from speechbus_ingest.event_order import EventOrder, StoredEvent, read_event
 from speechbus_ingest.formats.decoders import Decoders
-from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.publisher import AudioPublisher, LaneStart
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import fetch_stored
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 
-__all__ = ["BusStream", "EventSink", "IngestContext", "StreamExistsError"]
+__all__ = [
+    "BusStream",
+    "EventSink",
+    "IngestContext",
+    "StreamExistsError",
+    "TakenStream",
+    "with_sequence",
+]
 
 logger = logging.getLogger(__name__)
 
-HELD_BACK_MAX: Final = 1_000
-"""Events of one stream that wait while missed ones are read; older ones are read again anyway."""
+STALE_RETRY_S: Final = 0.1
+STALE_TRIES_MAX: Final = 100
+"""Reads, `STALE_RETRY_S` apart, of a store that has not what was republished: a follower lags
+some milliseconds, one that comes back a few seconds."""
 KEEPALIVE_S: Final = 2.0
 """A worker takes an ingest for lost after 10 s without any chunk."""
 
@@ -78,6 +90,27 @@ class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     now_ns: Callable[[], int]
     """Wall clock, ns since 1970."""
+    behind: asyncio.Queue["BusStream"] = msgspec.field(default_factory=asyncio.Queue["BusStream"])
+    """Streams whose events have to be read from the store; each at most once at a time."""
+    ingest_id: str = "ingest"
+    """Name of this process, unlike any other's."""
+
+
+class TakenStream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream that another ingest has begun, as the bus knows it."""
+
+    opened: StreamOpened
+    claimed: StreamClaimed | None
+    """Its last claim; None: nobody has claimed it yet."""
+    claim_sequence: int
+    """Of that claim in TRANSCRIPT; 0: there is none."""
+    start: LaneStart
+    audio: AudioEnd
+    """What is stored before `start`."""
+
+
+class _Resumed(msgspec.Struct, frozen=True):
+    ingest_epoch: int
 
 
 class _Claimed(msgspec.Struct, frozen=True):
@@ -101,25 +134,37 @@ _claimed_decoder: Final = msgspec.json.Decoder(_Claimed)
 _epoch_decoder: Final = msgspec.json.Decoder(_Epoch)
 _covered_decoder: Final = msgspec.json.Decoder(_Covered)
 _gap_decoder: Final = msgspec.json.Decoder(_Gap)
+_resumed_decoder: Final = msgspec.json.Decoder(_Resumed)
 
 
 class BusStream:
     """A live stream.
 
-    Order of calls: `open`; then `write`, `flush` and `wait_for_room` as audio comes; `end` once;
-    wait for `closed`; always `release`.
+    Order of calls: `open` or `take_over`; then `write`, `flush` and `wait_for_room` as audio comes;
+    `end` once; wait for `closed`; always `release`.
 
     Args:
         opened: what is announced; its sample rate is that of what is written.
         context: what all streams share.
-        sink: gets the events.
+        sink: gets the events; those of a stream that can be resumed have a field `sequence`.
+        on_superseded: called when another ingest has taken the stream over.
+        taken: of a stream that another ingest has opened.
     """
 
-    def __init__(self, opened: StreamOpened, context: IngestContext, sink: EventSink) -> None:
+    def __init__(
+        self,
+        opened: StreamOpened,
+        context: IngestContext,
+        sink: EventSink,
+        *,
+        on_superseded: Callable[[], None],
+        taken: TakenStream | None = None,
+    ) -> None:
         self.opened = opened
         self.stream_id = opened.stream_id
         self._context = context
         self._sink = sink
+        self._on_superseded = on_superseded
         self.closed = asyncio.Event()
         """Set when `stream.closed` has been handed to the sink."""
         self.worker_id: str | None = None
@@ -129,13 +174,19 @@ class BusStream:
         self._lane = context.audio.open_lane(
             str(AudioSubject(opened.shard, opened.tenant, opened.stream_id)),
             sample_rate_hz=opened.sample_rate_hz,
+            start=None if taken is None else taken.start,
         )
         self._waiting_since_s: float | None = None
+        # Decoded while a change is being stored; the door reads nothing meanwhile.
+        self._behind_change: bytearray | None = None
+        self._language = opened.language
         self._has_ended = False
         self._sids: list[int] = []
-        self._sequence = 0
+        self._order = EventOrder()
+        self._is_behind = False
+        self._reading = asyncio.Lock()
+        self._told_sequence = 0
         self._unsaid: Gap | None = None
-        self._held_back: deque[tuple[int, str, bytes]] | None = None
 
     @property
     def is_stored(self) -> bool:
@@ -147,6 +198,11 @@ class BusStream:
         """Samples published so far."""
         return self._lane.position
 
+    @property
+    def stored_samples(self) -> int:
+        """Samples that are stored on the bus, without a hole."""
+        return self._lane.stored_position
+
     async def open(self) -> None:
         """Announce the stream and ask for a worker; audio may follow at once.
 
@@ -154,12 +210,7 @@ class BusStream:
             StreamExistsError: there is or was a stream of this id.
         """
         context, opened = self._context, self.opened
-        name = f"{opened.tenant}.{opened.stream_id}"
-        bus = context.control_bus
-        self._sids = [
-            bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.{name}.>", self._receive),
-            bus.subscribe_direct(f"{ROOT}.live.{name}.*", self._receive_live),
-        ]
+        self._subscribe()
         # Of this opener, or JetStream would take another one's event for a repetition of it.
         dedup_id = event_dedup_id(opened.stream_id, f"opened-{os.urandom(8).hex()}", 0)
         try:
@@ -167,6 +218,7 @@ class BusStream:
                 str(WriteSubject(opened.tenant, opened.stream_id, "opened")),
                 encode_event(opened),
                 headers=encode_headers(build_claim_headers(dedup_id, last_claim_sequence=0)),
+                store=TRANSCRIPT_STORE,
             )
         except StaleGuardError:
             raise StreamExistsError from None
@@ -174,9 +226,37 @@ class BusStream:
         context.supervisor.add(self)
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": opened.door})
 
+    def take_over(self, taken: TakenStream) -> None:
+        """Go on with another ingest's stream; then call `replay`."""
+        self.hold_back()  # from before the subscription stands
+        self._subscribe()
+        self._order.sequence = taken.claim_sequence
+        if taken.claimed is not None:
+            self._epoch, self.worker_id = taken.claimed.epoch, taken.claimed.worker
+        self._has_ended = taken.audio.end is not None
+        now_ns = self._context.now_ns()
+        covered = taken.start.covered_sample
+        # One that ends there is kept, as `AudioLane.cover` does.
+        uncovered = [c for c in taken.audio.chunks if c.first_sample + c.n_samples >= covered]
+        self._lane.adopt(uncovered, now_ns=now_ns)
+        # Readers learn at once that what a frozen ingest still sends counts no more.
+        self._lane.publish(ChunkKind.SILENCE, b"", captured_at_ns=now_ns)
+        self._context.supervisor.add(self)
+
+    def _subscribe(self) -> None:
+        name = f"{self.opened.tenant}.{self.opened.stream_id}"
+        bus = self._context.control_bus
+        self._sids = [
+            bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.{name}.>", self._receive),
+            bus.subscribe_direct(f"{ROOT}.live.{name}.*", self._receive_live),
+        ]
+
     def write(self, pcm: bytes) -> None:
         """Take PCM s16le mono, cut anywhere; nothing is taken after the end."""
         if self._has_ended:
+            return
+        if self._behind_change is not None:
+            self._behind_change += pcm
             return
         chunks = self._chunker.split(pcm)
         if chunks:
@@ -208,10 +288,59 @@ class BusStream:
         self._publish_rest()
         return self._lane.publish(ChunkKind.FLUSH, b"", captured_at_ns=self._context.now_ns())
 
+    async def change_language(self, language: str | None) -> None:
+        """From here on another language is spoken; returns when that is stored.
+
+        The event is stored before the chunk is published: whoever reads the chunk, and whoever
+        comes when it is forgotten, then knows the same. What is written meanwhile lies behind it.
+        """
+        if self._has_ended:
+            return
+        self._publish_rest()
+        self._behind_change = bytearray()
+        self._language = language
+        opened = self.opened
+        sample = self._lane.position
+        event = StreamReconfigured(
+            stream_id=self.stream_id,
+            tenant=opened.tenant,
+            at_sample=sample,
+            at_ms=sample * 1000 // opened.sample_rate_hz,
+            language=language,
+        )
+        # Of this change: one to the same language in the same place may follow another.
+        dedup_id = event_dedup_id(self.stream_id, f"reconfigured-{os.urandom(8).hex()}", 0)
+        try:
+            await self._context.publisher.publish(
+                str(WriteSubject(opened.tenant, self.stream_id, "reconfigured")),
+                encode_event(event),
+                headers=encode_headers(build_dedup_headers(dedup_id)),
+            )
+        finally:
+            self._publish_change()
+
+    def _publish_change(self) -> None:
+        behind, self._behind_change = self._behind_change, None
+        if behind is None:
+            return
+        self._lane.publish(
+            ChunkKind.RECONFIGURE,
+            msgspec.json.encode({"language": self._language}),
+            captured_at_ns=self._context.now_ns(),
+        )
+        self.write(bytes(behind))
+
+    def pause(self) -> None:
+        """Publish what was written; half a sample of it is forgotten."""
+        if not self._has_ended:
+            self._publish_rest()
+        self._chunker.drop_rest()
+
     def end(self, reason: str) -> None:
         """No more audio; called again, it does nothing."""
         if self._has_ended:
             return
+        self._publish_change()
         self._has_ended = True
         self._publish_rest()
         self._lane.publish(
@@ -247,6 +376,7 @@ class BusStream:
     async def reopen(self, reason: str) -> None:
         """Place the stream on another worker, under the next epoch."""
         if not self.closed.is_set():
+            self._fall_behind()  # its claim or its end may have come by unseen
             await self._place(self._epoch + 1, reason)
 
     async def _place(self, epoch: int, reason: str) -> None:
@@ -262,22 +392,34 @@ class BusStream:
     # --- events from the bus -------------------------------------------------------------------
 
     def _receive(self, subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
-        event = (_read_sequence(headers), subject.split(b".", 6)[5].decode(), payload)
-        if self._held_back is None:
-            self._take(*event)
-        else:
-            self._held_back.append(event)
+        event = read_event(subject, payload, headers)
+        was_holding = self._order.is_holding
+        if self._order.receive(event):
+            self._take(event)
+        elif self._order.is_holding and not was_holding:
+            self._fall_behind()
 
-    def _take(self, sequence: int, kind: str, payload: bytes) -> None:
-        """Act on a stored event and hand it on, each once and in order."""
-        if sequence <= self._sequence or self.closed.is_set():
+    def _fall_behind(self) -> None:
+        """Have what may have been missed read from the store."""
+        if not self._is_behind:
+            self._is_behind = True
+            self._order.hold()
+            self._context.behind.put_nowait(self)
+
+    def _take(self, event: StoredEvent) -> None:
+        """Act on a stored event and hand it on."""
+        if self.closed.is_set():
             return
-        self._sequence = sequence
+        kind, payload = event.kind, event.payload
+        is_told = event.sequence <= self._told_sequence
         try:
             self._note(kind, payload)
         except (msgspec.DecodeError, ContractError):
             logger.warning("an event broke the contract", extra={"stream_id": self.stream_id})
-        self._sink.take_event(kind, payload)
+        if not is_told:
+            if self.opened.is_resumable:
+                payload = with_sequence(payload, event.sequence)
+            self._sink.take_event(kind, payload)
         if kind == "closed":
             self.closed.set()
             self._has_ended = True  # a worker may do that by itself
@@ -309,6 +451,7 @@ class BusStream:
                 str(WriteSubject(self.opened.tenant, self.stream_id, "gap")),
                 encode_event(self._unsaid),
                 headers=encode_headers(build_dedup_headers(dedup_id)),
+                store=TRANSCRIPT_STORE,
             )
 
     def _note(self, kind: str, payload: bytes) -> None:
@@ -322,6 +465,9 @@ class BusStream:
                 if claimed.epoch >= self._epoch:
                     self._epoch = claimed.epoch
                     self.worker_id = claimed.worker
+            case "resumed":
+                if _resumed_decoder.decode(payload).ingest_epoch > self._lane.ingest_epoch:
+                    self._on_superseded()
             case "closed":
                 self._find_unsaid(payload)
             case _:
@@ -329,35 +475,56 @@ class BusStream:
 
     def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         # A worker that has lost the stream may not know it yet.
-        if _epoch_decoder.decode(payload).epoch >= self._epoch and self._held_back is None:
+        if _epoch_decoder.decode(payload).epoch >= self._epoch and not self._order.is_holding:
             self._sink.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
 
     def hold_back(self) -> None:
         """The bus is away: events from now on wait until `recover` has read what was missed."""
-        if self._held_back is None:
-            self._held_back = deque(maxlen=HELD_BACK_MAX)
+        self._order.hold()
+
+    async def replay(self, *, after: int) -> None:
+        """Hand on all events stored behind a sequence, to a sink that has those up to it.
+
+        Raises:
+            JetStreamUnavailableError: no answer; call `recover`.
+        """
+        self.hold_back()
+        async with self._reading:  # a read from further on would leave out what lies between
+            self._told_sequence = after
+            self._order.go_back(after)
+        await self.recover()
 
     async def recover(self) -> None:
-        """Hand on the events that were stored while the bus was away, then go on live.
+        """Hand on the events that were stored and not seen, then go on live.
 
         Raises:
             JetStreamUnavailableError: no answer; call again.
         """
+        self._order.hold()
+        async with self._reading:
+            self._order.hold()  # a read before this one has let go
+            await self._read_stored()
+        self._is_behind = False
+
+    async def _read_stored(self) -> None:
         subject = f"{WRITE_ROOT}.{self.opened.tenant}.{self.stream_id}.>"
-        while True:
-            messages = await fetch_stored(
+        for tries_left in reversed(range(STALE_TRIES_MAX)):
+            while messages := await fetch_stored(
                 self._context.control_bus,
                 TRANSCRIPT_STORE,
                 subject,
-                start_sequence=self._sequence + 1,
-            )
-            for message in messages:
-                self._take(message.sequence, message.subject.split(".")[5], message.payload)
-            if not messages:
-                break
-        held_back, self._held_back = self._held_back, None
-        for event in held_back or ():
-            self._take(*event)
+                start_sequence=self._order.sequence + 1,
+            ):
+                stored = (
+                    StoredEvent(m.sequence, 0, m.subject.split(".")[5], m.payload) for m in messages
+                )
+                for event in self._order.add_stored(stored):
+                    self._take(event)
+            for event in self._order.release(is_last=not tries_left):
+                self._take(event)
+            if not self._order.is_holding:
+                return
+            await asyncio.sleep(STALE_RETRY_S)
 
     def _cover(self, covered_ms: int) -> None:
         self._lane.cover(covered_ms * self.opened.sample_rate_hz // 1000)
@@ -369,7 +536,6 @@ class BusStream:
             self._lane.publish(ChunkKind.AUDIO, rest, captured_at_ns=self._context.now_ns())
 
 
-def _read_sequence(headers: bytes) -> int:
-    """Return the sequence that JetStream gives to what it republishes."""
-    _, _, after = headers.partition(b"Nats-Sequence:")
-    return int(after.partition(b"\r\n")[0])
+def with_sequence(payload: bytes, sequence: int) -> bytes:
+    """Return an event's JSON with its sequence, by which clients say what they have."""
+    return b'%b,"sequence":%d}' % (payload[:-1], sequence)

@@ -41,3 +41,7 @@ class Chunker:
         n_whole = len(self._rest) & ~1
         whole, self._rest = self._rest[:n_whole], self._rest[n_whole:]
         return whole
+
+    def drop_rest(self) -> None:
+        """Forget half a sample: what follows begins with a whole one."""
+        self._rest = b""

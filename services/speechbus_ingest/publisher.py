@@ -8,15 +8,23 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
 
-from speechbus_contracts import AUDIO_MAX_AGE_S, ChunkKind, encode_chunk_prefix
+from speechbus_contracts import (
+    AUDIO_MAX_AGE_S,
+    AUDIO_PREFIX_BYTES,
+    CHUNKS_BEFORE_MAX,
+    AudioChunk,
+    ChunkKind,
+    encode_chunk,
+    encode_chunk_prefix,
+)
 from speechbus_runtime.bus import BusConnection
 
-__all__ = ["AudioLane", "AudioPublisher"]
+__all__ = ["AudioLane", "AudioPublisher", "LaneStart"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +37,8 @@ time, or a pool or a provider that has been away for long, come this far. Then t
 is not read any more, and a live client gives up soon: its pings are not answered either."""
 REFRESH_S: Final = 60.0
 """Age at which audio that is not covered is published again; AUDIO forgets it after 90 s."""
+REFRESH_EVERY_S: Final = 1.0
+"""Looks for such audio; a stream that is far behind has hundreds of chunks to look at."""
 ACK_TIMEOUT_S: Final = 1.0
 HELD_CHUNKS_MAX: Final = 4_500
 """Chunks kept of one stream: as long as AUDIO keeps them, at 20 ms each. Flushes and signs of life
@@ -38,13 +48,34 @@ RESEND_BATCH: Final = 32
 _ERROR: Final = b'"error"'
 
 
+class LaneStart(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a stream's audio begins at this ingest: at its beginning, unless taken over."""
+
+    ingest_epoch: int = 1
+    number: int = 0
+    """Of the first chunk."""
+    position: int = 0
+    """Samples before it."""
+    covered_sample: int = 0
+    """Nobody will read again what is before it."""
+
+
 class _Held(msgspec.Struct, gc=False):
     number: int
+    first_sample: int
     end_sample: int
     prefix: bytes
     payload: bytes
     sent_at_s: float
+    first_sent_at_s: float
     is_acked: bool = False
+
+
+class _Ack(msgspec.Struct, gc=False):
+    seq: int
+
+
+_ack_decoder: Final = msgspec.json.Decoder(_Ack)
 
 
 class AudioLane:
@@ -57,23 +88,26 @@ class AudioLane:
         subject: str,
         *,
         sample_rate_hz: int,
-        ingest_epoch: int,
+        start: LaneStart,
     ) -> None:
         self._publisher = publisher
         self._key = key
         self._subject = subject.encode()
+        self._stored_sequence = 0
         self._reply_head = b"%b%d." % (publisher.inbox, key)
-        self._ingest_epoch = ingest_epoch
+        self._start = start
         self._credit_samples = int(CREDIT_S * sample_rate_hz)
         self._held_samples_max = AUDIO_MAX_AGE_S * sample_rate_hz
-        self._next_number = 0
+        self._next_number = start.number
         self._held: deque[_Held] = deque()
         self._unacked: dict[int, _Held] = {}
-        self._consumed_sample = 0
+        self._consumed_sample = start.covered_sample
+        self._stored_position = start.position
+        self._refreshed_at_s = -math.inf
         self._room = asyncio.Event()
         self._room.set()
-        self.position = 0
-        """Samples published."""
+        self.position = start.position
+        """Samples published, those of former ingests included."""
         self.published_at_s = publisher.now_s()
         """When the last chunk of any kind was published, on the loop's clock."""
 
@@ -82,13 +116,19 @@ class AudioLane:
         number = self._next_number
         self._next_number = number + 1
         prefix = encode_chunk_prefix(
-            kind, self._ingest_epoch, number, self.position, captured_at_ns
+            kind,
+            self._start.ingest_epoch,
+            number,
+            self.position,
+            captured_at_ns,
+            min(number - self._start.number, CHUNKS_BEFORE_MAX),
         )
+        first_sample = self.position
         if kind is ChunkKind.AUDIO:
             self.position += len(payload) >> 1
         now_s = self._publisher.now_s()
         self.published_at_s = now_s
-        held = _Held(number, self.position, prefix, payload, now_s)
+        held = _Held(number, first_sample, self.position, prefix, payload, now_s, now_s)
         self._held.append(held)
         self._unacked[number] = held
         self._send(held)
@@ -109,6 +149,43 @@ class AudioLane:
     def is_stored(self) -> bool:
         """Whether JetStream has acknowledged everything published so far."""
         return not self._unacked
+
+    @property
+    def ingest_epoch(self) -> int:
+        """Generation of this ingest, in all its chunks."""
+        return self._start.ingest_epoch
+
+    @property
+    def stored_position(self) -> int:
+        """Samples that JetStream has acknowledged, without a hole; never less than it was."""
+        first = min(self._unacked, default=None)
+        position = self.position if first is None else self._unacked[first].first_sample
+        self._stored_position = max(self._stored_position, position)
+        return self._stored_position
+
+    def adopt(self, chunks: Iterable[AudioChunk], *, now_ns: int) -> None:
+        """Keep what a former ingest has stored, so that no loss of the store takes it; call first.
+
+        Args:
+            chunks: before this lane's own, in order.
+            now_ns: wall clock, ns since 1970, by which their age is told.
+        """
+        now_s = self._publisher.now_s()
+        for chunk in chunks:
+            message = encode_chunk(chunk)
+            sent_at_s = now_s - max(0, now_ns - chunk.captured_at_ns) / 1e9
+            self._held.append(
+                _Held(
+                    chunk.number,
+                    chunk.first_sample,
+                    chunk.first_sample + chunk.n_samples,
+                    message[:AUDIO_PREFIX_BYTES],
+                    message[AUDIO_PREFIX_BYTES:],
+                    sent_at_s,
+                    sent_at_s,
+                    is_acked=True,
+                )
+            )
 
     def cover(self, sample: int) -> None:
         """Forget what is in finals: nobody will read it again.
@@ -135,8 +212,12 @@ class AudioLane:
 
     # --- for AudioPublisher --------------------------------------------------------------------
 
-    def acknowledge(self, number: int) -> None:
-        """JetStream has stored a chunk."""
+    def acknowledge(self, number: int, sequence: int) -> None:
+        """JetStream has stored a chunk, under this sequence of its own."""
+        if sequence < self._stored_sequence:
+            # The store began anew: its only server restarted, or it was made again elsewhere.
+            self._publisher.distrust_store(like=self._subject)
+        self._stored_sequence = sequence
         held = self._unacked.pop(number, None)
         if held is not None:
             held.is_acked = True
@@ -162,15 +243,26 @@ class AudioLane:
 
         That is also what a worker has read: when its provider breaks, it reads it again.
         """
+        if now_s - self._refreshed_at_s < REFRESH_EVERY_S:
+            return
+        self._refreshed_at_s = now_s
         for held in self._held:
-            if now_s - held.sent_at_s < REFRESH_S:
+            if now_s - held.first_sent_at_s < REFRESH_S:
                 return
-            if held.is_acked:
+            # One that was sent again lately says nothing about those behind it.
+            if held.is_acked and now_s - held.sent_at_s >= REFRESH_S:
                 held.is_acked = False
                 self._unacked[held.number] = held
 
-    def distrust(self) -> None:
-        """The store may have lost everything: publish again what is not covered."""
+    def distrust(self, *, like: bytes = b"") -> None:
+        """The store may have lost everything: publish again what is not covered.
+
+        Args:
+            like: subject of another lane; one of another store changes nothing here.
+        """
+        if like and like.split(b".", 4)[:4] != self._subject.split(b".", 4)[:4]:
+            return
+        self._stored_sequence = 0
         self._unacked = {held.number: held for held in self._held}
         for held in self._held:
             held.is_acked = False
@@ -225,15 +317,17 @@ class AudioPublisher:
         self._store_was_lost = False
         bus.subscribe_direct(self.inbox.decode() + "*.*", self._receive_ack)
 
-    def open_lane(self, subject: str, *, sample_rate_hz: int, ingest_epoch: int = 1) -> AudioLane:
-        """Begin a stream's audio."""
+    def open_lane(
+        self, subject: str, *, sample_rate_hz: int, start: LaneStart | None = None
+    ) -> AudioLane:
+        """Begin a stream's audio, or go on with it."""
         self._next_key += 1
         lane = AudioLane(
             self,
             self._next_key,
             subject,
             sample_rate_hz=sample_rate_hz,
-            ingest_epoch=ingest_epoch,
+            start=start or LaneStart(),
         )
         self._lanes[self._next_key] = lane
         return lane
@@ -242,10 +336,14 @@ class AudioPublisher:
         """Called by the lane."""
         self._lanes.pop(key, None)
 
-    def distrust_store(self) -> None:
-        """After a reconnect: AUDIO may be new and empty."""
+    def distrust_store(self, *, like: bytes = b"") -> None:
+        """After a reconnect: AUDIO may be new and empty.
+
+        Args:
+            like: subject of a lane whose store is meant; empty: all.
+        """
         for lane in self._lanes.values():
-            lane.distrust()
+            lane.distrust(like=like)
         self.resend_late()
 
     def resend_late(self) -> None:
@@ -266,4 +364,4 @@ class AudioPublisher:
         key, _, number = subject[len(self.inbox) :].partition(b".")
         lane = self._lanes.get(int(key))
         if lane is not None:
-            lane.acknowledge(int(number))
+            lane.acknowledge(int(number), _ack_decoder.decode(payload).seq)

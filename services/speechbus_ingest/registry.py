@@ -4,16 +4,18 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from speechbus_ingest.bus_stream import EventSink, IngestContext
+from speechbus_contracts import SourceSubject
+from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext, TakenStream
 from speechbus_ingest.formats.decoders import NoDecoderError
 from speechbus_ingest.formats.decoding import Decoding
+from speechbus_ingest.formats.names import AudioFormat
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 
-__all__ = ["AudioNotStoredError", "OverLimitError", "StreamRegistry"]
+__all__ = ["AudioNotStoredError", "OverLimitError", "SeatTakenError", "StreamRegistry"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +26,19 @@ RECOVER_AGAIN_S: Final = 5.0
 LINGER_S: Final = 900.0
 """A stream whose client has gone is watched over, and its unread audio kept alive, this long: a
 pool that is back within a quarter of an hour transcribes it."""
+RESUME_S: Final = 8.0
+"""A worker closes a stream whose ingest has died after 10 s, and an ingest that pauses may have
+said its last word 2 s before it died."""
+HAND_OVER_S: Final = 2.0
+"""Storing the last chunks takes milliseconds."""
 
 
 class AudioNotStoredError(Exception):
     """The process ends with accepted audio that only it has."""
+
+
+class SeatTakenError(Exception):
+    """Another connection has resumed the stream in the meantime."""
 
 
 class OverLimitError(Exception):
@@ -42,6 +53,7 @@ class StreamRegistry:
         streams_max: streams of this process.
         streams_per_key_max: streams of one tenant.
         beat: called whenever the upkeep loop turns; for health.
+        resume_s: a client that can resume its stream may be away this long.
     """
 
     def __init__(
@@ -51,8 +63,10 @@ class StreamRegistry:
         streams_max: int,
         streams_per_key_max: int,
         beat: Callable[[], None],
+        resume_s: float = RESUME_S,
     ) -> None:
         self.context = context
+        self.resume_s = resume_s
         self.is_draining = False
         self._streams_max = streams_max
         self._streams_per_key_max = streams_per_key_max
@@ -81,6 +95,20 @@ class StreamRegistry:
             or self._per_tenant[tenant] + n_streams > self._streams_per_key_max
         ):
             raise OverLimitError
+
+    def may_return(self, tenant: str) -> bool:
+        """Whether a tenant without room may still come, to resume one of its streams."""
+        return any(
+            stream.request.is_resumable and stream.request.tenant == tenant
+            for stream in self._streams.values()
+        )
+
+    def find(self, tenant: str, stream_id: str) -> IngestStream | None:
+        """Return a tenant's stream that is here, not closed, and can be resumed."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.request.tenant != tenant or stream.closed.is_set():
+            return None
+        return stream if stream.request.is_resumable else None
 
     @asynccontextmanager
     async def open_stream(
@@ -111,11 +139,75 @@ class StreamRegistry:
             # The bus did not answer: nobody knows the stream, so nobody waits for it.
             self._forget(stream)
             raise
+        if request.is_resumable:
+            async with self._seated(stream):
+                yield stream
+            return
         try:
             yield stream
         finally:
             stream.end("client_gone")  # no effect when the door has ended it with its reason
             self._tasks.create_task(self._linger(stream), name=f"linger:{stream.stream_id}")
+
+    @asynccontextmanager
+    async def rejoin(
+        self, stream: IngestStream, audio_format: AudioFormat, sink: EventSink
+    ) -> AsyncGenerator[None, None]:
+        """Give a stream that is here to another connection during the block.
+
+        Raises:
+            SeatTakenError: yet another connection, or another ingest, has it by now.
+            OverLimitError: this process ends.
+        """
+        seat = stream.offer_seat()
+        await stream.vacant.wait()
+        if seat.is_shutdown:
+            raise OverLimitError
+        if seat.taken.is_set() or stream.closed.is_set():
+            raise SeatTakenError
+        stream.attach(seat, audio_format, sink)
+        try:
+            yield
+        finally:
+            stream.vacate()
+
+    @asynccontextmanager
+    async def adopt(
+        self, request: StreamRequest, taken: TakenStream, sink: EventSink
+    ) -> AsyncGenerator[IngestStream, None]:
+        """Go on with another ingest's stream; as `open_stream`.
+
+        Raises:
+            OverLimitError: no room.
+        """
+        self.check_room(request.tenant)
+        self._n_streams += 1
+        self._per_tenant[request.tenant] += 1
+        stream = IngestStream(request, self.context, sink)
+        stream.take_over(taken)
+        self._streams[stream.stream_id] = stream
+        async with self._seated(stream):
+            yield stream
+
+    async def replay(self, stream: IngestStream, *, after: int) -> None:
+        """Hand on all events stored behind a sequence.
+
+        Raises:
+            JetStreamUnavailableError: no answer; the client may try again.
+        """
+        try:
+            await stream.replay(after=after)
+        except BaseException:
+            self._recover_soon(stream)  # or what comes from now on would be held back for ever
+            raise
+
+    @asynccontextmanager
+    async def _seated(self, stream: IngestStream) -> AsyncGenerator[None, None]:
+        self._tasks.create_task(self._keep(stream), name=f"keep:{stream.stream_id}")
+        try:
+            yield
+        finally:
+            stream.vacate()
 
     async def _open_decoding(self, request: StreamRequest) -> Decoding | None:
         if not isinstance(request.audio_format, str):
@@ -131,6 +223,7 @@ class StreamRegistry:
         """Look after all streams until cancelled."""
         publisher = self.context.audio
         async with self._tasks:
+            self._tasks.create_task(self._recover_those_behind(), name="recover")
             while True:
                 now_s = publisher.now_s()
                 for stream in self._streams.values():
@@ -148,7 +241,11 @@ class StreamRegistry:
         self.is_draining = True
         streams = list(self._streams.values())
         for stream in streams:
-            stream.end("shutdown")
+            if stream.request.is_resumable and stream.end_reason is None:
+                stream.clear_seats(is_shutdown=True)  # its client goes on with it elsewhere
+                self._tasks.create_task(self._hand_over(stream))
+            else:
+                stream.end("shutdown")
         try:
             async with asyncio.timeout(within_s):
                 for stream in streams:
@@ -168,7 +265,54 @@ class StreamRegistry:
 
     async def _recover_all(self) -> None:
         for stream in self._streams.values():
-            self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
+            self._recover_soon(stream)
+
+    def _recover_soon(self, stream: IngestStream | BusStream) -> None:
+        self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
+
+    async def _keep(self, stream: IngestStream) -> None:
+        """Have a stream that can be resumed, until its client has been away for too long."""
+        bus = self.context.control_bus
+
+        def release(_subject: bytes, reply: bytes, _payload: bytes, _headers: bytes) -> None:
+            self._tasks.create_task(self._release(stream, reply))
+
+        subject = SourceSubject(stream.request.tenant, stream.stream_id)
+        sid = bus.subscribe_direct(str(subject), release)
+        try:
+            while stream.end_reason is None:
+                await stream.vacant.wait()
+                if stream.end_reason is not None:
+                    break
+                try:
+                    async with asyncio.timeout(self.resume_s):
+                        await stream.occupied.wait()
+                except TimeoutError:
+                    stream.end("client_gone")
+            await self._linger(stream)
+        finally:
+            bus.unsubscribe_direct(sid)
+
+    async def _release(self, stream: IngestStream, reply: bytes) -> None:
+        """Answer an ingest that the client has come to: why the stream has ended, or nothing."""
+        if stream.end_reason is None or stream.end_reason == "end":
+            stream.clear_seats()
+            await self._hand_over(stream)
+        if stream.is_stored:  # else who asks takes this process for frozen
+            reason = stream.end_reason if stream.end_reason != "resumed" else ""
+            self.context.control_bus.publish_nowait(reply, (reason or "").encode())
+
+    async def _hand_over(self, stream: IngestStream) -> None:
+        """Store what has come from the client and let go of the stream, without its end."""
+        await stream.vacant.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HAND_OVER_S):
+                await stream.wait_until_stored()
+                stream.let_go()
+
+    async def _recover_those_behind(self) -> None:
+        while True:
+            self._recover_soon(await self.context.behind.get())
 
     async def _linger(self, stream: IngestStream) -> None:
         try:
@@ -184,7 +328,8 @@ class StreamRegistry:
 
     def _forget(self, stream: IngestStream) -> None:
         stream.release()
-        del self._streams[stream.stream_id]
+        if self._streams.get(stream.stream_id) is stream:  # else it has come back from elsewhere
+            del self._streams[stream.stream_id]
         self._leave_room(stream.request)
 
     def _leave_room(self, request: StreamRequest) -> None:
@@ -193,7 +338,7 @@ class StreamRegistry:
         self._per_tenant[request.tenant] -= n_streams
 
 
-async def _recover(stream: IngestStream) -> None:
+async def _recover(stream: IngestStream | BusStream) -> None:
     while not stream.closed.is_set():
         try:
             await stream.recover()

@@ -25,8 +25,10 @@ from speechbus_ingest.doors.palabra_storage import PalabraStorage
 from speechbus_ingest.doors.palabra_store import SessionStore
 from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.keys import KeyRing
+from speechbus_ingest.measures import measure_ingest
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
+from speechbus_ingest.resume import Resumer
 from speechbus_ingest.server import build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.supervisor import Supervisor
@@ -34,6 +36,7 @@ from speechbus_ingest.viewer.routes import Viewer
 from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.health import Health, watch_event_loop
 from speechbus_runtime.health_routes import health_routes
+from speechbus_runtime.health_server import serve_health
 from speechbus_runtime.lifecycle import (
     EXIT_FAILED,
     EXIT_SETTINGS,
@@ -46,7 +49,9 @@ from speechbus_runtime.lifecycle import (
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.volatile_streams import VolatileStreams
 
 __all__ = ["main"]
@@ -88,15 +93,23 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
     health.register("supervisor", stale_after_s=LOOP_STALE_S)
     health.register("streams", stale_after_s=LOOP_STALE_S)
+    telemetry = Telemetry(SERVICE)
     async with AsyncExitStack() as stack:
         stack.enter_context(suppress(StoppedError))
         stack.enter_context(watch_event_loop(health))
+        if settings.health_port is not None:
+            await stack.enter_async_context(
+                serve_health(
+                    health, telemetry, host=settings.health_host, port=settings.health_port
+                )
+            )
         audio_bus = await unless_stopped(stop, connect_bus(settings.nats_url, name=f"{name}-audio"))
         stack.push_async_callback(audio_bus.shut_down)
         control_bus = await unless_stopped(stop, connect_bus(settings.nats_url, name=name))
         stack.push_async_callback(control_bus.shut_down)
         for bus in (audio_bus, control_bus):
             bus.on_denied(lambda: health.set_ready("permissions", ok=False, reason=DENIED))
+            telemetry.follow(bus)
         supervisor = Supervisor(
             control_bus, now_s=loop.time, beat=lambda: health.beat("supervisor")
         )
@@ -104,22 +117,34 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         decoders = Decoders(folder, streams_max=settings.decoders_max)
         context = IngestContext(
             control_bus=control_bus,
-            publisher=AckedPublisher(control_bus),
+            publisher=AckedPublisher(
+                control_bus,
+                on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            ),
             audio=AudioPublisher(audio_bus, now_s=loop.time),
             supervisor=supervisor,
             decoders=decoders,
             chunk_ms=settings.chunk_ms,
             shards=settings.shards,
             now_ns=time.time_ns,
+            ingest_id=name,
         )
         registry = StreamRegistry(
             context,
             streams_max=settings.streams_max,
             streams_per_key_max=settings.streams_per_key_max,
             beat=lambda: health.beat("streams"),
+            resume_s=settings.resume_s,
         )
+        measure_ingest(telemetry, count_streams=lambda: registry.n_streams)
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
-        native = NativeDoor(keys, registry, idle_s=settings.idle_s, duration_s=settings.duration_s)
+        native = NativeDoor(
+            keys,
+            registry,
+            Resumer(registry),
+            idle_s=settings.idle_s,
+            duration_s=settings.duration_s,
+        )
         sessions = SessionStore(control_bus, context.publisher, now_ms=_now_ms)
         token_secret = _token_secret(settings)
         storage = PalabraStorage(keys, sessions, token_secret=token_secret, now_ms=_now_ms)
@@ -187,6 +212,9 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 ),
                 name="objects",
             )
+            leaving = tasks.create_task(
+                watch_server((audio_bus, control_bus), store=TRANSCRIPT_STORE), name="server"
+            )
             decoding = tasks.create_task(decoders.run(), name="decoders")
             serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             health.set_ready("bus", ok=True)
@@ -203,6 +231,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             await serving
             supervising.cancel()
             watching.cancel()
+            leaving.cancel()
             tending.cancel()
             decoding.cancel()
             if not_stored is not None:

@@ -24,6 +24,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the one port, for WebSocket and HTTP."""
     listen_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
     """Port; 0: any free one."""
+    health_host: str = "127.0.0.1"
+    """Address of the port below."""
+    health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
+    """Port of /metrics, which clients need not reach, and once more of /healthz and /readyz; 0: any
+    free one; empty: no metrics."""
     nats_url: str = "nats://127.0.0.1:4222"
     """NATS server, or several separated by commas."""
     viewer: Literal["key", "open"] = "key"
@@ -51,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     long is ended."""
     duration_s: Annotated[float, msgspec.Meta(ge=1, le=80_000)] = 43_200.0
     """Longest stream; must stay below the retention of TRANSCRIPT (24 h)."""
+    resume_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 8.0
+    """A client that can resume its stream (native door) may be away this long; 8 s and no longer
+    when this process has died meanwhile."""
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 10.0
     """After SIGTERM, open streams may take this long to get their last finals."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

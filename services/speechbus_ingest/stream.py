@@ -16,7 +16,7 @@ from speechbus_contracts import (
     build_stream_id,
     encode_event,
 )
-from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext
+from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext, TakenStream
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.formats.names import (
     PLAIN,
@@ -27,6 +27,7 @@ from speechbus_ingest.formats.names import (
 )
 from speechbus_ingest.formats.raw import RawConverter
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
+from speechbus_ingest.seat import Empty, Seat
 
 __all__ = [
     "SAMPLE_RATE_HZ_MAX",
@@ -48,6 +49,7 @@ SETTLE_S_MAX: Final = 2.0
 EARLY_FLUSHES_MAX: Final = 16
 """Flushes before any audio; they all mean the same."""
 UNDECODABLE: Final = "undecodable"
+STORED_POLL_S: Final = 0.01
 
 
 class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,13 +71,15 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Each of so many channels becomes a stream; None: the mean of all becomes one."""
     stream_id: str | None = None
     """Made by the door, for a stream that may be opened once whoever tries; None: any new one."""
+    is_resumable: bool = False
+    """Whether the client may come back, with raw audio that is one stream."""
 
 
 class IngestStream:
     """A client's stream.
 
-    Order of calls: `open`, or a task for `decode`; then `take` and `flush` as audio comes; `end`
-    once; wait for `closed`; always `release`.
+    Order of calls: `open`, `take_over`, or a task for `decode`; then `take` and `flush` as audio
+    comes; `end` once; wait for `closed`; always `release`.
 
     Args:
         request: what the client asked for.
@@ -101,7 +105,8 @@ class IngestStream:
         ]
         """Of the streams on the bus."""
         self.closed = asyncio.Event()
-        """Set when `stream.closed`, of all streams, has been handed to the sink."""
+        """Set when `stream.closed`, of all streams, has been handed to the sink; also when another
+        ingest has the stream."""
         self.opened = asyncio.Event()
         """Set once the bus knows of the stream: with encoded audio, when its first samples come."""
         self.claimed = asyncio.Event()
@@ -109,11 +114,18 @@ class IngestStream:
         self.written_at_s = context.audio.now_s()
         """When the client last sent audio, on the loop's clock."""
         self.end_reason: str | None = None
-        """What `end` was called with, or `undecodable`; None: audio is welcome."""
+        """What `end` was called with, `undecodable` or `resumed`; None: audio is welcome."""
         self.problem: Problem | None = None
         """Why the audio could not be decoded to its end."""
         self.undecodable = asyncio.Event()
         """Set when there is a `problem`."""
+        self.seat = Seat()
+        """The connection that the audio comes from, or came from last."""
+        self._newest_seat = self.seat
+        self.vacant = asyncio.Event()
+        """Set while no connection has the stream; of those that can be resumed."""
+        self.occupied = asyncio.Event()
+        """Set otherwise, and when nobody needs to come back any more."""
         self._decoding = decoding
         self._is_decoded = decoding is None
         self._converter = _open_converter(request)
@@ -131,6 +143,18 @@ class IngestStream:
     def accepted_samples(self) -> int:
         """Samples published so far."""
         return self._buses[0].accepted_samples if self._buses else 0
+
+    @property
+    def stored_samples(self) -> int:
+        """Samples that are stored on the bus, without a hole: no dying process takes them."""
+        return self._buses[0].stored_samples if self._buses else 0
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the stream was opened, wherever that was."""
+        if not self._buses:
+            return 0.0  # it will be with its first samples
+        return max(0.0, self._context.now_ns() / 1e9 - self._buses[0].opened.opened_at / 1000)
 
     async def open(self, sample_rate_hz: int) -> None:
         """Announce the stream and ask for a worker; audio may follow at once.
@@ -155,9 +179,11 @@ class IngestStream:
                     keywords=request.keywords,
                     skips_silence=request.skips_silence,
                     channel=channel,
+                    is_resumable=request.is_resumable,
                 ),
                 self._context,
                 self,
+                on_superseded=self.let_go,
             )
             for stream_id, channel in zip(self.stream_ids, _list_channels(request), strict=True)
         ]
@@ -167,6 +193,17 @@ class IngestStream:
             for bus in self._buses:
                 bus.flush()
         self.opened.set()
+
+    def take_over(self, taken: TakenStream) -> None:
+        """Go on with another ingest's stream; then call `replay`."""
+        bus = BusStream(taken.opened, self._context, self, on_superseded=self.let_go, taken=taken)
+        self._buses = [bus]
+        if taken.audio.end is not None:
+            self.end_reason = "end"
+        if taken.claimed is not None:
+            self.claimed.set()
+        self.opened.set()
+        bus.take_over(taken)
 
     async def decode(self) -> None:
         """Open the stream when its first samples come, and carry them to the bus to their end."""
@@ -299,6 +336,15 @@ class IngestStream:
         numbers = [bus.flush() for bus in self._buses]
         return numbers[0]
 
+    async def change_language(self, language: str | None) -> None:
+        """From here on another language is spoken; returns when that is stored. See `settle`."""
+        if not self._buses:  # no sample was found yet: `stream.opened` will say it
+            self.request = msgspec.structs.replace(self.request, language=language)
+            return
+        await self.opened.wait()
+        for bus in self._buses:
+            await bus.change_language(language)
+
     def end(self, reason: str) -> None:
         """No more audio: `end`, `client_gone`, `idle`, `limit` or `shutdown`."""
         if self.end_reason is not None:
@@ -321,6 +367,66 @@ class IngestStream:
         self._sink.take_event(kind, payload)
         if kind == "closed":
             self.closed.set()
+
+    # --- connections, of a stream that can be resumed ------------------------------------------
+
+    def offer_seat(self) -> Seat:
+        """Have all other connections leave; wait for `vacant`, then `attach`."""
+        self._newest_seat.taken.set()
+        self._newest_seat = Seat()
+        return self._newest_seat
+
+    def attach(self, seat: Seat, audio_format: AudioFormat, sink: EventSink) -> None:
+        """Take audio and give events to another connection.
+
+        Args:
+            seat: its own.
+            audio_format: of what comes from now on.
+            sink: gets the events from now on; call `replay` for those before.
+        """
+        self.seat = seat
+        self.request = msgspec.structs.replace(self.request, audio_format=audio_format)
+        self._converter = _open_converter(self.request)
+        self._sink = sink
+        self.written_at_s = self._context.audio.now_s()
+        self.vacant.clear()
+        self.occupied.set()
+
+    def vacate(self) -> None:
+        """The connection has gone: what it sent, up to its last whole sample, is published."""
+        for bus in self._buses:
+            bus.pause()
+        self._sink = Empty()
+        self.occupied.clear()
+        self.vacant.set()
+
+    def clear_seats(self, *, is_shutdown: bool = False) -> None:
+        """Have all connections leave, those that wait for the seat, too."""
+        for seat in (self.seat, self._newest_seat):
+            seat.is_shutdown = is_shutdown
+            seat.taken.set()
+
+    async def wait_until_stored(self) -> None:
+        """Return when everything published is stored; waits as long as NATS is away."""
+        while not self.is_stored:  # noqa: ASYNC110 (an event would cost with every chunk)
+            await asyncio.sleep(STORED_POLL_S)
+
+    async def replay(self, *, after: int) -> None:
+        """Hand on all events stored behind a sequence.
+
+        Raises:
+            JetStreamUnavailableError: no answer.
+        """
+        for bus in self._buses:
+            await bus.replay(after=after)
+
+    def let_go(self) -> None:
+        """Another ingest has the stream, or shall have it: say no more, not even its end."""
+        self.end_reason = "resumed"
+        self.clear_seats(is_shutdown=self.seat.is_shutdown)
+        self.occupied.set()
+        self.vacant.set()
+        self.closed.set()
 
     # --- for the registry ----------------------------------------------------------------------
 

@@ -26,10 +26,18 @@ __all__ = ["Supervised", "Supervisor"]
 logger = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
-LATE_S: Final = 0.35
-"""Heartbeats come every 200 ms; one late by three quarters of that is worth a question."""
-PING_TIMEOUT_S: Final = 0.45
+LATE_S: Final = 0.25
+"""Heartbeats come every 200 ms; one late by a quarter of that is worth a question. A dead worker is
+found by it, and a busy machine asks now and then for nothing."""
+PING_TIMEOUT_S: Final = 0.55
 """A busy worker answers within this; a frozen one does not (nats.md 3: noticed after 810 ms)."""
+RECONNECT_S: Final = 0.5
+"""After an outage of NATS, workers may need this much longer to be connected than this ingest."""
+FALSE_ALARM_S: Final = 3.0
+"""A worker that is heard again so soon after it was taken for frozen was busy."""
+PATIENCE_S_MAX: Final = 4.0
+"""Each false alarm doubles the patience with a worker, up to this: on a machine without a free core
+streams would go from one busy worker to the next, each beginning anew."""
 ABSENCES_MAX: Final = 3
 """Reports in a row, one a second, in which a worker does not name a stream that it has claimed."""
 FORGET_S: Final = 60.0
@@ -78,8 +86,13 @@ class Supervisor:
         self._streams: dict[str, Supervised] = {}
         self._seen_at_s: dict[str, float] = {}
         self._probing: set[str] = set()
+        self._condemned_at_s: dict[str, float] = {}
+        self._patience_s: dict[str, float] = {}
         self._absences: Counter[str] = Counter()
         self._abandoned: list[Supervised] = []
+        self._echo_subject = bus.new_inbox().encode()
+        self._echoed = self._asked = 0
+        bus.subscribe_direct(self._echo_subject.decode(), self._hear_echo)
         bus.subscribe_direct(f"{ROOT}.worker.*.heartbeat", self._see_heartbeat)
         bus.on_reconnected(self._after_reconnect)
 
@@ -124,6 +137,8 @@ class Supervisor:
         for worker_id in [w for w, seen in self._seen_at_s.items() if now_s - seen > FORGET_S]:
             if worker_id not in carrying:
                 del self._seen_at_s[worker_id]
+                self._patience_s.pop(worker_id, None)
+                self._condemned_at_s.pop(worker_id, None)
         return late
 
     async def _probe(self, worker_id: str) -> None:
@@ -145,18 +160,28 @@ class Supervisor:
             self._probing.discard(worker_id)
 
     async def _ask(self, worker_id: str) -> Verdict | None:
+        self._asked += 1
+        number = self._asked
+        self._bus.publish_nowait(self._echo_subject, b"%d" % number)
         try:
             await self._bus.request(
-                str(WorkerSubject(worker_id, "ping")), b"", timeout=PING_TIMEOUT_S
+                str(WorkerSubject(worker_id, "ping")), b"", timeout=self._patience_with(worker_id)
             )
         except nats.errors.NoRespondersError:
             return "worker_lost"
         except (nats.errors.TimeoutError, TimeoutError):
-            # Silence through an outage of NATS says nothing about the worker.
-            return "worker_frozen" if self._bus.is_connected else None
+            # Silence says nothing about the worker while NATS gives our own words not back either.
+            is_heard = self._echoed >= number and self._bus.is_connected
+            if not is_heard or self._now_s() - self._seen_at_s[worker_id] < LATE_S:
+                return None
+            self._condemned_at_s[worker_id] = self._now_s()
+            return "worker_frozen"
         except (nats.errors.Error, OSError):
             return None
         return None
+
+    def _hear_echo(self, _subject: bytes, _reply: bytes, payload: bytes, _headers: bytes) -> None:
+        self._echoed = int(payload)
 
     def _see_heartbeat(self, _subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         try:
@@ -166,8 +191,19 @@ class Supervisor:
         if not isinstance(heartbeat, WorkerHeartbeat):
             return
         self._seen_at_s[heartbeat.worker] = self._now_s()
+        if heartbeat.worker in self._condemned_at_s:
+            self._learn(heartbeat.worker)
         if heartbeat.consumed is not None:
             self._compare(heartbeat.worker, heartbeat.consumed)
+
+    def _patience_with(self, worker_id: str) -> float:
+        return self._patience_s.get(worker_id, PING_TIMEOUT_S)
+
+    def _learn(self, worker_id: str) -> None:
+        """A worker that was taken for frozen is heard: it may have been busy only."""
+        if self._now_s() - self._condemned_at_s.pop(worker_id) < FALSE_ALARM_S:
+            patience_s = min(PATIENCE_S_MAX, 2 * self._patience_with(worker_id))
+            self._patience_s[worker_id] = patience_s
 
     def _compare(self, worker_id: str, consumed: Mapping[str, int]) -> None:
         """See which of our streams the worker really carries: a claim alone carries nothing."""
@@ -184,6 +220,6 @@ class Supervisor:
                 self._abandoned.append(stream)
 
     async def _after_reconnect(self) -> None:
-        now_s = self._now_s()
+        until_s = self._now_s() + RECONNECT_S
         for worker_id in self._seen_at_s:
-            self._seen_at_s[worker_id] = now_s
+            self._seen_at_s[worker_id] = until_s

@@ -35,6 +35,9 @@ PINGS_OUTSTANDING_MAX: Final = 2
 SEND_BACKLOG_BYTES_MAX: Final = 8 << 20
 """Bytes the kernel has not taken yet beyond which unacknowledged publishes are refused; the
 server cuts a client that falls this far behind, too (`max_pending`)."""
+BATCHES_MAX: Final = 16
+"""Direct gets of a connection at a time. The server sends as fast as it can, and cuts a client
+for which 8 MB wait; a worker that takes over 200 streams asks for some 50 MB."""
 CLOSE_TIMEOUT_S: Final = 1.0
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
@@ -126,6 +129,8 @@ class BusConnection(Client):
         self._is_closing = False
         self._has_waited = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.batches = asyncio.Semaphore(BATCHES_MAX)
+        """Held during a batch of stored messages."""
         self._reconnect_hooks: list[Callable[[], Awaitable[None]]] = []
         self._disconnect_hooks: list[Callable[[], None]] = []
         self._denied_hooks: list[Callable[[], None]] = []
@@ -279,6 +284,22 @@ class BusConnection(Client):
 
     # --- life of the connection --------------------------------------------------------------
 
+    @property
+    def n_servers(self) -> int:
+        """Servers of the cluster that this connection's server knows and tells, with itself."""
+        return len(self._server_info.get("connect_urls") or ()) or 1
+
+    @property
+    def other_servers(self) -> list[str]:
+        """URLs of the pool's servers beside the one this is connected to; may hold passwords."""
+        current = self._current_server
+        return [one.uri.geturl() for one in self._server_pool if one is not current]
+
+    async def leave_server(self) -> None:
+        """Go on at the next server of the pool; the same as if this one had gone away."""
+        self._abort_connection()
+        await self.force_reconnect()
+
     def on_reconnected(self, hook: Callable[[], Awaitable[None]]) -> None:
         """Await `hook` after each reconnect; subscriptions already stand again by then."""
         self._reconnect_hooks.append(hook)
@@ -319,9 +340,25 @@ class BusConnection(Client):
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
+            # A server that drains (lame duck) serves until it has sent everybody away.
+            lame_duck_mode_cb=self.leave_server,
             # Refuse rather than hold what is published through nats-py while it is away.
             pending_size=SEND_BACKLOG_BYTES_MAX,
         )
+        # Shuffled once, so that clients spread over the servers. From now on in turn: a lost
+        # server is tried last, since one that is frozen takes 2 s to try.
+        self.options["dont_randomize"] = True
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self._abort_connection()
+        await super()._process_op_err(e)
+
+    def _abort_connection(self) -> None:
+        # nats-py waits until what is queued has been written, and a peer that neither reads nor
+        # resets (frozen, or cut off) would hold it for minutes.
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None and self.is_connected:
+            writer.transport.abort()
 
     async def shut_down(self) -> None:
         """Send what is pending and close; waits at most `CLOSE_TIMEOUT_S`, also without NATS."""

@@ -1,4 +1,4 @@
-"""The answers to health probes over HTTP/1.1, for services without a web framework.
+"""The answers to health probes and to Prometheus over HTTP/1.1, without a web framework.
 
 → GET /healthz HTTP/1.1
 ← 200 or 503, JSON, connection closed
@@ -12,9 +12,11 @@ from typing import Final, cast
 
 from speechbus_runtime.health import Health, watch_event_loop
 from speechbus_runtime.lifecycle import ListenError
+from speechbus_runtime.telemetry import METRICS_TYPE, Telemetry
 
 __all__ = ["serve_health"]
 
+JSON: Final = "application/json"
 HEAD_BYTES_MAX: Final = 8_192
 """Probes send some 150 bytes; a service mesh adds headers of its own."""
 CONNECTION_S_MAX: Final = 2.0
@@ -24,11 +26,14 @@ CONNECTIONS_MAX: Final = 16
 
 
 @asynccontextmanager
-async def serve_health(health: Health, *, host: str, port: int) -> AsyncGenerator[int]:
-    """Answer `GET /healthz` and `GET /readyz`, and watch the event loop, while the block runs.
+async def serve_health(
+    health: Health, telemetry: Telemetry, *, host: str, port: int
+) -> AsyncGenerator[int]:
+    """Answer `GET` of `/healthz`, `/readyz` and `/metrics`, and watch the event loop, meanwhile.
 
     Args:
-        health: what to answer from.
+        health: what to answer probes from.
+        telemetry: what to answer Prometheus from.
         host: address to bind.
         port: 0 chooses a free one.
 
@@ -41,7 +46,9 @@ async def serve_health(health: Health, *, host: str, port: int) -> AsyncGenerato
     loop = asyncio.get_running_loop()
     connections: set[_Connection] = set()
     try:
-        server = await loop.create_server(lambda: _Connection(health, connections), host, port)
+        server = await loop.create_server(
+            lambda: _Connection(health, telemetry, connections), host, port
+        )
     except OSError as error:
         raise ListenError(host, port, error, setting="another HEALTH_PORT") from None
     try:
@@ -56,8 +63,11 @@ async def serve_health(health: Health, *, host: str, port: int) -> AsyncGenerato
 class _Connection(asyncio.Protocol):
     """One request, one answer. A protocol, not streams: those would start a task each."""
 
-    def __init__(self, health: Health, connections: "set[_Connection]") -> None:
+    def __init__(
+        self, health: Health, telemetry: Telemetry, connections: "set[_Connection]"
+    ) -> None:
         self._health = health
+        self._telemetry = telemetry
         self._connections = connections
         self._head = bytearray()
         self._has_answered = False
@@ -81,9 +91,9 @@ class _Connection(asyncio.Protocol):
         self._head += data
         if b"\r\n\r\n" in self._head[:HEAD_BYTES_MAX]:
             request_line = bytes(self._head).partition(b"\r\n")[0]
-            self._answer(*_answer(self._health, request_line))
+            self._answer(*_answer(self._health, self._telemetry, request_line))
         elif len(self._head) >= HEAD_BYTES_MAX:
-            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"{}")
+            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"{}", JSON)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
@@ -95,34 +105,33 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _answer(self, status: HTTPStatus, body: bytes) -> None:
+    def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         assert self._transport is not None
         self._has_answered = True
         self._head.clear()
         allow = "Allow: GET\r\n" if status == HTTPStatus.METHOD_NOT_ALLOWED else ""
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n{allow}"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
             "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
         self._transport.write_eof()
 
 
-def _answer(health: Health, request_line: bytes) -> tuple[HTTPStatus, bytes]:
+def _answer(
+    health: Health, telemetry: Telemetry, request_line: bytes
+) -> tuple[HTTPStatus, bytes, str]:
     match request_line.split(b" "):
         case [method, target, b"HTTP/1.1" | b"HTTP/1.0"]:
             path = target.partition(b"?")[0]
         case _:
-            return HTTPStatus.BAD_REQUEST, b"{}"
-    match path:
-        case b"/healthz":
-            report = health.live_report
-        case b"/readyz":
-            report = health.ready_report
-        case _:
-            return HTTPStatus.NOT_FOUND, b"{}"
+            return HTTPStatus.BAD_REQUEST, b"{}", JSON
+    if path not in {b"/healthz", b"/readyz", b"/metrics"}:
+        return HTTPStatus.NOT_FOUND, b"{}", JSON
     if method != b"GET":
-        return HTTPStatus.METHOD_NOT_ALLOWED, b"{}"
-    answer = report()
-    return HTTPStatus(answer.status_code), answer.encode()
+        return HTTPStatus.METHOD_NOT_ALLOWED, b"{}", JSON
+    if path == b"/metrics":
+        return HTTPStatus.OK, telemetry.render(), METRICS_TYPE
+    report = health.live_report() if path == b"/healthz" else health.ready_report()
+    return HTTPStatus(report.status_code), report.encode(), JSON

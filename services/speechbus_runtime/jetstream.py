@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 import nats.errors
+from nats.aio.client import Client
 
 from speechbus_runtime.bus import BusConnection
 
@@ -25,7 +26,9 @@ __all__ = [
     "ensure",
     "fetch_last",
     "fetch_stored",
+    "list_subjects",
     "parse_time_ms",
+    "read_dedup_id",
     "read_last",
     "read_sequence",
     "read_specs",
@@ -80,7 +83,8 @@ class ObjectReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `ensure` found."""
 
     name: str
-    state: Literal["created", "unchanged", "drifted", "missing"]
+    state: Literal["created", "raised", "unchanged", "drifted", "missing"]
+    """`raised`: it has more replicas now."""
     drift: tuple[str, ...] = ()
     """One line per differing field: `field: is X, should be Y`. Nothing is overwritten."""
 
@@ -93,6 +97,8 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     time: str = ""
     """When it was stored: RFC 3339, on the server's clock."""
+    dedup_id: str = ""
+    """Of a read from the leader."""
 
     @property
     def stored_at_ms(self) -> int:
@@ -105,7 +111,7 @@ def parse_time_ms(text: str) -> int:
     return (datetime.fromisoformat(text) - _EPOCH) // _MS
 
 
-async def request_api(bus: BusConnection, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
+async def request_api(bus: Client, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Send one request to `$JS.API.<call>` and return the answer.
 
     Raises:
@@ -233,6 +239,7 @@ class _Stored(msgspec.Struct, frozen=True):
     seq: int
     data: str = ""
     time: str = ""
+    hdrs: str = ""
 
 
 async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> StoredMessage | None:
@@ -255,6 +262,7 @@ async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> St
         sequence=stored.seq,
         payload=base64.b64decode(stored.data),
         time=stored.time,
+        dedup_id=read_dedup_id(base64.b64decode(stored.hdrs)),
     )
 
 
@@ -266,6 +274,7 @@ async def fetch_stored(
     start_time: str | None = None,
     start_sequence: int = 1,
     messages_max: int = BATCH_MESSAGES_MAX,
+    bytes_max: int = BATCH_BYTES_MAX,
 ) -> list[StoredMessage]:
     """Read stored messages of one subject in order, by one batch direct get.
 
@@ -276,9 +285,10 @@ async def fetch_stored(
         start_time: RFC 3339; first message stored at or after it.
         start_sequence: used without `start_time`.
         messages_max: how many at most.
+        bytes_max: likewise; the last one may exceed it.
 
     Returns:
-        At most `messages_max` messages and about `BATCH_BYTES_MAX` bytes: call again from behind
+        At most `messages_max` messages and about `bytes_max` bytes: call again from behind
         the last sequence when it may be more.
 
     Raises:
@@ -286,7 +296,7 @@ async def fetch_stored(
     """
     body: dict[str, Any] = {
         "batch": messages_max,
-        "max_bytes": BATCH_BYTES_MAX,
+        "max_bytes": bytes_max,
         "next_by_subj": subject,
     }
     if start_time is None:
@@ -294,6 +304,28 @@ async def fetch_stored(
     else:
         body["start_time"] = start_time
     return await _get_batch(bus, jetstream_name, body)
+
+
+async def list_subjects(bus: BusConnection, jetstream_name: str, subject: str) -> set[str]:
+    """Return the subjects, of those that match, of which something is stored.
+
+    Raises:
+        JetStreamUnavailableError: no answer; try again.
+    """
+    found: set[str] = set()
+    while True:
+        try:
+            answer = await request_api(
+                bus,
+                f"STREAM.INFO.{jetstream_name}",
+                {"subjects_filter": subject, "offset": len(found)},
+            )
+        except JetStreamError as error:
+            raise JetStreamUnavailableError(str(error.err_code)) from None
+        page: dict[str, int] = answer["state"].get("subjects") or {}
+        found.update(page)
+        if not page or len(found) >= answer.get("total", 0):
+            return found
 
 
 async def fetch_last(
@@ -319,6 +351,11 @@ async def fetch_last(
     )
 
 
+def read_dedup_id(headers: bytes) -> str:
+    """Return the dedup id in a header block, empty when there is none."""
+    return _parse_direct_headers(headers).get(b"Nats-Msg-Id", b"").decode()
+
+
 def read_sequence(headers: bytes) -> int:
     """Return the sequence that JetStream names in the header block of a republished message.
 
@@ -329,6 +366,13 @@ def read_sequence(headers: bytes) -> int:
 
 
 async def _get_batch(
+    bus: BusConnection, jetstream_name: str, body: Mapping[str, Any]
+) -> list[StoredMessage]:
+    async with bus.batches:
+        return await _get_one_batch(bus, jetstream_name, body)
+
+
+async def _get_one_batch(
     bus: BusConnection, jetstream_name: str, body: Mapping[str, Any]
 ) -> list[StoredMessage]:
     if not bus.is_connected:

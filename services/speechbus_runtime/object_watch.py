@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.health import Health
@@ -27,7 +27,7 @@ async def watch_objects(
     streams: Sequence[str],
     consumers: Sequence[tuple[str, str]],
     volatile: VolatileStreams,
-    on_restored: Callable[[], None] = lambda: None,
+    on_restored: Callable[[], None] | None = None,
 ) -> None:
     """Keep readiness true until cancelled: without these objects the service does no work.
 
@@ -37,24 +37,41 @@ async def watch_objects(
         streams: JetStream streams.
         consumers: pairs of JetStream stream and durable consumer.
         volatile: made again when they are gone.
-        on_restored: called after that: they are empty.
+        on_restored: called when the volatile ones are found empty. Who gives this can fill them
+            again, and so may also have those made anew whose server is away.
     """
     calls = {name: f"STREAM.INFO.{name}" for name in (*streams, *volatile.names)}
     calls |= {f"{stream}/{name}": f"CONSUMER.INFO.{stream}.{name}" for stream, name in consumers}
     while True:
         if bus.is_connected:
-            missing: list[str] = []
-            for name, call in calls.items():
-                try:
-                    await request_api(bus, call, {})
-                except (JetStreamError, JetStreamUnavailableError):
-                    missing.append(name)
+            async with asyncio.TaskGroup() as asking:
+                tasks = {name: asking.create_task(_ask(bus, call)) for name, call in calls.items()}
+            answers = {name: task.result() for name, task in tasks.items()}
+            missing = [name for name, answer in answers.items() if not isinstance(answer, dict)]
             health.set_ready(
                 CONDITION,
                 ok=not missing,
                 reason=f"missing or silent: {', '.join(missing)}; run `speechbus bootstrap`",
             )
-            if any(name in missing for name in volatile.names):
-                await volatile.restore()
-                on_restored()
+            were_lost = False
+            for name in volatile.names:
+                answer = answers[name]
+                if isinstance(answer, JetStreamError):
+                    were_lost |= await volatile.restore_one(name)
+                else:
+                    were_lost |= volatile.note(name, answer)
+            if on_restored is not None:
+                were_lost |= await volatile.replace_lost()
+                if were_lost:
+                    on_restored()
         await asyncio.sleep(WATCH_S)
+
+
+async def _ask(bus: BusConnection, call: str) -> dict[str, Any] | JetStreamError | None:
+    """Return the answer, or the refusal; None: there is none."""
+    try:
+        return await request_api(bus, call, {})
+    except JetStreamError as error:
+        return error
+    except JetStreamUnavailableError:
+        return None

@@ -19,7 +19,10 @@ from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError, request_api
 from speechbus_runtime.lifecycle import StopSignal
+from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.pull_broker import BusBroker, watch_pulls
+from speechbus_runtime.server_watch import watch_server
+from speechbus_runtime.telemetry import Telemetry
 
 __all__ = ["STOP_MARGIN_S", "Handle", "PullService", "describe_message", "serve_pulls"]
 
@@ -34,6 +37,8 @@ CHECK_EVERY_S: Final = 2.0
 
 Handle = Callable[[NatsMessage], Awaitable[None]]
 """Takes a message and settles it: `ack`, `nack`, `reject`, or nothing, and it comes again."""
+Prepare = Callable[[BusConnection, AckedPublisher], AbstractAsyncContextManager[Handle]]
+"""Makes the handler, with what it reads by and what it stores by, and takes it down again."""
 
 
 class PullService(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,26 +65,23 @@ class PullService(msgspec.Struct, frozen=True, kw_only=True):
     """Longest time that a message takes: a stop waits for as long."""
 
 
-async def serve_pulls(
-    spec: PullService,
-    stop: StopSignal,
-    prepare: Callable[[BusConnection], AbstractAsyncContextManager[Handle]],
-) -> None:
+async def serve_pulls(spec: PullService, stop: StopSignal, prepare: Prepare) -> None:
     """Handle messages until `stop`, then finish those in hand.
 
     Args:
         spec: of the service.
         stop: asks for the end.
-        prepare: makes the handler, on the connection, and takes it down again.
+        prepare: called once the objects are there.
     """
     health = Health(spec.service)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
+    telemetry = Telemetry(spec.service)
     async with (
-        serve_health(health, host=spec.health_host, port=spec.health_port),
+        serve_health(health, telemetry, host=spec.health_host, port=spec.health_port),
         asyncio.TaskGroup() as tasks,
     ):
         # A task of its own, so that a stop also ends the waiting for NATS.
-        pulling = tasks.create_task(_pull(spec, health, prepare), name="pull")
+        pulling = tasks.create_task(_pull(spec, health, telemetry, prepare), name="pull")
         await stop.wait()
         health.mark_draining()
         pulling.cancel()
@@ -95,24 +97,26 @@ def describe_message(message: NatsMessage, error: Exception) -> dict[str, object
     }
 
 
-async def _pull(
-    spec: PullService,
-    health: Health,
-    prepare: Callable[[BusConnection], AbstractAsyncContextManager[Handle]],
-) -> None:
+async def _pull(spec: PullService, health: Health, telemetry: Telemetry, prepare: Prepare) -> None:
     async with AsyncExitStack() as stack:
         name = f"{spec.service}-{os.getpid()}-{secrets.token_hex(4)}"
         bus = await connect_bus(spec.nats_url, name=name)
         stack.push_async_callback(bus.shut_down)
         _follow_connection(bus, health)
+        telemetry.follow(bus)
         await _wait_for_objects(spec, bus, health)
-        handle = await stack.enter_async_context(prepare(bus))
+        publisher = AckedPublisher(
+            bus, on_problem=lambda why: health.set_ready("store", ok=not why, reason=why)
+        )
+        handle = await stack.enter_async_context(prepare(bus, publisher))
         await _start_pulling(stack, spec, bus, health, handle)
         health.mark_serving()
         logger.info("service started")
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            await _check_objects(spec, bus, health)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch_server((bus,), store=spec.jetstream_name), name="server")
+            while True:
+                await asyncio.sleep(CHECK_EVERY_S)
+                await _check_objects(spec, bus, health)
 
 
 async def _start_pulling(

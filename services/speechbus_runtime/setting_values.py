@@ -13,6 +13,7 @@ __all__ = ["SettingValueError", "describe_value", "expected_value", "parse_value
 
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 """18 digits fit every counter; more is a typing mistake, and Python refuses 4,301."""
+_SEPARATORS: Final = re.compile(r"[,\n]")
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
@@ -134,7 +135,8 @@ def _parse_pair(text: str, value_type: inspect.Type) -> tuple[str, object]:
 
 
 def _split(text: str) -> Iterator[str]:
-    return (entry.strip() for entry in text.split(",") if entry.strip())
+    # A file of a list has an entry in each line.
+    return (entry.strip() for entry in _SEPARATORS.split(text) if entry.strip())
 
 
 def _sole_member(kind: inspect.UnionType) -> inspect.Type:

@@ -14,6 +14,8 @@ BEHIND_S: Final = 1.5
 """Audio waiting for longer than this is a backlog, not a hiccup."""
 CAUGHT_UP_S: Final = 0.3
 """From here on everything is sent again: a chunk or two always wait."""
+SENT_AT_ONCE_MS: Final = 100
+"""Of silence that has to end a turn: then it is asked again whether it has to, and the pace."""
 
 
 class AudioFeed:
@@ -23,8 +25,8 @@ class AudioFeed:
         driver: of the session.
         timeline: learns what was given and what was left out.
         sample_rate_hz: of the stream.
-        turn_pause_ms: silence after which the provider ends a turn, which is never left out of a
-            longer one; None: no silence may be left out.
+        turn_pause_ms: silence after which the provider ends a turn, which is left out of a longer
+            one only where the provider is told the end instead; None: no silence may be left out.
     """
 
     def __init__(
@@ -53,24 +55,38 @@ class AudioFeed:
         """
         if self._skipper is None:
             if n_behind <= self._n_behind_max:
-                self._timeline.give(len(pcm) >> 1)
-                self._driver.send_audio(pcm)
+                self._send(pcm)
                 return
             self._skipper = SilenceSkipper(
-                sample_rate_hz=self._rate_hz, kept_after_ms=self._turn_pause_ms
+                sample_rate_hz=self._rate_hz, turn_pause_ms=self._turn_pause_ms
             )
         self.waiting += self._skipper.feed(pcm)
         if n_behind < CAUGHT_UP_S * self._rate_hz:
             self._stop_skipping()
 
     def send_waiting(self) -> None:
-        """Send what waits longest, up to the length of a chunk; something is `waiting`."""
+        """Send what waits longest, up to the length of a chunk; something is `waiting`.
+
+        Where a turn can be ended without silence it is, and the silence is left out.
+        """
         piece = self.waiting.popleft()
+        pcm = memoryview(piece.pcm)
         if piece.n_skipped:
             self._timeline.skip(piece.n_skipped)
-        if piece.pcm:
-            self._timeline.give(len(piece.pcm) >> 1)
-            self._driver.send_audio(memoryview(piece.pcm))
+        if not piece.ends_turn:
+            self._send(pcm)
+        elif self._driver.end_turn():
+            self._timeline.skip(len(pcm) >> 1)
+        else:
+            n_bytes = 2 * (SENT_AT_ONCE_MS * self._rate_hz // 1000)
+            self._send(pcm[:n_bytes])
+            if len(pcm) > n_bytes:
+                self.waiting.appendleft(Piece(0, piece.pcm[n_bytes:], ends_turn=True))
+
+    def _send(self, pcm: memoryview) -> None:
+        if pcm:
+            self._timeline.give(len(pcm) >> 1)
+            self._driver.send_audio(pcm)
 
     def flush(self) -> None:
         """Ask for the finals of everything given."""
@@ -88,7 +104,12 @@ class AudioFeed:
             self._skipper = None
 
     def _send_all(self) -> None:
-        # What is held back is shorter than a chunk, and nothing else waits when a marker is read.
+        # At once, whatever the pace: it is shorter than a chunk, as no silence has to end the turn.
         self._stop_skipping()
         while self.waiting:
-            self.send_waiting()
+            piece = self.waiting.popleft()
+            n_silent = len(piece.pcm) >> 1 if piece.ends_turn else 0
+            if piece.n_skipped + n_silent:
+                self._timeline.skip(piece.n_skipped + n_silent)
+            if not piece.ends_turn:
+                self._send(memoryview(piece.pcm))

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 FETCH_MARGIN_MS: Final = 2_000
 """Clocks of ingest and NATS may differ by this much before a fetch needs a second try."""
+BATCH_CHUNKS: Final = 32
+"""Read at a time: of many streams that a worker takes over, each is heard soon."""
+BATCH_BYTES: Final = 256 << 10
+"""The same for long chunks at high rates; `BATCHES_MAX` of them are less than the server holds."""
 RETRY_S: Final = 0.5
 TRIES_MAX: Final = 10
 """Fetches, `RETRY_S` apart, before missing audio is lost: ingest repeats what was not stored
@@ -41,6 +45,8 @@ class CatchUp:
     def __init__(self, bus: BusConnection, opened: StreamOpened, wake: Callable[[], None]) -> None:
         self.is_due = True
         """Whether `fetch` should be called."""
+        self.is_looking = False
+        """Whether `fetch` is at it: what is stored is not known yet."""
         self.fetched_at_s = 0.0
         """When it was called last, on the loop's clock; 0: never."""
         self._bus = bus
@@ -50,12 +56,18 @@ class CatchUp:
         self._subject = str(AudioSubject(opened.shard, opened.tenant, opened.stream_id))
         self._loop = asyncio.get_running_loop()
         self._tries = 0
+        self._has_found = False
         self._timer: asyncio.TimerHandle | None = None
 
     def request(self) -> None:
         """Something is missing; ignored while a retry is planned."""
         if self._timer is None and not self.is_due:
             self.is_due = True
+            self._wake()
+
+    def remind(self) -> None:
+        """What was read can be given again: what is due, and has been let be, makes sense now."""
+        if self.is_due:
             self._wake()
 
     def restart(self) -> None:
@@ -85,11 +97,19 @@ class CatchUp:
         # The first try starts where the audio should be by the clocks; a try that did not find it
         # looks at everything that is retained.
         start_ms = from_ms - FETCH_MARGIN_MS if self._tries == 1 else None
+        self.is_looking = True
         try:
-            await self._add_stored(tail, read, start_ms=start_ms)
+            has_room = await self._add_stored(tail, read, start_ms=start_ms)
         except JetStreamUnavailableError:
             self._tries -= 1
             self._plan_retry()
+            return
+        finally:
+            self.is_looking = False
+        if not has_room:
+            # There may be more, of which nothing is known: neither is it missing nor is it all.
+            self._tries = 0
+            self.is_due = True
             return
         if not tail.is_missing or tail.position > position:
             self._tries = 0
@@ -120,8 +140,11 @@ class CatchUp:
 
     async def _add_stored(
         self, tail: AudioTail, read: Callable[[], bool], *, start_ms: int | None
-    ) -> None:
-        """Add stored chunks batch by batch, as long as something is missing and there is room.
+    ) -> bool:
+        """Add stored chunks batch by batch, as long as there are any and there is room.
+
+        Returns:
+            Whether there was room for all of them.
 
         Raises:
             JetStreamUnavailableError: no answer.
@@ -137,6 +160,8 @@ class CatchUp:
                 self._subject,
                 start_time=start_time,
                 start_sequence=start_sequence,
+                messages_max=BATCH_CHUNKS,
+                bytes_max=BATCH_BYTES,
             )
             for message in messages:
                 try:
@@ -145,8 +170,13 @@ class CatchUp:
                     logger.warning(
                         "a stored chunk broke the contract", extra={"stream_id": self._stream_id}
                     )
-            if not read() or not messages:
-                return
+            if messages and not self._has_found:
+                self._has_found = True
+                logger.debug("stored audio found", extra={"stream_id": self._stream_id})
+            if not read():
+                return False
+            if not messages:
+                return True
             start_time = None
             start_sequence = messages[-1].sequence + 1
 

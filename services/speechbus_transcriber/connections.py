@@ -88,6 +88,7 @@ class EngineConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport = None
             self._events.receive_close(None)
+        self._events.receive_end()
 
 
 class ProviderConnections:

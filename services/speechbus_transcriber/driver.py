@@ -66,6 +66,10 @@ class ConnectionEvents(Protocol):
         """The peer does not keep up (or does again)."""
         ...
 
+    def receive_end(self) -> None:
+        """Nothing is left of the connection, whoever closed it; the last call."""
+        ...
+
 
 class UpgradeRefusedError(Exception):
     """The provider answered the WebSocket's upgrade with something else."""
@@ -126,6 +130,7 @@ class SessionDriver:
         on_results: gets results in order; never an empty list.
         on_failed: gets the error that ended the session; called at most once, nothing follows.
         on_room: audio is welcome again after `is_congested`.
+        on_gone: the session is over and nothing is left of its connection; called once.
     """
 
     def __init__(
@@ -140,6 +145,7 @@ class SessionDriver:
         on_results: Callable[[list[Result]], None],
         on_failed: Callable[[ProviderError], None],
         on_room: Callable[[], None],
+        on_gone: Callable[[], None],
     ) -> None:
         self.protocol = protocol
         self.is_congested = False
@@ -148,6 +154,9 @@ class SessionDriver:
         self._on_results = on_results
         self._on_failed = on_failed
         self._on_room = on_room
+        self._on_gone = on_gone
+        self._has_connected = False
+        self._has_ended = False
         self._connection: Connection | None = None
         self._loop = asyncio.get_running_loop()
         self._bytes_per_ms = sample_rate_hz * 2 / 1000
@@ -208,6 +217,7 @@ class SessionDriver:
                     "refusal_accepted", provider=self.protocol.name
                 ) from None
             else:
+                self._has_connected = True
                 return
 
     def send_audio(self, pcm: memoryview) -> None:
@@ -233,6 +243,16 @@ class SessionDriver:
         """Ask for finals of everything sent so far."""
         self._call(self.protocol.flush)
 
+    def end_turn(self) -> bool:
+        """End the open turn without silence; False: only silence does."""
+        if self._is_over:
+            return False
+        messages = self.protocol.end_turn(now_s=self._loop.time())
+        if messages is None:
+            return False
+        self._after(messages)
+        return True
+
     def finish(self) -> None:
         """Ask for the last finals; `Finished` comes among the results, or the session fails."""
         if self._is_over or self._finish_timer is not None:
@@ -252,8 +272,12 @@ class SessionDriver:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if not was_over and (requests := self.protocol.farewell_requests()):
+        if was_over:
+            return
+        if requests := self.protocol.farewell_requests():
             self._connections.part(requests)
+        if self._has_ended or not self._has_connected:
+            self._on_gone()
 
     # --- what the connection reports -----------------------------------------------------------
 
@@ -298,6 +322,12 @@ class SessionDriver:
             self._stall_timer = self._loop.call_later(STALL_TIMEOUT_S, self._has_stalled)
         else:
             self._tell_room()
+
+    def receive_end(self) -> None:
+        """The connection has ended, on both sides as far as can be known."""
+        self._has_ended = True
+        if self._is_over and self._has_connected:
+            self._on_gone()
 
     # --- inside --------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 from speechbus_contracts import (
+    TRANSCRIPT_STORE,
     Gap,
     SegmentFinal,
     SegmentRetracted,
@@ -18,8 +19,9 @@ from speechbus_contracts import (
     translation_dedup_id,
 )
 from speechbus_runtime.bus import encode_headers
-from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
 from speechbus_transcriber.claim import OwnedStream
+from speechbus_transcriber.measures import Measures
 
 __all__ = ["EventLog", "LoggedEvent"]
 
@@ -40,14 +42,17 @@ class EventLog:
     Args:
         owned: the stream and the token of its claim.
         publisher: stores the events.
+        measures: count gaps, and writes of those who have lost their stream.
     """
 
-    def __init__(self, owned: OwnedStream, publisher: AckedPublisher) -> None:
+    def __init__(self, owned: OwnedStream, publisher: AckedPublisher, measures: Measures) -> None:
         self._tenant = owned.opened.tenant
         self._stream_id = owned.opened.stream_id
         self._token = owned.token
+        self._previous = owned.token
         self._claim_subject = str(WriteSubject(self._tenant, self._stream_id, "claim"))
         self._publisher = publisher
+        self._measures = measures
 
     async def write(self, event: LoggedEvent) -> int:
         """Store one event; waits as long as NATS is away. One at a time (nats.md, pitfall 4).
@@ -60,11 +65,24 @@ class EventLog:
         """
         subject, dedup_id = self._describe(event)
         headers = build_guard_headers(
-            dedup_id, token=self._token, claim_subject=self._claim_subject
+            dedup_id,
+            token=self._token,
+            claim_subject=self._claim_subject,
+            previous=self._previous,
         )
-        ack = await self._publisher.publish(
-            str(subject), encode_event(event), headers=encode_headers(headers)
-        )
+        try:
+            ack = await self._publisher.publish(
+                str(subject),
+                encode_event(event),
+                headers=encode_headers(headers),
+                store=TRANSCRIPT_STORE,
+            )
+        except StaleGuardError:
+            self._measures.count_fenced()
+            raise
+        self._previous = ack.seq
+        if isinstance(event, Gap) and not ack.duplicate:
+            self._measures.count_gap(event)
         return ack.seq
 
     def _describe(self, event: LoggedEvent) -> tuple[WriteSubject, str]:

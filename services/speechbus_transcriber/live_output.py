@@ -1,4 +1,4 @@
-"""What a stream shows while it is not final: partials and turns, over core NATS."""
+"""What a stream shows and nobody stores: partials, turns, lag and waiting, over core NATS."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,9 @@ from typing import Final
 from speechbus_contracts import (
     LiveSubject,
     SegmentPartial,
+    StreamLag,
     StreamOpened,
+    StreamWaiting,
     TurnEnded,
     TurnStarted,
     encode_event,
@@ -21,7 +23,7 @@ PARTIAL_INTERVAL_S: Final = 0.1
 
 
 class LiveOutput:
-    """Partials and turns of one stream.
+    """Partials, turns and lag of one stream.
 
     Args:
         bus: control connection.
@@ -38,6 +40,8 @@ class LiveOutput:
         tenant, stream_id = opened.tenant, opened.stream_id
         self._partial_subject = str(LiveSubject(tenant, stream_id, "partial")).encode()
         self._turn_subject = str(LiveSubject(tenant, stream_id, "turn")).encode()
+        self._lag_subject = str(LiveSubject(tenant, stream_id, "lag")).encode()
+        self._waiting_subject = str(LiveSubject(tenant, stream_id, "waiting")).encode()
         self._held: SegmentPartial | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown_at_s = 0.0
@@ -63,6 +67,14 @@ class LiveOutput:
     def show_turn(self, turn: TurnStarted | TurnEnded) -> None:
         """Show a turn boundary."""
         self._publish(self._turn_subject, encode_event(turn))
+
+    def show_lag(self, lag: StreamLag) -> None:
+        """Show how far the stream is behind."""
+        self._publish(self._lag_subject, encode_event(lag))
+
+    def show_waiting(self, waiting: StreamWaiting) -> None:
+        """Show that the stream waits for a provider, or does not any more."""
+        self._publish(self._waiting_subject, encode_event(waiting))
 
     def close(self) -> None:
         """Show nothing any more."""

@@ -33,6 +33,9 @@ longer than this, and a reconnect loses no more than one round."""
 _NEXT: Final = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS_STORE}.{JOBS_CONSUMER}".encode()
 ACK: Final = b"+ACK"
 NAK: Final = b"-NAK"
+LATER_S: Final = 0.5
+LATER: Final = b'-NAK {"delay": %d}' % (LATER_S * 1e9)
+"""Longer than an answer takes, and short beside an election."""
 
 
 def free_by_slice(*, capacity: int, carried: int) -> list[int]:
@@ -105,6 +108,21 @@ class JobPuller:
     def refuse(self, reply: bytes) -> None:
         """Give the job to somebody else."""
         self._bus.publish_nowait(reply, NAK)
+
+    def postpone(self, reply: bytes, *, times_max: int | None = None) -> bool:
+        """Have the job delivered again, to anybody, in `LATER_S`.
+
+        Returns:
+            False: it has been delivered `times_max` times already, and stays with this worker.
+        """
+        # `$JS.ACK.<store>.<consumer>.<deliveries>.…` of nine tokens; longer ones have two more
+        # before the store (ADR-15 of NATS).
+        tokens = reply.split(b".")
+        deliveries = int(tokens[4] if len(tokens) == 9 else tokens[6])
+        if times_max is not None and deliveries >= times_max:
+            return False
+        self._bus.publish_nowait(reply, LATER)
+        return True
 
     def _pull(self, priority: int, batch: int) -> None:
         request = {

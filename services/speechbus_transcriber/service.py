@@ -14,6 +14,7 @@ from typing import Final
 from speechbus_contracts import (
     JOBS_CONSUMER,
     JOBS_STORE,
+    PROVIDER_STORE,
     TRANSCRIPT_STORE,
     audio_stream_name,
 )
@@ -31,12 +32,16 @@ from speechbus_runtime.lifecycle import (
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.object_watch import watch_objects
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
+from speechbus_transcriber.governor.governor import Governor
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.providers.registry import build_providers
 from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
-from speechbus_transcriber.stream import StreamContext
+from speechbus_transcriber.stream_context import StreamContext
 from speechbus_transcriber.worker import Worker
 
 __all__ = ["main"]
@@ -70,10 +75,11 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
     worker_id = settings.worker_id or f"{os.getpid()}-{secrets.token_hex(4)}"
     health = Health(SERVICE)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
+    telemetry = Telemetry(SERVICE)
     async with AsyncExitStack() as stack:
         stack.enter_context(suppress(StoppedError))
         await stack.enter_async_context(
-            serve_health(health, host=settings.health_host, port=settings.health_port)
+            serve_health(health, telemetry, host=settings.health_host, port=settings.health_port)
         )
         sockets = await _start_engines(stack, settings)
         audio_bus = await unless_stopped(
@@ -86,20 +92,40 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         stack.push_async_callback(control_bus.shut_down)
         for bus in (audio_bus, control_bus):
             bus.on_denied(lambda: health.set_ready("permissions", ok=False, reason=DENIED))
+            telemetry.follow(bus)
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
         )
         await unless_stopped(stop, stores.learn())
+        publisher = AckedPublisher(
+            control_bus,
+            on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+        )
+        connections = await stack.enter_async_context(ProviderConnections(sockets))
+        providers = build_providers(
+            settings.route, settings.accounts, session_limit_s=settings.session_limit_s
+        )
+        governor = Governor(
+            control_bus,
+            publisher,
+            connections,
+            providers,
+            worker_id=worker_id,
+            without_slot=settings.without_slot,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
         context = StreamContext(
             worker_id=worker_id,
             audio_bus=audio_bus,
             control_bus=control_bus,
-            publisher=AckedPublisher(control_bus),
-            connections=await stack.enter_async_context(ProviderConnections(sockets)),
-            providers=build_providers(settings.route, settings.accounts),
+            publisher=publisher,
+            connections=connections,
+            governor=governor,
+            providers=providers,
             lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,
+            measures=Measures(telemetry, capacity=settings.capacity),
         )
         health.register("heartbeat", stale_after_s=LOOP_STALE_S)
         worker = Worker(context, capacity=settings.capacity, beat=lambda: health.beat("heartbeat"))
@@ -119,14 +145,26 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
                 watch_objects(
                     control_bus,
                     health,
-                    streams=(TRANSCRIPT_STORE,),
+                    streams=(TRANSCRIPT_STORE, PROVIDER_STORE),
                     consumers=((JOBS_STORE, JOBS_CONSUMER),),
                     volatile=stores,
                 ),
                 name="objects",
             )
+            leaving = tasks.create_task(
+                watch_server(
+                    (audio_bus, control_bus),
+                    store=TRANSCRIPT_STORE,
+                    on_silent=worker.excuse_sources,
+                ),
+                name="server",
+            )
+            governing = tasks.create_task(governor.run(), name="governor")
             await worker.run(stop, on_drain=health.mark_draining, drain_s=settings.drain_s)
+            await governor.stop()
+            governing.cancel()
             watching.cancel()
+            leaving.cancel()
 
 
 async def _start_engines(stack: AsyncExitStack, settings: Settings) -> dict[str, Path]:

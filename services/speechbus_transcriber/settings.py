@@ -7,6 +7,7 @@ import msgspec
 
 from speechbus_contracts import ContractError, parse_token
 from speechbus_runtime.secret import Secret
+from speechbus_transcriber.governor.admission import WithoutSlot
 from speechbus_transcriber.providers.kotoba import KotobaAccount
 from speechbus_transcriber.providers.palabra import PalabraAccount
 from speechbus_transcriber.providers.registry import PROVIDER_NAMES, Accounts
@@ -17,6 +18,9 @@ SETTINGS_PREFIX: Final = "SPEECHBUS_TRANSCRIBER_"
 PALABRA_KEY_URL: Final = "wss://stream.palabra.ai/asr/v1/speech-to-text/stream"
 PALABRA_CLIENT_URL: Final = "wss://api.palabra.ai/asr/v1/speech-to-text/stream"
 """With an API key, or a session's token (providers.md 3.1)."""
+PALABRA_KEY_SESSIONS: Final = 1
+"""An API key is one identity, which has one session; a pool of keys is advised for more
+(providers.md 3.7). With client credentials each session is an identity of its own."""
 WEBSOCKET_SCHEMES: Final = ("wss://", "ws://")
 HTTP_SCHEMES: Final = ("https://", "http://")
 SESSIONS_DEFAULT: Final = 100
@@ -47,28 +51,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Not for clients that send faster than real time: what they sent ahead would be left out.
     """
+    session_limit_s: Annotated[float, msgspec.Meta(ge=5, le=86_400)] | None = None
+    """Longest session at a cloud provider, whose vendors name none: a stream goes on in the next
+    one before, in a pause. Empty: sessions last until they are ended there."""
     shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     """Number of AUDIO stores; the same in all services."""
     drain_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 20.0
     """After SIGTERM, streams may stay this long until another worker has taken them."""
     health_host: str = "127.0.0.1"
-    """Address of /healthz and /readyz."""
+    """Address of /healthz, /readyz and /metrics."""
     health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8081
-    """Port of /healthz and /readyz; 0: any free one."""
+    """Port of /healthz, /readyz and /metrics; 0: any free one."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged."""
     log_format: Literal["json", "pretty"] = "json"
     """`json` lines for machines, `pretty` for people."""
-    palabra_api_key: Annotated[
-        Secret | None, msgspec.Meta(extra={"variable": "PALABRA_API_KEY"})
-    ] = None
-    """Palabra's API key; or the two below."""
+    without_slot: WithoutSlot = "next"
+    """A stream whose provider has no room goes on to the `next` of its route (and waits where none
+    has room), or does `wait` for the first."""
+    palabra_api_keys: Annotated[
+        tuple[Secret, ...], msgspec.Meta(extra={"variable": "PALABRA_API_KEY"})
+    ] = ()
+    """Palabra's API keys; or the two below."""
     palabra_client_id: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_CLIENT_ID"})] = ""
     """Palabra's ClientId."""
     palabra_client_secret: Annotated[
         Secret | None, msgspec.Meta(extra={"variable": "PALABRA_CLIENT_SECRET"})
     ] = None
     """Palabra's ClientSecret."""
+    palabra_sessions_max: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)] | None,
+        msgspec.Meta(extra={"variable": "PALABRA_SESSIONS_MAX"}),
+    ] = None
+    """Sessions at once with each credential, of all workers together; 0: no limit; empty: 1 with a
+    key, no limit with client credentials."""
     palabra_stt_url: Annotated[str, msgspec.Meta(extra={"variable": "PALABRA_STT_URL"})] = ""
     """Palabra's stream; empty: `wss://stream.palabra.ai/asr/v1/speech-to-text/stream` for a key,
     the same at `api.palabra.ai` for client credentials."""
@@ -76,10 +92,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "https://api.palabra.ai"
     )
     """Where Palabra hands out sessions."""
-    kotoba_api_key: Annotated[Secret | None, msgspec.Meta(extra={"variable": "KOTOBA_API_KEY"})] = (
-        None
-    )
-    """Kotoba's API key."""
+    kotoba_api_keys: Annotated[
+        tuple[Secret, ...], msgspec.Meta(extra={"variable": "KOTOBA_API_KEY"})
+    ] = ()
+    """Kotoba's API keys."""
+    kotoba_sessions_max: Annotated[
+        int, msgspec.Meta(ge=0, extra={"variable": "KOTOBA_SESSIONS_MAX"})
+    ] = 0
+    """Sessions at once with each key, of all workers together; 0: no limit."""
     kotoba_asr_url: Annotated[str, msgspec.Meta(extra={"variable": "KOTOBA_ASR_URL"})] = (
         "wss://api.kotobatech.ai/v1/realtime"
     )
@@ -88,31 +108,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def accounts(self) -> Accounts:
         """What this worker may use of the cloud providers."""
-        kotoba = None
-        if self.kotoba_api_key:
-            kotoba = KotobaAccount(api_key=self.kotoba_api_key.reveal(), url=self.kotoba_asr_url)
-        return Accounts(palabra=self._palabra(), kotoba=kotoba)
+        return Accounts(
+            palabra=tuple(self._list_palabra()),
+            kotoba=tuple(
+                KotobaAccount(
+                    api_key=key.reveal(),
+                    url=self.kotoba_asr_url,
+                    sessions_max=self.kotoba_sessions_max or None,
+                )
+                for key in dict.fromkeys(self.kotoba_api_keys)
+            ),
+        )
 
     @property
     def route(self) -> tuple[str, ...]:
         """Providers of this worker, in the order to try them."""
         return self.providers or (*self.accounts.names, "local")
 
-    def _palabra(self) -> PalabraAccount | None:
-        if self.palabra_api_key:
-            return PalabraAccount(
+    def _list_palabra(self) -> Iterator[PalabraAccount]:
+        limit = self.palabra_sessions_max
+        for key in dict.fromkeys(self.palabra_api_keys):
+            yield PalabraAccount(
                 stt_url=self.palabra_stt_url or PALABRA_KEY_URL,
                 api_url=self.palabra_api_url,
-                api_key=self.palabra_api_key.reveal(),
+                api_key=key.reveal(),
+                sessions_max=PALABRA_KEY_SESSIONS if limit is None else limit or None,
             )
-        if self.palabra_client_id and self.palabra_client_secret:
-            return PalabraAccount(
+        if not self.palabra_api_keys and self.palabra_client_id and self.palabra_client_secret:
+            yield PalabraAccount(
                 stt_url=self.palabra_stt_url or PALABRA_CLIENT_URL,
                 api_url=self.palabra_api_url,
                 client_id=self.palabra_client_id,
                 client_secret=self.palabra_client_secret.reveal(),
+                sessions_max=limit or None,
             )
-        return None
 
     @property
     def capacity(self) -> int:
@@ -137,12 +166,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             yield f"PROVIDERS takes only {', '.join(PROVIDER_NAMES)}"
         if bool(self.palabra_client_id) != bool(self.palabra_client_secret):
             yield "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together"
-        elif "palabra" in self.providers and self.accounts.palabra is None:
+        elif "palabra" in self.providers and not self.accounts.palabra:
             yield (
                 "PROVIDERS with palabra needs PALABRA_API_KEY, or PALABRA_CLIENT_ID and"
                 " PALABRA_CLIENT_SECRET"
             )
-        if "kotoba" in self.providers and self.accounts.kotoba is None:
+        if "kotoba" in self.providers and not self.accounts.kotoba:
             yield "PROVIDERS with kotoba needs KOTOBA_API_KEY"
         for name, url, schemes in (
             ("PALABRA_STT_URL", self.palabra_stt_url, WEBSOCKET_SCHEMES),

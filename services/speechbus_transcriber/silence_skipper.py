@@ -1,7 +1,8 @@
 """Leaves out silence while a stream is behind, so that it catches up. Pure.
 
 Speech that is taken for silence would be lost without a word. So only what two judges call silent
-is left out, and never what is near speech.
+is left out, and never what is near speech: of each pause, `KEPT_AFTER_MS` and `KEPT_BEFORE_MS` are
+always given.
 """
 
 from array import array
@@ -16,6 +17,9 @@ import webrtcvad  # pyright: ignore[reportMissingTypeStubs]
 __all__ = ["Piece", "SilenceSkipper"]
 
 BLOCK_MS: Final = 20
+KEPT_AFTER_MS: Final = 300
+"""Of each silence, from its begin: the ends of words are soft, and a recognizer still hears a pause
+between two words."""
 KEPT_BEFORE_MS: Final = 160
 """Of each silence, up to its end: the beginnings of words are soft."""
 FLOOR_RATIO: Final = 3
@@ -30,6 +34,8 @@ DIGITAL_SILENCE: Final = 2
 """Nobody speaks there, however quietly."""
 FLOOR_RISE: Final = 1.01
 """Per block: a room that gets louder is known within some seconds."""
+_N_AFTER: Final = KEPT_AFTER_MS // BLOCK_MS
+_N_BEFORE: Final = KEPT_BEFORE_MS // BLOCK_MS
 _VAD_RATE_HZ: Final = 8_000
 _VAD_SAMPLES: Final = _VAD_RATE_HZ * BLOCK_MS // 1000
 _VAD_MODE: Final = 0
@@ -42,6 +48,8 @@ class Piece(msgspec.Struct, frozen=True):
     n_skipped: int
     """Samples."""
     pcm: bytes
+    ends_turn: bool = False
+    """The audio is the silence that ends a turn; left out where something else ends it."""
 
 
 class SilenceSkipper:
@@ -49,12 +57,12 @@ class SilenceSkipper:
 
     Args:
         sample_rate_hz: of the audio, 8,000 to 48,000.
-        kept_after_ms: of each silence, from its begin: the ends of words are soft, and the provider
-            ends turns by it.
+        turn_pause_ms: silence that ends a turn: of a pause that long, it is told what of it would
+            do so, and of a shorter one nothing more is kept than is near speech.
     """
 
-    def __init__(self, *, sample_rate_hz: int, kept_after_ms: int) -> None:
-        self._n_kept_after = kept_after_ms // BLOCK_MS
+    def __init__(self, *, sample_rate_hz: int, turn_pause_ms: int) -> None:
+        self._n_held_max = max(_N_BEFORE, (turn_pause_ms - KEPT_AFTER_MS) // BLOCK_MS)
         n_samples = sample_rate_hz * BLOCK_MS // 1000
         self._block_bytes = 2 * n_samples
         self._vad = webrtcvad.Vad(_VAD_MODE)
@@ -65,6 +73,7 @@ class SilenceSkipper:
         self._rest = b""
         self._n_quiet = 0
         self._held: deque[bytes] = deque()
+        self._is_turn_over = False
         self._skipped_bytes = 0
         # Not the first block's: audio may begin in the middle of a word.
         self._floor = float(FLOOR_MIN)
@@ -73,27 +82,28 @@ class SilenceSkipper:
     def feed(self, pcm: memoryview) -> Iterator[Piece]:
         """Take PCM s16le mono, whole samples; yield what is to be sent of it, if anything.
 
-        Up to `KEPT_BEFORE_MS` and a block are held back until more comes, or `release`.
+        Less than `turn_pause_ms` are held back until more comes, or `release`.
         """
         audio = self._rest + pcm
         ready = bytearray()
         n_whole = len(audio) // self._block_bytes * self._block_bytes
         for start in range(0, n_whole, self._block_bytes):
             block = audio[start : start + self._block_bytes]
-            if not self._is_silent(block):
-                self._n_quiet = 0
-            elif self._n_quiet < self._n_kept_after:
-                self._n_quiet += 1
+            is_silent = self._is_silent(block)
+            is_held = is_silent and self._n_quiet >= _N_AFTER
+            if is_held:
+                piece = self._hold(block)
             else:
-                self._hold(block)
-                continue
-            if self._held:
+                self._n_quiet = self._n_quiet + 1 if is_silent else 0
                 # The silence has ended. What was left out lies before what is held of it.
+                piece = self._take_held() if self._held else None
+            if piece is not None:
                 if ready:
                     yield Piece(0, bytes(ready))
-                yield self._take_held()
-                ready.clear()
-            ready += block
+                    ready.clear()
+                yield piece
+            if not is_held:
+                ready += block
         self._rest = audio[n_whole:]
         if ready:
             yield Piece(0, bytes(ready))
@@ -104,14 +114,27 @@ class SilenceSkipper:
         rest, self._rest = self._rest, b""
         return Piece(held.n_skipped, held.pcm + rest)
 
-    def _hold(self, block: bytes) -> None:
+    def _hold(self, block: bytes) -> Piece | None:
+        """Keep a block of silence; return what ends the turn, once in a long pause."""
         self._held.append(block)
-        if len(self._held) > KEPT_BEFORE_MS // BLOCK_MS:
+        if self._is_turn_over:
+            self._skip()
+        elif len(self._held) >= self._n_held_max:
+            self._is_turn_over = True
+            n_turn = len(self._held) - _N_BEFORE
+            pcm = b"".join(self._held.popleft() for _ in range(n_turn))
+            return Piece(0, pcm, ends_turn=True)
+        return None
+
+    def _skip(self) -> None:
+        while len(self._held) > _N_BEFORE:
             self._skipped_bytes += len(self._held.popleft())
 
     def _take_held(self) -> Piece:
+        self._skip()
         piece = Piece(self._skipped_bytes // 2, b"".join(self._held))
         self._held.clear()
+        self._is_turn_over = False
         self._skipped_bytes = 0
         return piece
 

@@ -20,6 +20,7 @@ from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.event_log import EventLog, LoggedEvent
 from speechbus_transcriber.live_output import LiveOutput
 from speechbus_transcriber.owed_translations import OwedTranslations
+from speechbus_transcriber.provider_session import FLUSHES_MAX, ProviderSession
 from speechbus_transcriber.providers.interface import (
     Covered,
     Finished,
@@ -32,7 +33,6 @@ from speechbus_transcriber.providers.interface import (
 )
 from speechbus_transcriber.segmenter import SegmentContext, SegmentEvent, begin
 from speechbus_transcriber.session_finals import SessionFinals
-from speechbus_transcriber.session_timeline import SessionTimeline
 
 __all__ = ["StreamOutput"]
 
@@ -41,8 +41,6 @@ logger = logging.getLogger(__name__)
 OUTBOX_MAX: Final = 64
 """Events waiting to be stored, beyond which no audio is read: 3 minutes of finals, so only a NATS
 that is away fills it; the audio waits in AUDIO meanwhile."""
-FLUSHES_MAX: Final = 64
-"""Flushes of one session waiting for their answer; a client asks a few times a minute."""
 
 
 class StreamOutput:
@@ -77,14 +75,9 @@ class StreamOutput:
         self._wake = wake
         self._now_ms = now_ms
         self._segmenter = begin(owned.checkpoint, is_shown=owned.epoch > 1)
-        self._session: SegmentContext | None = None
-        self._timeline = SessionTimeline(start_sample=0, sample_rate_hz=self._rate_hz)
-        self._finals = SessionFinals()
         self.owed = OwedTranslations()
-        self._outbox: deque[LoggedEvent] = deque()
-        # Chunk number and stream position of each flush the provider has not answered yet. One
-        # beyond the limit pushes out the oldest, whose asker waits in vain, for a limited time.
-        self._flushes: deque[tuple[int, int]] = deque(maxlen=FLUSHES_MAX)
+        # Each with the finals of the session that it comes from.
+        self._outbox: deque[tuple[LoggedEvent, SessionFinals]] = deque()
 
     @property
     def covered_sample(self) -> int:
@@ -93,6 +86,10 @@ class StreamOutput:
         Rounded down: at most a sample is read twice, none is skipped.
         """
         return self._segmenter.covered_ms * self._rate_hz // 1000
+
+    def covers(self, sample: int) -> bool:
+        """Whether all audio before this sample needs no transcribing any more."""
+        return self._segmenter.covered_ms >= sample * 1000 // self._rate_hz
 
     @property
     def is_empty(self) -> bool:
@@ -106,71 +103,57 @@ class StreamOutput:
 
     # --- results: plain calls, no waiting ------------------------------------------------------
 
-    def begin_session(self, session: SegmentContext, timeline: SessionTimeline) -> None:
-        """Results come from this session now; the provider's ids of the last mean nothing more."""
-        self._session = session
-        self._timeline = timeline
-        self._finals = SessionFinals()
-
-    def take(self, results: list[Result]) -> bool:
-        """Turn results of the session into events.
+    def take(self, session: ProviderSession, results: list[Result]) -> bool:
+        """Turn results of a session into events.
 
         Returns:
             Whether the session has finished.
         """
-        session = self._session
-        assert session is not None
+        timeline = session.timeline
         is_finished = False
         for result in results:
             match result:
                 case Heard():
-                    self._hear(self._timeline.translate(result), session)
+                    self._hear(timeline.translate(result), session)
                 case Translated():
-                    self._take_translation(result)
+                    self._take_translation(result, session)
                 case Covered():
-                    covered_ms = self._timeline.to_stream_ms(result.covered_ms)
+                    covered_ms = timeline.to_stream_ms(result.covered_ms)
                     events, self._segmenter = self._segmenter.cover(
-                        covered_ms, session, audio_received_at=self._received_at(covered_ms)
+                        covered_ms, session.context, audio_received_at=self._received_at(covered_ms)
                     )
-                    self._put_out(events)
+                    self._put_out(events, session.finals)
                 case TurnStarted() | TurnEnded():
                     kind = TurnStartedEvent if isinstance(result, TurnStarted) else TurnEndedEvent
                     turn = kind(
                         stream_id=self._stream_id,
-                        tenant=session.tenant,
+                        tenant=self._tenant,
                         epoch=self._epoch,
-                        at_ms=self._timeline.to_stream_ms(result.at_ms),
+                        at_ms=timeline.to_stream_ms(result.at_ms),
                     )
                     self._live.show_turn(turn)
                 case Flushed():
-                    self._answer_flushes(n_max=1)
+                    self._answer_flushes(session, n_max=1)
                 case Finished():
-                    self._answer_flushes(n_max=FLUSHES_MAX)
+                    self._answer_flushes(session, n_max=FLUSHES_MAX)
+                    session.is_end_sure = result.is_sure
                     is_finished = True
         return is_finished
 
-    def expect_flush(self, chunk: int, position: int) -> None:
-        """A flush marker has gone to the provider.
-
-        Args:
-            chunk: its number.
-            position: samples of the stream before it.
-        """
-        self._flushes.append((chunk, position))
-
-    def rewind(self) -> None:
+    def rewind(self, session: ProviderSession) -> None:
         """The session is over and audio is read again from what is covered: so are markers."""
-        while self._flushes and self._flushes[0][1] < self.covered_sample:
-            self._answer_flushes(n_max=1)  # its finals came; its marker is not read again
-        self._flushes.clear()
+        while session.flushes and session.flushes[0][1] < self.covered_sample:
+            self._answer_flushes(session, n_max=1)  # its finals came; its marker is not read again
+        session.flushes.clear()
 
-    def _hear(self, heard: Heard, session: SegmentContext) -> None:
+    def _hear(self, heard: Heard, session: ProviderSession) -> None:
         now_ms = self._now_ms()
-        if self._finals.knows(heard):
+        finals = session.finals
+        if finals.knows(heard):
             last_index = self._segmenter.next_index - 1
-            corrected = self._finals.correct(heard, last_index=last_index, now_ms=now_ms)
+            corrected = finals.correct(heard, last_index=last_index, now_ms=now_ms)
             if heard.is_final and corrected is not None:
-                self._put_out([corrected])
+                self._put_out([corrected], finals)
             return
         if heard.is_final:
             covered = heard.end_ms if heard.covered_ms is None else heard.covered_ms
@@ -178,35 +161,36 @@ class StreamOutput:
         else:
             received_at = self._times.latest_ms
         events, self._segmenter = self._segmenter.hear(
-            heard, session, audio_received_at=received_at, now_ms=now_ms
+            heard, session.context, audio_received_at=received_at, now_ms=now_ms
         )
-        self._put_out(events)
+        self._put_out(events, finals)
 
-    def _take_translation(self, translated: Translated) -> None:
-        translation = self._finals.translate(translated)
+    def _take_translation(self, translated: Translated, session: ProviderSession) -> None:
+        translation = session.finals.translate(translated)
         if translation is None:
             # Never a wrong pair: better none (providers.md, case 4).
             logger.warning(
                 "a translation without its final was dropped", extra={"stream_id": self._stream_id}
             )
             return
-        self._put_in_outbox(translation)
+        self._put_in_outbox(translation, session.finals)
 
-    def _put_out(self, events: list[SegmentEvent]) -> None:
+    def _put_out(self, events: list[SegmentEvent], finals: SessionFinals) -> None:
         for event in events:
             if isinstance(event, SegmentPartial):
                 self._live.show_partial(event)
             else:
                 self._live.drop_partial()
                 if isinstance(event, SegmentFinal):
-                    self._finals.add(event)
-                self._put_in_outbox(event)
+                    finals.add(event)
+                self._put_in_outbox(event, finals)
 
-    def _answer_flushes(self, *, n_max: int) -> None:
+    def _answer_flushes(self, session: ProviderSession, *, n_max: int) -> None:
         """Say, behind the finals put out so far, that the oldest flushes have been answered."""
         # Some providers report `Flushed` for a finish as well: then there may be none.
-        for _ in range(min(n_max, len(self._flushes))):
-            number, position = self._flushes.popleft()
+        flushes = session.flushes
+        for _ in range(min(n_max, len(flushes))):
+            number, position = flushes.popleft()
             self._put_in_outbox(
                 StreamFlushed(
                     stream_id=self._stream_id,
@@ -214,11 +198,12 @@ class StreamOutput:
                     epoch=self._epoch,
                     chunk=number,
                     at_ms=position * 1000 // self._rate_hz,
-                )
+                ),
+                session.finals,
             )
 
-    def _put_in_outbox(self, event: LoggedEvent) -> None:
-        self._outbox.append(event)
+    def _put_in_outbox(self, event: LoggedEvent, finals: SessionFinals) -> None:
+        self._outbox.append((event, finals))
         self._wake()
 
     def _received_at(self, position_ms: int) -> int:
@@ -232,7 +217,7 @@ class StreamOutput:
         Raises:
             StaleGuardError: the stream has another owner.
         """
-        await self._store(self._outbox[0])
+        await self._store(*self._outbox[0])
         self._outbox.popleft()
 
     async def lose(
@@ -279,12 +264,12 @@ class StreamOutput:
     async def _store_all(self, events: list[SegmentEvent]) -> None:
         for event in events:
             assert not isinstance(event, SegmentPartial)
-            await self._store(event)
+            await self._store(event, SessionFinals())
 
-    async def _store(self, event: LoggedEvent) -> None:
+    async def _store(self, event: LoggedEvent, finals: SessionFinals) -> None:
         """Store an event; one that the store will never take becomes a gap, not a crash loop."""
         if isinstance(event, TranslationFinal):
-            completed = self._finals.complete(event)
+            completed = finals.complete(event)
             if completed is None:
                 return  # of a final that was refused, which a gap or the text before it stands for
             event = completed
@@ -296,10 +281,10 @@ class StreamOutput:
             logger.exception(
                 "an event was refused", extra={"stream_id": self._stream_id, "code": error.err_code}
             )
-            if isinstance(event, SegmentFinal) and not self._finals.forget(event):
+            if isinstance(event, SegmentFinal) and not finals.forget(event):
                 gap, self._segmenter = self._segmenter.disown(event)
                 await self._log.write(gap)
         else:
             if isinstance(event, SegmentFinal):
-                self._finals.note_stored(event, sequence)
+                finals.note_stored(event, sequence)
                 self.owed.add(event, sequence)

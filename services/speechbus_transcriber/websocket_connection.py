@@ -36,7 +36,8 @@ MESSAGE_BYTES_MAX: Final = 1 << 20
 """A provider's message holds a segment's text: some kilobytes."""
 BODY_BYTES_MAX: Final = 64 << 10
 CLOSE_TIMEOUT_S: Final = 1.0
-"""For the close frame to leave; a half-open peer never takes it."""
+"""For the peer to say goodbye, too: until then it may count the session; a half-open one never
+does."""
 _NORMAL: Final = 1000
 
 # The library logs headers and URLs, which hold keys, at level DEBUG.
@@ -104,6 +105,7 @@ class WebSocketConnection(asyncio.Protocol):
             logger=_silent,
         )
         self._transport: asyncio.Transport | None = None
+        self._closing: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at_s = 0.0
         self._is_begun = False
@@ -124,7 +126,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._write()
 
     def close(self) -> None:
-        """Say goodbye and close; no event follows."""
+        """Say goodbye and close; no event follows but the last."""
         transport = self._forget()
         if transport is None:
             return
@@ -132,12 +134,12 @@ class WebSocketConnection(asyncio.Protocol):
             self._protocol.send_close(_NORMAL)
             transport.write(b"".join(self._protocol.data_to_send()))
             self._loop.call_later(CLOSE_TIMEOUT_S, transport.abort)
-            transport.close()
+            self._closing = transport
         else:
             transport.abort()
 
     def abort(self) -> None:
-        """Close without a goodbye; no event follows."""
+        """Close without a goodbye; no event follows but the last."""
         transport = self._forget()
         if transport is not None:
             transport.abort()
@@ -161,6 +163,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._heard_at_s = self._loop.time()
         self._protocol.receive_data(data)
         self._handle_events()
+        if self._closing is not None and self._protocol.close_rcvd is not None:
+            self._closing.close()
 
     def eof_received(self) -> None:
         """Called by asyncio."""
@@ -172,9 +176,11 @@ class WebSocketConnection(asyncio.Protocol):
         del exc
         if not self.opened.done():
             self.opened.set_exception(ConnectionError("closed during the upgrade"))
-        elif self._is_begun:
+            return
+        if self._is_begun:
             self._end()
         # Else `_begin` finds the transport closing and ends it.
+        self._events.receive_end()
 
     def pause_writing(self) -> None:
         """Called by asyncio."""

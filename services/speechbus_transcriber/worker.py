@@ -19,10 +19,12 @@ from speechbus_contracts.subjects import TRANSCRIPT_ROOT
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.lifecycle import StopSignal
 from speechbus_runtime.publisher import PublishRefusedError
-from speechbus_transcriber.claim import claim_stream
+from speechbus_transcriber.claim import StreamUnknownError, claim_stream
+from speechbus_transcriber.peers import PeerWatch
 from speechbus_transcriber.placement import JobPuller
 from speechbus_transcriber.providers.registry import plan_stream
-from speechbus_transcriber.stream import StreamContext, StreamRun
+from speechbus_transcriber.stream import StreamRun
+from speechbus_transcriber.stream_context import StreamContext
 
 __all__ = ["Worker"]
 
@@ -33,6 +35,9 @@ CONSUMED_EVERY: Final = 5
 """One heartbeat in so many tells how far each stream was read."""
 CHECK_LATE_S: Final = 3.0
 """Sources are looked at once a second; a look this late comes after a freeze of this worker."""
+UNKNOWN_MAX: Final = 4
+"""Deliveries of a job whose stream the log does not know: 2 s. A leader that was cut off, and
+answers until it knows that it is none any more, learns it within 1 s."""
 SHOW_WITHIN_S: Final = 1.0
 """A worker whose last heartbeat came back longer ago than this keeps its partials to itself."""
 
@@ -66,6 +71,12 @@ class Worker:
         self._puller = JobPuller(
             bus, capacity=capacity, carried=self._count_carried, take=self._take_job
         )
+        self._peers = PeerWatch(
+            bus,
+            context.publisher,
+            worker_id=context.worker_id,
+            carried=self._list_carried,
+        )
         bus.subscribe_direct(f"{TRANSCRIPT_ROOT}.*.*.claim", self._see_claim)
         bus.subscribe_direct(self._heartbeat_subject, self._see_heartbeat)
         bus.subscribe_direct(str(WorkerSubject(context.worker_id, "ping")), self._answer_ping)
@@ -86,8 +97,10 @@ class Worker:
         async with self._streams:
             heartbeat = self._streams.create_task(self._send_heartbeats(), name="heartbeat")
             pull = self._streams.create_task(self._puller.run(), name="pull")
+            peers = self._streams.create_task(self._peers.run(), name="peers")
             await stop.wait()
             self._is_draining = True
+            peers.cancel()
             on_drain()
             self._puller.stop()
             await self._drain(drain_s)
@@ -98,6 +111,9 @@ class Worker:
 
     def _count_carried(self) -> int:
         return self._carried
+
+    def _list_carried(self) -> set[str]:
+        return {*self._runs, *(stream_id for stream_id, _ in self._claiming)}
 
     def _take_job(self, job: JobOpen, reply: bytes) -> bool:
         if self._is_draining or self._carried >= self._capacity:
@@ -136,7 +152,13 @@ class Worker:
                 now_ms=context.now_ns() // 1_000_000,
             )
         except JetStreamUnavailableError:
-            self._puller.refuse(reply)  # read again when NATS answers again
+            self._puller.postpone(reply)  # read again when NATS answers again
+            return
+        except StreamUnknownError:
+            if self._puller.postpone(reply, times_max=UNKNOWN_MAX):
+                return
+            logger.warning("a job of a stream that nobody knows was removed")
+            self._puller.acknowledge(reply)
             return
         except (ContractError, PublishRefusedError):
             # No worker could do better: passed round, it would take one after the other down.
@@ -149,6 +171,7 @@ class Worker:
         former = self._runs.get(job.stream_id)
         if former is not None:
             former.supersede()  # we were thought dead and got our own stream back
+        context.measures.count_claim(job.reason)
         run = StreamRun(owned, context)
         self._runs[job.stream_id] = run
         if self._is_draining:
@@ -189,6 +212,7 @@ class Worker:
                 consumed = {stream_id: 0 for stream_id, _ in self._claiming}
                 consumed |= {run.stream_id: run.position for run in self._runs.values()}
                 self._check_sources()
+                self._measure()
             heartbeat = WorkerHeartbeat(
                 worker=context.worker_id,
                 sessions=self._carried,
@@ -219,7 +243,16 @@ class Worker:
             elif self._context.audio_bus.is_connected:
                 run.check_source(now_s)
 
+    def _measure(self) -> None:
+        measures = self._context.measures
+        measures.n_streams = self._carried
+        measures.note_lags([run.check_lag() for run in self._runs.values()])
+
     async def _after_reconnect(self) -> None:
+        self.excuse_sources()
+
+    def excuse_sources(self) -> None:
+        """NATS was out of reach: silence so far says nothing about the ingests."""
         for run in list(self._runs.values()):
             run.excuse_source()
 

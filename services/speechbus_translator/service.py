@@ -24,7 +24,7 @@ from speechbus_contracts import (
     translation_dedup_id,
     translation_missing_dedup_id,
 )
-from speechbus_runtime.bus import BusConnection, encode_headers
+from speechbus_runtime.bus import encode_headers
 from speechbus_runtime.lifecycle import EXIT_SETTINGS, run_service
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError
@@ -80,7 +80,9 @@ def main() -> int:
         handle_within_s=HANDLE_WITHIN_S,
     )
     return run_service(
-        lambda stop: serve_pulls(spec, stop, lambda bus: _prepare(bus, settings, ctranslate2)),
+        lambda stop: serve_pulls(
+            spec, stop, lambda _, publisher: _prepare(publisher, settings, ctranslate2)
+        ),
         service=SERVICE,
         stop_within_s=HANDLE_WITHIN_S + STOP_MARGIN_S,
     )
@@ -94,7 +96,7 @@ def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
 
 @asynccontextmanager
 async def _prepare(
-    bus: BusConnection, settings: Settings, ctranslate2: CTranslate2 | None
+    publisher: AckedPublisher, settings: Settings, ctranslate2: CTranslate2 | None
 ) -> AsyncGenerator[Handle]:
     engines = _open_engines(settings, ctranslate2)
     logger.info("engines", extra={"engines": [engine.name for engine in engines]})
@@ -104,7 +106,6 @@ async def _prepare(
         concurrency=settings.concurrency,
         now_s=asyncio.get_running_loop().time,
     )
-    publisher = AckedPublisher(bus)
 
     async def publish(event: TranslationFinal | TranslationMissing) -> None:
         subject = WriteSubject(event.tenant, event.stream_id, "translation", event.language)

@@ -37,9 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry_for_s: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 60.0
     """A final is tried for so long while no engine answers; then it is named as missing."""
     health_host: str = "127.0.0.1"
-    """Address of /healthz and /readyz."""
+    """Address of /healthz, /readyz and /metrics."""
     health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8083
-    """Port of /healthz and /readyz; 0: any free one."""
+    """Port of /healthz, /readyz and /metrics; 0: any free one."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged."""
     log_format: Literal["json", "pretty"] = "json"

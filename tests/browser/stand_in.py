@@ -34,7 +34,7 @@ FEED_EVENTS_MAX = 5_000
 WAIT_TIMEOUT_S = 10.0
 """For a browser on a busy machine; a healthy one needs milliseconds."""
 
-LIVE_ONLY = ("segment.partial", "turn.started", "turn.ended")
+LIVE_ONLY = ("segment.partial", "turn.started", "turn.ended", "stream.lag")
 """Types that the bus does not store, so a snapshot has none of them."""
 
 HEADERS = {"content-security-policy": "default-src 'self'", "cache-control": "no-cache"}

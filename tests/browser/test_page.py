@@ -224,6 +224,19 @@ def test_a_stream_that_ends_keeps_its_button_and_focus(page: Page, talk: StandIn
     expect(button).to_contain_text("Ended")
 
 
+def test_a_stream_that_is_behind_says_so(page: Page, stand_in: StandIn) -> None:
+    """Who waits for text wants to know whether it still comes."""
+    stand_in.open_stream("talk", opened_at=OPENED_AT)
+    page.goto("/")
+    facts = page.locator("#stream-facts")
+    expect(facts).to_contain_text("transcribed by echo")
+    stand_in.emit("talk", {"type": "stream.lag", "epoch": 1, "waiting_ms": 7_400})
+    expect(facts).to_contain_text("7 s behind")
+    stand_in.emit("talk", {"type": "stream.lag", "epoch": 1, "waiting_ms": 0})
+
+    expect(facts).not_to_contain_text("behind")
+
+
 def test_a_link_names_the_stream(page: Page, stand_in: StandIn) -> None:
     """A link sent to a colleague shows the same stream, and the way back works."""
     stand_in.open_stream("first", opened_at=OPENED_AT)

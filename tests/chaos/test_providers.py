@@ -68,12 +68,16 @@ def test_case_09_streams_stay_exact_through_every_fault_of_their_providers(tmp_p
 
 
 def test_a_stream_moves_from_kotoba_to_palabra_and_on(tmp_path: Path) -> None:
-    """When each fails, the next of the route goes on; ids and times are those of one stream."""
+    """When each fails, another one goes on; ids and times are those of one stream.
+
+    Kotoba, which had no room before, comes first again when Palabra has ended its session.
+    """
     kotoba = """
     segment_ms = 1000
     faults = [
       {kind = "reset", session = 1, after_ms = 2500},
       {kind = "rate_limit_error", session = 2},
+      {kind = "refuse", session = 3, status = 400},
     ]
     """
     palabra = """
@@ -89,4 +93,9 @@ def test_a_stream_moves_from_kotoba_to_palabra_and_on(tmp_path: Path) -> None:
     assert_exact(received, n_frames)
     providers = [final.provider for final in received.finals]
     assert list(dict.fromkeys(providers)) == ["kotoba", "palabra", "echo"]
-    assert read_failures(tmp_path) == ["connection_lost", "rate_limit_error", "closed_1008"]
+    assert read_failures(tmp_path) == [
+        "connection_lost",
+        "rate_limit_error",
+        "closed_1008",
+        "http_400",
+    ]

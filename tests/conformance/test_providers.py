@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from speechbus_transcriber.providers import local_wire
 from speechbus_transcriber.providers.interface import (
+    Covered,
     Finished,
     Flushed,
     Heard,
@@ -40,10 +41,12 @@ AUDIO_MS: Final = 7_000
 PROVIDERS: Final = build_providers(
     PROVIDER_NAMES,
     Accounts(
-        palabra=PalabraAccount(
-            stt_url="wss://stt.example", api_url="https://api.example", api_key="key"
+        palabra=(
+            PalabraAccount(
+                stt_url="wss://stt.example", api_url="https://api.example", api_key="key"
+            ),
         ),
-        kotoba=KotobaAccount(api_key="key", url="wss://kotoba.example/v1/realtime"),
+        kotoba=(KotobaAccount(api_key="key", url="wss://kotoba.example/v1/realtime"),),
     ),
 )
 each_provider = pytest.mark.parametrize("name", sorted(PROVIDERS))
@@ -270,7 +273,7 @@ class Session:
     """An adapter and its peer, talking as the driver would let them."""
 
     def __init__(self, name: str, *, edit: Edit = str) -> None:
-        self.protocol: ProviderProtocol = PROVIDERS[name].open_protocol(REQUEST)
+        self.protocol: ProviderProtocol = PROVIDERS[name].accounts[0].open_protocol(REQUEST)
         self.results: list[Result] = []
         self.received: list[str] = []
         self.audio = b""
@@ -293,6 +296,12 @@ class Session:
             assert deadline_s is not None
             self.now_s = max(self.now_s, deadline_s)
             self._exchange(self.protocol.handle_deadline(now_s=self.now_s))
+
+    def end_turn(self) -> bool:
+        """End the turn, where silence is not needed for it."""
+        messages = self.protocol.end_turn(now_s=self.now_s)
+        self._exchange(messages or ())
+        return messages is not None
 
     def finish(self) -> None:
         """Ask for the end."""
@@ -402,6 +411,28 @@ def test_each_flush_is_answered_behind_the_finals_it_asked_for(
 
 
 @each_provider
+@given(lengths=st.lists(st.integers(0, 120), max_size=5))
+def test_a_turn_that_is_ended_is_final_and_loses_nothing(name: str, lengths: list[int]) -> None:
+    """A stream that is behind ends turns in pauses that it leaves out; nobody waits for it."""
+    session = Session(name)
+    n_frames = 0
+    for length in lengths:
+        session.send(build_frames(n_frames + 1, length))
+        n_frames += length
+        n_before = len(session.results)
+        if session.end_turn() and n_frames:
+            covered = [r.covered_ms for r in session.results[n_before:] if isinstance(r, Covered)]
+            ends = [heard.end_ms for heard in heard_in(session.results) if heard.is_final]
+            assert covered[-1:] == [20 * n_frames] or ends[-1:] == [20 * n_frames]
+    session.finish()
+
+    finals = [heard for heard in heard_in(session.results) if heard.is_final and heard.text]
+    assert Flushed() not in session.results[:-2]
+    assert all(one.end_ms <= other.start_ms for one, other in pairwise(finals))
+    assert sum(heard.end_ms - heard.start_ms for heard in finals) == 20 * n_frames
+
+
+@each_provider
 def test_waiting_calls_each_deadline_once(name: str) -> None:
     """One that stays due would be called without end; a needless one ends who pauses."""
     session = Session(name)
@@ -421,7 +452,7 @@ def test_waiting_calls_each_deadline_once(name: str) -> None:
 @each_provider
 def test_a_deadline_handled_early_changes_nothing(name: str) -> None:
     """Timers may fire a little before their time."""
-    protocol = PROVIDERS[name].open_protocol(REQUEST)
+    protocol = PROVIDERS[name].accounts[0].open_protocol(REQUEST)
     protocol.messages_to_open()
     protocol.audio_to_send(memoryview(PCM[:640]), now_s=100.0)
     deadline_s = protocol.next_deadline_s()
@@ -466,7 +497,7 @@ def test_a_dropped_connection_yields_a_prefix(name: str, data: st.DataObject) ->
     """What arrived before the drop is right, and nothing else is made up."""
     whole = play(name, PCM)
     n_messages = data.draw(st.integers(0, len(whole.received)))
-    protocol = PROVIDERS[name].open_protocol(REQUEST)
+    protocol = PROVIDERS[name].accounts[0].open_protocol(REQUEST)
     protocol.messages_to_open()
     results: list[Result] = []
     if whole.received:
@@ -490,4 +521,4 @@ def test_a_dropped_connection_yields_a_prefix(name: str, data: st.DataObject) ->
 @each_provider
 def test_the_name_is_the_one_it_is_registered_by(name: str) -> None:
     """Routes, events and errors spell it the same."""
-    assert PROVIDERS[name].open_protocol(REQUEST).name == name
+    assert PROVIDERS[name].accounts[0].open_protocol(REQUEST).name == name

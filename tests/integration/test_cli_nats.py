@@ -37,6 +37,7 @@ def test_bootstrap_creates_everything_once(server: NatsServer) -> None:
             "TRANSCRIPT",
             "CAPTION",
             "SESSION",
+            "PROVIDER",
             "JOBS/pool",
             "TRANSCRIPT/correlator-segments",
             "TRANSCRIPT/translator-segments",
@@ -58,6 +59,14 @@ def test_bootstrap_reports_what_differs_and_overwrites_nothing(server: NatsServe
     assert done.returncode == 1
     assert b"max_age: is 86400000000000, should be 7200000000000" in done.stdout
     assert b"TRANSCRIPT, CAPTION differ" in done.stderr
+
+
+def test_bootstrap_says_when_there_are_fewer_servers_than_replicas(server: NatsServer) -> None:
+    """The server's own words name neither the setting nor the number."""
+    done = run_speechbus("bootstrap", "--nats-url", server.url, SPEECHBUS_BOOTSTRAP_REPLICAS="3")
+
+    assert done.returncode == 1
+    assert b"too few servers for so many replicas (1 here)" in done.stderr
 
 
 def test_bootstrap_without_a_server_ends_with_3_and_hides_the_password() -> None:
@@ -101,6 +110,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
     """Each finding comes with the command that mends it."""
     done = run_speechbus(
         *("doctor", "--nats-url", server.url, "--url", "ws://127.0.0.1:9"),
+        SPEECHBUS_BOOTSTRAP_REPLICAS="3",
         KOTOBA_API_KEY="the-key",
         PALABRA_CLIENT_ID="me",
     )
@@ -109,7 +119,8 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
     assert done.returncode == 1
     assert "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together" in text
     assert "the-key" not in text
-    assert text.count("Create it: `speechbus bootstrap`.") == 11
+    assert "3 replicas need as many servers" in text
+    assert text.count("Create it: `speechbus bootstrap`.") == 12
     assert "speechbus transcriber" in text
     assert "speechbus ingest" in text
 
@@ -133,7 +144,7 @@ def test_doctor_hears_a_transcriber(server: NatsServer) -> None:
     text = asyncio.run(beat_while_doctor_looks())
     assert "route from here: local (no account in this environment: palabra, kotoba)" in text
     assert "1 alive, 1 of 10 streams" in text
-    assert text.count("present") == 11
+    assert text.count("present") == 12
 
 
 def test_watch_shows_one_streams_events_as_json(server: NatsServer) -> None:

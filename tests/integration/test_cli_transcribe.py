@@ -93,6 +93,7 @@ def test_every_sample_and_every_option_reaches_the_server(
         "language": "en",
         "target_languages": ["es", "de"],
         "providers": ["echo"],
+        "resumable": True,
     }
 
 

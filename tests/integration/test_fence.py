@@ -7,17 +7,21 @@ import pytest
 
 from speechbus_contracts import (
     JobOpen,
+    StreamClosed,
     StreamCovered,
     StreamOpened,
     WriteSubject,
     build_dedup_headers,
     encode_event,
 )
-from speechbus_runtime.bus import connect_bus, encode_headers
-from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
+from speechbus_runtime.publisher import Ack, AckedPublisher, StaleGuardError
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_transcriber.claim import OwnedStream, claim_stream
 from speechbus_transcriber.event_log import EventLog
+from speechbus_transcriber.measures import Measures
 from tests.support.bus_log import BusLog, wait_until
+from tests.support.metrics import parse_metrics
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -37,32 +41,84 @@ def test_what_a_fenced_worker_writes_never_reaches_a_subscriber(tmp_path: Path) 
     log.assert_only_owners_are_heard()
 
 
+def test_a_stream_that_ended_before_it_was_claimed_is_left_alone(tmp_path: Path) -> None:
+    """A job may lie in the queue while its stream's owner writes the last event."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        assert asyncio.run(_claim_what_is_closing(system.nats.url)) is None
+
+
+async def _claim_what_is_closing(url: str) -> OwnedStream | None:
+    bus = await connect_bus(url, name="test")
+    publisher = _ClosingPublisher(bus)
+    await publisher.publish(
+        str(WriteSubject("acme", "s-1", "opened")),
+        encode_event(OPENED),
+        headers=encode_headers(build_dedup_headers("s-1:opened:0")),
+    )
+    publisher.owned = await _claim(bus, publisher, "first", 1)
+    assert publisher.owned is not None
+    publisher.is_closing = True
+    found = await _claim(bus, publisher, "second", 2)
+    await bus.shut_down()
+    return found
+
+
+class _ClosingPublisher(AckedPublisher):
+    """Has the owner close its stream between the second worker's read and its claim."""
+
+    owned: OwnedStream | None = None
+    is_closing = False
+
+    async def publish(
+        self, subject: str, payload: bytes, *, headers: bytes, store: str | None = None
+    ) -> Ack:
+        if self.is_closing and self.owned is not None:
+            self.is_closing = False
+            closed = StreamClosed(
+                stream_id="s-1",
+                tenant="acme",
+                epoch=1,
+                reason="end",
+                audio_ms=0,
+                finals=0,
+                gap_ms=0,
+            )
+            await EventLog(self.owned, self, Measures(Telemetry("test"), capacity=1)).write(closed)
+        return await super().publish(subject, payload, headers=headers, store=store)
+
+
+async def _claim(
+    bus: BusConnection, publisher: AckedPublisher, worker_id: str, epoch: int
+) -> OwnedStream | None:
+    job = JobOpen(stream_id="s-1", tenant="acme", epoch=epoch, reason="test")
+    return await claim_stream(
+        bus, publisher, job, worker_id=worker_id, choose=lambda _: "echo", now_ms=0
+    )
+
+
 async def _write_after_being_fenced(url: str) -> BusLog:
     bus = await connect_bus(url, name="test")
     log = BusLog(bus)
     publisher = AckedPublisher(bus)
+    telemetry = Telemetry("test")
+    measures = Measures(telemetry, capacity=2)
     await publisher.publish(
         str(WriteSubject("acme", "s-1", "opened")),
         encode_event(OPENED),
         headers=encode_headers(build_dedup_headers("s-1:opened:0")),
     )
 
-    async def claim(worker_id: str, epoch: int) -> OwnedStream | None:
-        job = JobOpen(stream_id="s-1", tenant="acme", epoch=epoch, reason="test")
-        return await claim_stream(
-            bus, publisher, job, worker_id=worker_id, choose=lambda _: "echo", now_ms=0
-        )
-
-    first = await claim("first", 1)
+    first = await _claim(bus, publisher, "first", 1)
     assert first is not None
-    await EventLog(first, publisher).write(_covered(1, 1_000))
-    second = await claim("second", 2)
+    await EventLog(first, publisher, measures).write(_covered(1, 1_000))
+    second = await _claim(bus, publisher, "second", 2)
     assert second is not None
     assert second.checkpoint.covered_ms == 1_000
     with pytest.raises(StaleGuardError):
-        await EventLog(first, publisher).write(_covered(1, 9_000))
-    await EventLog(second, publisher).write(_covered(2, 2_000))
-    assert await claim("third", 2) is None, "an old job does not take a stream"
+        await EventLog(first, publisher, measures).write(_covered(1, 9_000))
+    assert parse_metrics(telemetry.render())["speechbus_transcriber_writes_fenced_total"] == 1
+    await EventLog(second, publisher, measures).write(_covered(2, 2_000))
+    assert await _claim(bus, publisher, "third", 2) is None, "an old job does not take a stream"
     await wait_until(lambda: len(log.events["s-1"]) >= 5)
     await bus.shut_down()
     return log

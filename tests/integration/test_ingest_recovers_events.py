@@ -13,8 +13,11 @@ from speechbus_contracts import (
     Gap,
     StreamClosed,
     StreamCovered,
+    StreamId,
     WriteSubject,
     build_dedup_headers,
+    build_guard_headers,
+    build_transcript_store,
     decode_event,
     encode_event,
 )
@@ -25,7 +28,7 @@ from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import StreamRequest
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
-from speechbus_runtime.jetstream import read_last
+from speechbus_runtime.jetstream import read_last, read_specs, request_api
 from speechbus_runtime.publisher import AckedPublisher
 from tests.support.bus_log import wait_until
 from tests.support.encoded import build_wav
@@ -33,6 +36,7 @@ from tests.support.system import System
 
 N_EVENTS = 300
 N_CUTS = 5
+REPUBLISH = build_transcript_store()[1]["republish"]
 
 pytestmark = pytest.mark.nats
 
@@ -54,6 +58,16 @@ def test_events_stored_while_the_connection_was_cut_arrive_once_and_in_order(
     """A final that is republished while ingest is not subscribed would be lost for its client."""
     with System(tmp_path, ingests=0, transcribers=0) as system:
         sent, sink = asyncio.run(_cut_while_events_come(system.nats.url))
+
+    assert sink.covered == sent
+
+
+def test_events_that_were_stored_and_never_republished_arrive_once_and_in_order(
+    tmp_path: Path,
+) -> None:
+    """So it is with those that a JetStream leader had just stored when it died."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        sent, sink = asyncio.run(_store_without_a_word(system.nats.url))
 
     assert sink.covered == sent
 
@@ -159,16 +173,7 @@ async def _cut_while_events_come(url: str) -> tuple[list[bytes], _Sink]:
         registry.open_stream(REQUEST, sink) as stream,
     ):
         for number in range(N_EVENTS):
-            event = encode_event(
-                StreamCovered(
-                    stream_id=stream.stream_id,
-                    tenant="acme",
-                    epoch=1,
-                    covered_ms=number,
-                    next_index=0,
-                    audio_received_at=0,
-                )
-            )
+            event = _build_covered(stream.stream_id, number)
             headers = encode_headers(build_dedup_headers(f"{stream.stream_id}:{number}"))
             subject = str(WriteSubject("acme", stream.stream_id, "covered"))
             await writer.publish(subject, event, headers=headers)
@@ -179,3 +184,47 @@ async def _cut_while_events_come(url: str) -> tuple[list[bytes], _Sink]:
         stream.closed.set()
     await writer_bus.shut_down()
     return sent, sink
+
+
+async def _store_without_a_word(url: str) -> tuple[list[bytes], _Sink]:
+    sink = _Sink()
+    sent: list[bytes] = []
+    async with (
+        _open_registry(url) as (bus, registry),
+        registry.open_stream(REQUEST, sink) as stream,
+    ):
+        (spec,) = await read_specs(bus, [TRANSCRIPT_STORE])
+        previous = 0
+        for number in range(10):
+            # The first of each five comes by unseen.
+            config = {**spec.config, "republish": None if number % 5 == 0 else REPUBLISH}
+            await request_api(bus, f"STREAM.UPDATE.{TRANSCRIPT_STORE}", config)
+            sent.append(_build_covered(stream.stream_id, number))
+            headers = build_guard_headers(
+                f"{stream.stream_id}:{number}",
+                token=0,
+                claim_subject=str(WriteSubject("acme", stream.stream_id, "claim")),
+                previous=previous,
+            )
+            ack = await registry.context.publisher.publish(
+                str(WriteSubject("acme", stream.stream_id, "covered")),
+                sent[-1],
+                headers=encode_headers(headers),
+            )
+            previous = ack.seq
+        await wait_until(lambda: len(sink.covered) >= len(sent))
+        stream.closed.set()
+    return sent, sink
+
+
+def _build_covered(stream_id: str, covered_ms: int) -> bytes:
+    return encode_event(
+        StreamCovered(
+            stream_id=StreamId(stream_id),
+            tenant="acme",
+            epoch=1,
+            covered_ms=covered_ms,
+            next_index=0,
+            audio_received_at=0,
+        )
+    )

@@ -26,8 +26,15 @@ from speechbus_runtime.jetstream import (
     fetch_stored,
     read_last,
     read_specs,
+    request_api,
 )
-from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError, StaleGuardError
+from speechbus_runtime.publisher import (
+    FULL,
+    Ack,
+    AckedPublisher,
+    PublishRefusedError,
+    StaleGuardError,
+)
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -242,7 +249,9 @@ def test_the_last_message_of_a_subject_is_read(server: NatsServer) -> None:
 
             last = await read_last(bus, "LOG", "log.a")
             assert last is not None
-            assert last == StoredMessage(subject="log.a", sequence=3, payload=b"2", time=last.time)
+            assert last == StoredMessage(
+                subject="log.a", sequence=3, payload=b"2", time=last.time, dedup_id="log.a:last"
+            )
             (same,) = await fetch_stored(bus, "LOG", "log.a", start_sequence=3)
             assert last.stored_at_ms == same.stored_at_ms > 0
             assert await read_last(bus, "LOG", "log.never") is None
@@ -283,6 +292,28 @@ def test_a_repeated_write_is_stored_once(server: NatsServer) -> None:
     asyncio.run(run())
 
 
+def test_a_compare_and_set_whose_answer_was_lost_has_succeeded(server: NatsServer) -> None:
+    """Its repetition is refused for what it wrote itself; only another's write is a lost race."""
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            await ensure(bus, [LOG])
+            publisher = AckedPublisher(bus)
+
+            async def claim(worker: str) -> Ack:
+                headers = build_claim_headers(f"claim:{worker}", last_claim_sequence=0)
+                return await publisher.publish("log.a", b"", headers=encode_headers(headers))
+
+            first, second = await claim("w1"), await claim("w1")
+
+            assert (first.seq, first.duplicate) == (1, False)
+            assert (second.seq, second.duplicate) == (1, True)
+            with pytest.raises(StaleGuardError):
+                await claim("w2")
+
+    asyncio.run(run())
+
+
 def test_a_write_under_a_stale_guard_is_refused(server: NatsServer) -> None:
     """The former owner may still be writing; nothing of it gets in."""
 
@@ -316,6 +347,65 @@ def test_a_write_under_a_stale_guard_is_refused(server: NatsServer) -> None:
             assert len(await fetch_stored(bus, "LOG", "log.final")) == 2
 
     asyncio.run(run())
+
+
+def test_a_write_repeated_after_its_dedup_id_is_forgotten_is_stored_once(
+    server: NatsServer,
+) -> None:
+    """An outage that takes an acknowledgement along may last longer than any dedup window."""
+    brief = StreamSpec(name="LOG", config={**LOG.config, "duplicate_window": 100_000_000})
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            await ensure(bus, [brief])
+            publisher = AckedPublisher(bus, dedup_trusted_s=0)
+            first = await publisher.publish("log.a", b"final", headers=headers_of("m1"))
+            control = await publisher.publish("log.b", b"", headers=headers_of("m2"))
+            again = control
+            while again.seq == control.seq:  # the window is not over
+                again = await publisher.publish("log.b", b"", headers=headers_of("m2"))
+
+            repeated = await publisher.publish(
+                "log.a", b"final", headers=headers_of("m1"), store="LOG"
+            )
+            other = await publisher.publish("log.a", b"next", headers=headers_of("m3"), store="LOG")
+
+            assert (repeated.seq, repeated.duplicate) == (first.seq, True)
+            assert (other.duplicate, len(await fetch_stored(bus, "LOG", "log.a"))) == (False, 2)
+
+    asyncio.run(run())
+
+
+def test_a_write_into_a_full_account_waits_for_room_and_says_what_to_do(tmp_path: Path) -> None:
+    """The server answers as if it would refuse for ever (400); yet room comes back."""
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        "accounts { A { jetstream { max_file: 1MB, max_mem: 1MB }, users: [{user: a}] } }\n"
+        "no_auth_user: a\n"
+    )
+    durable = StreamSpec(name="LOG", config={**LOG.config, "storage": "file"})
+
+    async def run(server: NatsServer) -> None:
+        async with bus_of(server) as bus:
+            await ensure(bus, [durable])
+            problems: asyncio.Queue[str] = asyncio.Queue()
+            publisher = AckedPublisher(bus, on_problem=problems.put_nowait)
+            async with asyncio.TaskGroup() as group:
+                writes = [
+                    group.create_task(
+                        publisher.publish("log.a", bytes(200_000), headers=headers_of(f"m{n}"))
+                    )
+                    for n in range(8)
+                ]
+                said = [await problems.get()]
+                await request_api(bus, "STREAM.PURGE.LOG", {})
+            said.append(await problems.get())
+
+            assert said == [FULL, ""]
+            assert not any(write.result().duplicate for write in writes)
+
+    with NatsServer(tmp_path / "nats", config=config) as server:
+        asyncio.run(run(server))
 
 
 def test_a_write_that_no_server_takes_is_refused_and_cuts_nothing(server: NatsServer) -> None:

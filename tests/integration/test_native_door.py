@@ -13,9 +13,11 @@ import psutil
 import pytest
 import websockets
 
-from speechbus_contracts import SegmentFinal, StreamClosed
+from speechbus_cli.embedded_nats import choose_port
+from speechbus_contracts import SegmentFinal, StreamClosed, StreamReconfigured
 from tests.support.bus_log import BusLog, wait_until
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
+from tests.support.metrics import scrape
 from tests.support.native_client import (
     NativeClient,
     closed_of,
@@ -56,6 +58,23 @@ async def speak(system: System, pieces: Sequence[bytes], **hello: object) -> Nat
 
 def cut_evenly(pcm: bytes, size: int) -> list[bytes]:
     return [pcm[at : at + size] for at in range(0, len(pcm), size)]
+
+
+def test_metrics_have_a_port_that_clients_do_not_reach(system: System) -> None:
+    """What a system carries is nobody's business but its operator's."""
+    port = choose_port("127.0.0.1", 0)
+    ingest = system.add_service("ingest", HEALTH_PORT=str(port))
+
+    async def look() -> float:
+        async with connect_native(ingest, KEY) as client:
+            await client.open()
+            samples = await asyncio.to_thread(scrape, f"http://127.0.0.1:{port}")
+            await client.end()
+        return samples["speechbus_ingest_streams"]
+
+    assert asyncio.run(look()) == 1
+    assert ingest.probe("/metrics") == 404
+    ingest.kill()
 
 
 # --- what is accepted --------------------------------------------------------------------------
@@ -133,6 +152,62 @@ def test_half_a_sample_at_the_end_costs_nothing_but_itself(system: System) -> No
 
     assert check_tiling(client.finals, 40) == EXACT
     assert (client.closed.reason, client.closed.audio_ms) == ("end", 800)
+
+
+def test_the_language_changes_to_the_sample_and_its_client_is_told(system: System) -> None:
+    """Half a sample that waits belongs to what comes behind."""
+    pcm = build_frames(1, 50)
+    cut = 20 * FRAME_BYTES + 1
+
+    async def run() -> NativeClient:
+        async with connect_native(system.ingest, KEY) as client:
+            await client.open(language="en", providers=["echo"])
+            await client.send(pcm[:cut])
+            await client.say({"type": "configure", "language": "ja"})
+            await client.hear_until("stream.reconfigured")
+            await client.send(pcm[cut:])
+            await client.say({"type": "configure", "language": None})
+            await client.end()
+            return client
+
+    client = asyncio.run(run())
+
+    assert [(final.text, final.language) for final in client.finals] == [
+        ("1-20", "en"),
+        ("21-50", "ja"),
+    ]
+    assert [
+        (event.at_sample, event.at_ms, event.language)
+        for event in client.events
+        if isinstance(event, StreamReconfigured)
+    ] == [(6_400, 400, "ja"), (16_000, 1_000, None)]
+    assert client.closed.audio_ms == 1_000
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ({"type": "configure"}, "message.invalid"),
+        ({"type": "configure", "language": 7}, "message.invalid"),
+        ({"type": "configure", "language": "en US"}, "message.language"),
+        ({"type": "configure", "language": ""}, "message.language"),
+    ],
+)
+def test_what_cannot_be_a_language_is_an_error_and_costs_nothing_said_before(
+    system: System, message: object, code: str
+) -> None:
+    """The client is told what is wrong; what it sent is transcribed."""
+
+    async def run() -> tuple[str, int | None, list[str]]:
+        async with watch_bus(system) as log, connect_native(system.ingest, KEY) as client:
+            await client.open(providers=["echo"])
+            await client.send(build_frames(1, 30))
+            await client.say(message)
+            error, close = await client.answer()
+            await closed_of(log, client.stream_id)
+            return error, close, [final.text for final in finals_of(log.events[client.stream_id])]
+
+    assert asyncio.run(run()) == (code, 1008, ["1-30"])
 
 
 def test_a_flush_gives_a_final_at_once_and_the_stream_goes_on(system: System) -> None:

@@ -33,6 +33,7 @@ class Events:
         self.queue: asyncio.Queue[str | bytes | tuple[str, int | None]] = asyncio.Queue()
         self.congestions: list[bool] = []
         self.room = asyncio.Event()
+        self.ended = asyncio.Event()
 
     def receive_message(self, message: str | bytes) -> None:
         """Keep it."""
@@ -47,6 +48,11 @@ class Events:
         self.congestions.append(is_congested)
         if not is_congested:
             self.room.set()
+
+    def receive_end(self) -> None:
+        """Keep it."""
+        assert not self.ended.is_set()
+        self.ended.set()
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -89,6 +95,7 @@ def test_messages_go_both_ways_whole_and_in_order() -> None:
             connection.send(sent)
             received = [await events.queue.get() for _ in range(5)]
             connection.close()
+            await events.ended.wait()
         assert received == ["first", "fragments", *sent]
 
     run(main())
@@ -108,8 +115,10 @@ def test_headers_and_subprotocols_are_sent() -> None:
             request = WebSocketConnect(
                 url=url, headers=(("Authorization", "Bearer key"),), subprotocols=("realtime",)
             )
-            connection = await connect_websocket(request, Events())
+            events = Events()
+            connection = await connect_websocket(request, events)
             connection.close()
+            await events.ended.wait()
 
     run(main())
     assert seen == [("Bearer key", "realtime")]
@@ -163,6 +172,7 @@ def test_case_13_the_end_of_a_connection_is_told_once_with_its_code(
             assert await events.queue.get() == (END, code)
             connection.send(["into the void"])
             connection.close()
+            await events.ended.wait()
         assert events.queue.empty()
 
     run(main())
@@ -224,6 +234,7 @@ def test_a_peer_that_answers_pings_is_kept() -> None:
                 connection.send(["still"])
                 assert await events.queue.get() == "still"
             connection.close()
+            await events.ended.wait()
 
     run(main())
 
@@ -268,6 +279,7 @@ def test_a_peer_that_reads_nothing_congests_the_connection() -> None:
             read.set()
             await events.room.wait()
             connection.close()
+            await events.ended.wait()
         assert events.congestions[:2] == [True, False]
 
     run(main())
@@ -376,9 +388,11 @@ def test_no_token_is_in_a_log(caplog: pytest.LogCaptureFixture) -> None:
             async with provider(echo, logger=logging.getLogger("test.server")) as url:
                 logging.getLogger("test.server").setLevel(logging.CRITICAL)
                 request = WebSocketConnect(url=url, headers=(("Authorization", "secret-key"),))
-                connection = await connections.connect(request, Events())
+                events = Events()
+                connection = await connections.connect(request, events)
                 assert isinstance(connection, WebSocketConnection)
                 connection.close()
+                await events.ended.wait()
 
     run(main())
     assert "secret" not in caplog.text

@@ -13,6 +13,7 @@ from speechbus_runtime import health as health_module
 from speechbus_runtime import health_server
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
+from speechbus_runtime.telemetry import Telemetry
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,10 @@ def serving(health: Health, check: Callable[[int], Awaitable[None]]) -> None:
     """Run `check` with the port of a health server, on the loop that services use."""
 
     async def run() -> None:
-        async with serve_health(health, host="127.0.0.1", port=0) as port, asyncio.timeout(20):
+        async with (
+            serve_health(health, Telemetry("pool"), host="127.0.0.1", port=0) as port,
+            asyncio.timeout(20),
+        ):
             await check(port)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -170,7 +174,9 @@ def test_the_port_is_free_after_the_block() -> None:
     port = clients[0].getpeername()[1]
 
     async def bind_again() -> int:
-        async with serve_health(Health("pool"), host="127.0.0.1", port=port) as bound:
+        async with serve_health(
+            Health("pool"), Telemetry("pool"), host="127.0.0.1", port=port
+        ) as bound:
             return bound
 
     with clients[0]:

@@ -16,11 +16,15 @@ from speechbus_contracts import (
     CaptionSubject,
     ChunkKind,
     Event,
+    GovernKind,
+    GovernSubject,
     IngestSubject,
     JobSubject,
     LiveKind,
     LiveSubject,
+    ProviderSubject,
     SessionSubject,
+    SourceSubject,
     Subject,
     TranscriptSubject,
     WorkerKind,
@@ -104,6 +108,7 @@ def audio_chunks() -> st.SearchStrategy[AudioChunk]:
                 captured_at_ns=st.integers(0, 2**64 - 1),
                 payload=payload,
                 ingest_epoch=st.integers(0, 2**32 - 1),
+                chunks_before=st.integers(0, 2**16 - 1),
             )
             for kind, payload in payloads.items()
         ]
@@ -121,6 +126,9 @@ def subjects() -> st.SearchStrategy[Subject]:
         st.builds(WorkerSubject, tokens(), st.sampled_from(get_args(WorkerKind))),
         st.builds(SessionSubject, tokens(), tokens()),
         st.builds(IngestSubject, tokens(), st.just("holds")),
+        st.builds(SourceSubject, tokens(), tokens()),
+        st.builds(GovernSubject, st.sampled_from(get_args(GovernKind)), tokens()),
+        st.builds(ProviderSubject, st.sampled_from(get_args(GovernKind)), tokens()),
         st.builds(WriteSubject, tokens(), tokens(), kinds),
         st.builds(WriteSubject, tokens(), tokens(), st.just("translation"), tokens()),
         st.builds(TranscriptSubject, tokens(), tokens(), kinds),

@@ -1,5 +1,6 @@
 """A bus connection without a server: records what is sent, hands in what the test says."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ class FakeBus(BusConnection):
     def __init__(self) -> None:
         super().__init__()
         self.is_away = False
+        self.is_stalled = False
+        """Whether NATS takes everything and gives nothing back."""
         self.sent: list[Sent] = []
         self.handlers: dict[int, tuple[str, DirectHandler]] = {}
         self.answer_request: Callable[[str], Awaitable[bytes]] | None = None
@@ -62,6 +65,8 @@ class FakeBus(BusConnection):
         if self.is_away:
             return False
         self.sent.append(Sent(subject=subject, payload=payload, reply=reply, headers=headers))
+        if subject.startswith(b"_INBOX") and not self.is_stalled:
+            self.deliver(subject, payload, reply=reply, headers=headers)
         return True
 
     def publish_parts_nowait(
@@ -79,11 +84,12 @@ class FakeBus(BusConnection):
         headers: dict[str, Any] | None = None,
     ) -> Msg:
         """Ask `answer_request`; without one, nobody listens."""
-        del payload, timeout, old_style, headers
+        del payload, old_style, headers
         self.requests.append(subject)
         if self.answer_request is None:
             raise nats.errors.NoRespondersError
-        return Msg(self, data=await self.answer_request(subject))
+        async with asyncio.timeout(timeout):
+            return Msg(self, data=await self.answer_request(subject))
 
     def on_reconnected(self, hook: Callable[[], Awaitable[None]]) -> None:
         """Remember the hook in `reconnected`."""

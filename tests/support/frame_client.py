@@ -69,6 +69,7 @@ async def stream_frames(
     is_paced: bool = True,
     hello: Mapping[str, Any] | None = None,
     build: Callable[[int, int], bytes] = build_frames,
+    changes: Mapping[int, str | None] | None = None,
 ) -> Received:
     """Stream frames 1 to `n_frames` and return when the server has closed.
 
@@ -80,6 +81,7 @@ async def stream_frames(
         is_paced: send in real time; else as fast as the server takes it.
         hello: fields that differ from the usual hello.
         build: PCM of the frames from one on, and how many.
+        changes: languages, each from a frame on that begins a message.
     """
     loop = asyncio.get_running_loop()
     events: list[AnyEvent] = []
@@ -118,6 +120,9 @@ async def stream_frames(
             started_s = loop.time()
             for first in range(1, n_frames + 1, frames_per_message):
                 n_now = min(frames_per_message, n_frames + 1 - first)
+                if changes and first in changes:
+                    change = {"type": "configure", "language": changes[first]}
+                    await socket.send(msgspec.json.encode(change).decode())
                 await socket.send(build(first, n_now))
                 if is_paced:
                     due_s = started_s + (first - 1 + n_now) * FRAME_MS / 1000

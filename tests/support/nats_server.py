@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import time
 import uuid
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import Self
 
 import msgspec
 
-__all__ = ["DEV_CONFIG", "NatsServer", "NatsServerError"]
+__all__ = ["DEV_CONFIG", "NatsServer", "NatsServerError", "choose_free_port"]
 
 DEV_CONFIG = Path(__file__).parents[2] / "deploy" / "nats" / "dev.conf"
 """The configuration that `speechbus dev` uses; the default here, so that tests meet its limits."""
@@ -55,16 +56,28 @@ class NatsServer:
     process dies with the thread that started it, even when that thread is killed (Linux only).
     """
 
-    def __init__(self, folder: Path, *, config: Path | None = DEV_CONFIG) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: Path | None = DEV_CONFIG,
+        name: str | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         """Prepare a server; nothing runs before `start`.
 
         Args:
             folder: Where the store and the log go; created when missing.
             config: Configuration file, or None for the server's defaults. Address, port and store
                 folder of the file are overridden.
+            name: Of the server, the same at each start, as clusters need it; None: a fresh one
+                each time, which tells our process from a stranger on the same port.
+            arguments: More of the command line.
         """
         self.log_path = folder / "nats-server.log"
         self._config = config
+        self._name = name
+        self._arguments = arguments
         self._folder = folder
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +109,7 @@ class NatsServer:
             self._start_on(self._port)
             return
         for attempt in range(PORT_ATTEMPTS_MAX):
-            port = _free_port()
+            port = choose_free_port()
             try:
                 self._start_on(port)
             except NatsServerError:
@@ -155,13 +168,13 @@ class NatsServer:
         return self._process
 
     def _start_on(self, port: int) -> None:
-        # A fresh name for each start tells our process from a stranger on the same port.
-        name = f"test-{uuid.uuid4().hex}"
+        name = self._name or f"test-{uuid.uuid4().hex}"
         command = [
             str(Path(sysconfig.get_path("scripts")) / "nats-server"),
             *(["--config", str(self._config)] if self._config else []),
             *["--addr", "127.0.0.1", "--port", str(port), "--name", name],
             *["--jetstream", "--store_dir", str(self._folder / "store")],
+            *self._arguments,
         ]
         with self.log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -209,7 +222,7 @@ def _read_info(port: int) -> _Info | None:
     return msgspec.json.decode(greeting.removeprefix(b"INFO "), type=_Info)
 
 
-def _free_port() -> int:
+def choose_free_port() -> int:
     """Return a port that is free now and that the kernel gives to no outgoing connection.
 
     A port of the ephemeral range would be at risk while the server is down: a client that keeps

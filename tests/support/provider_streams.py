@@ -12,7 +12,7 @@ from tests.support.frame_numbers import Tiling, build_frames
 from tests.support.simulator import simulator
 from tests.support.system import System
 
-__all__ = ["EXACT", "assert_exact", "play", "read_failures"]
+__all__ = ["EXACT", "assert_exact", "play", "read_failures", "read_log"]
 
 EXACT: Final = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
 
@@ -24,6 +24,7 @@ def play(
     n_frames: int,
     environment: Mapping[str, str] | None = None,
     build: Callable[[int, int], bytes] = build_frames,
+    look: Callable[[System], None] | None = None,
 ) -> list[Received]:
     """Stream numbered frames at the same time, one client for each hello.
 
@@ -34,6 +35,7 @@ def play(
         n_frames: of each stream.
         environment: variables of the services beside those of the simulators.
         build: PCM of the frames from one on, and how many.
+        look: called with the running system when the streams have ended.
     """
 
     async def stream_all(system: System) -> list[Received]:
@@ -63,14 +65,22 @@ def play(
                 environment={**variables, **(environment or {})},
             )
         )
-        return asyncio.run(stream_all(system))
+        received = asyncio.run(stream_all(system))
+        if look is not None:
+            look(system)
+        return received
+
+
+def read_log(folder: Path, *events: str) -> list[dict[str, Any]]:
+    """Lines of the first worker's log about these events."""
+    path = folder / "system" / "transcriber-1.log"
+    lines = map(json.loads, path.read_text().splitlines())
+    return [line for line in lines if line["event"] in events]
 
 
 def read_failures(folder: Path, *providers: str) -> list[str]:
-    """How sessions of these (all) providers ended before their time, from the transcriber's log."""
-    (path,) = (folder / "system").glob("transcriber-*.log")
-    lines = map(json.loads, path.read_text().splitlines())
-    failures = [line for line in lines if line["event"] == "provider session failed"]
+    """How sessions of these (all) providers ended before their time, by the first worker's log."""
+    failures = read_log(folder, "provider session failed")
     return [f["code"] for f in failures if not providers or f["provider"] in providers]
 
 

@@ -13,7 +13,8 @@ from typing import Final, Literal, Self
 from speechbus_cli.die_with_parent import build_command
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.command_line import COMMAND, build_environment
-from tests.support.nats_server import NatsServer
+from tests.support.nats_cluster import NatsCluster
+from tests.support.nats_server import DEV_CONFIG, NatsServer
 
 __all__ = ["Service", "ServiceError", "System"]
 
@@ -230,6 +231,8 @@ class System:
         translator_settings: Mapping[str, str] | None = None,
         bootstrap_settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        nats_config: Path = DEV_CONFIG,
+        cluster: NatsCluster | None = None,
     ) -> None:
         """Prepare a system; nothing runs before `start`.
 
@@ -245,8 +248,12 @@ class System:
             translator_settings: likewise.
             bootstrap_settings: likewise, of `speechbus bootstrap`.
             environment: variables of other names, for all services.
+            nats_config: of the one server `nats`.
+            cluster: to use instead of the one server `nats`.
         """
-        self.nats = NatsServer(folder / "nats")
+        self.nats = NatsServer(folder / "nats", config=nats_config)
+        self.cluster = cluster
+        self._bus = cluster or self.nats
         self.ingests: list[Service] = []
         self.transcribers: list[Service] = []
         self.correlators: list[Service] = []
@@ -295,7 +302,7 @@ class System:
             ServiceError: a service or the bootstrap failed.
             NatsServerError: NATS did.
         """
-        self.nats.start()
+        self._bus.start()
         self.bootstrap()
         added = [
             self._add(kind, self._settings[kind])
@@ -307,16 +314,20 @@ class System:
         for service in added:
             service.wait_until_ready()
 
-    def bootstrap(self) -> None:
+    def bootstrap(self, **settings: str) -> None:
         """Create the JetStream objects.
+
+        Args:
+            settings: on top of those of the system, by name without `SPEECHBUS_BOOTSTRAP_`.
 
         Raises:
             ServiceError: it could not.
         """
         prefix = "SPEECHBUS_BOOTSTRAP_"
-        variables = {f"{prefix}{name}": value for name, value in self._bootstrap_settings.items()}
+        all_settings = {**self._bootstrap_settings, **settings}
+        variables = {f"{prefix}{name}": value for name, value in all_settings.items()}
         done = subprocess.run(
-            [*COMMAND, "bootstrap", "--nats-url", self.nats.url],
+            [*COMMAND, "bootstrap", "--nats-url", self._bus.url],
             capture_output=True,
             env=build_environment(**variables),
             timeout=READY_TIMEOUT_S,
@@ -345,7 +356,7 @@ class System:
             if service.is_running:
                 service.kill()
         try:
-            self.nats.kill()
+            self._bus.kill()
         except RuntimeError:
             return  # a test has ended it, and not started it again
 
@@ -380,7 +391,7 @@ class System:
             name=f"{kind}-{len(services) + 1}",
             folder=self._folder,
             port=self._choose_port(),
-            settings={"NATS_URL": self.nats.url, **settings},
+            settings={"NATS_URL": self._bus.url, **settings},
             environment=self._environment,
         )
         services.append(service)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechbus_ingest.doors import native
+from speechbus_ingest.doors import native, native_errors, native_resume
 
 PAGE = (Path(__file__).parents[2] / "docs" / "native-door.md").read_text(encoding="utf-8")
 POLICY, TRY_LATER = 1008, 1013
@@ -13,15 +13,17 @@ POLICY, TRY_LATER = 1008, 1013
 
 def find_errors() -> Iterator[tuple[str, int]]:
     """Yield code and close code of every error that the door's source raises."""
-    tree = ast.parse(Path(native.__file__).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Name(id="_DoorError"), args=[ast.Constant(value=str() as code), _, *rest]
-            ):
-                yield code, TRY_LATER if rest else POLICY
-            case _:
-                pass
+    for module in (native, native_errors, native_resume):
+        tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="DoorError"),
+                    args=[ast.Constant(value=str() as code), _, *rest],
+                ):
+                    yield code, TRY_LATER if rest else POLICY
+                case _:
+                    pass
 
 
 def test_every_error_is_told_with_its_close_code() -> None:

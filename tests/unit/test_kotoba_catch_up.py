@@ -40,6 +40,9 @@ class _Session(SessionDriver):
         self.now_s += len(pcm) / 2 / RATE_HZ
         self._send(self._adapter.audio_to_send(pcm, now_s=self.now_s))
 
+    def end_turn(self) -> bool:
+        return False
+
     def _send(self, messages: Sequence[str | bytes]) -> None:
         for message in messages:
             self._server.receive(message, now_s=self.now_s)

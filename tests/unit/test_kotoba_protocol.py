@@ -131,6 +131,16 @@ def test_case_15_a_pause_of_the_client_ends_the_turn_by_our_silence() -> None:
     ]
 
 
+def test_a_session_that_waits_for_its_first_audio_is_kept_alive() -> None:
+    """One that shall follow another is opened before; gateways end what says nothing."""
+    session = KotobaSession()
+    session.wait(21)
+
+    assert session.sent_ms == 4 * 100
+    session.speak(200)
+    assert session.protocol.next_deadline_s() == session.now_s + 0.4
+
+
 def test_case_16_a_flush_is_silence_because_commit_is_the_end() -> None:
     """The stream goes on after it."""
     assert play("flush_at_end") == (

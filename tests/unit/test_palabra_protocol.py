@@ -34,6 +34,7 @@ from tests.support.palabra_session import (
     partial,
 )
 
+FINALIZE = '{"message_type":"finalize"}'
 NAMES = transcripts_of("palabra/client")
 
 
@@ -308,7 +309,11 @@ def test_a_status_tells_what_to_do(status: int, kind: type[ProviderError]) -> No
 def test_a_server_without_finalize_is_ended_by_silence() -> None:
     """The seed has no `finalize`: the last words come by silence, and the wait has an end."""
     assert play("finish_without_marker") == (
-        [partial("hello wor", 100, 600, "a"), final("Hello, world.", 100, 640, "a"), Finished()],
+        [
+            partial("hello wor", 100, 600, "a"),
+            final("Hello, world.", 100, 640, "a"),
+            Finished(is_sure=False),
+        ],
         None,
     )
 
@@ -334,11 +339,36 @@ def test_a_long_silence_is_asked_about_and_covered() -> None:
     session = Session()
     sent = session.speak(PROBE_AFTER_MS)
 
-    assert sent[-1] == '{"message_type":"finalize"}'
+    assert sent[-1] == FINALIZE
     assert session.say("f", "<fin>", 0, 0) == [Covered(PROBE_AFTER_MS)]
     session.speak(PROBE_AFTER_MS)
     with pytest.raises(ProviderUnavailableError, match="finalize_unanswered"):
         session.wait(FIN_TIMEOUT_S + 0.1)
+
+
+def test_a_pause_ends_a_turn_once_it_is_known_that_finalize_does() -> None:
+    """The first pause asks, and needs its silence; a server without it is asked no more."""
+    knows, does_not = Session(), Session()
+    for session in (knows, does_not):
+        session.speak(1_000)
+        assert session.protocol.end_turn(now_s=session.now_s) is None
+        assert session.speak(100)[-1] == FINALIZE
+        session.say("a", "hello", 0, 800, is_eos=True)
+    assert knows.say("f", "<fin>", 0, 0) == [Covered(1_100)]
+
+    knows.speak(1_000)
+    knows.say("b", "there", 1_400, 2_000)
+    told = knows.protocol.end_turn(now_s=knows.now_s)
+    assert told is not None
+    assert told[-1] == FINALIZE
+    knows.speak(1_000)
+    assert knows.say("b", "there. <fin>", 1_400, 2_050, is_eos=True) == [
+        final("there.", 1_400, 2_050, "b"),
+        Covered(2_100),
+    ]
+    does_not.wait(FIN_TIMEOUT_S + 0.1)
+    assert does_not.protocol.end_turn(now_s=does_not.now_s) is None
+    assert FINALIZE not in does_not.speak(1_000)
 
 
 def test_the_session_that_was_made_is_deleted_and_only_that() -> None:

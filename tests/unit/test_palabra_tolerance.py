@@ -152,7 +152,7 @@ def test_a_quiet_end_has_an_end_without_finalize() -> None:
     session.finish()
 
     assert session.wait(FIN_TIMEOUT_S - 0.1) == []
-    assert session.wait(0.2) == [Finished()]
+    assert session.wait(0.2) == [Finished(is_sure=False)]
 
 
 def test_a_flush_in_silence_is_answered_without_finalize_and_covers_nothing() -> None:

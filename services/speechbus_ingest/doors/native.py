@@ -14,6 +14,8 @@ from starlette.websockets import WebSocket
 
 from speechbus_contracts import ContractError, parse_token
 from speechbus_ingest.doors.credentials import find_credential
+from speechbus_ingest.doors.native_errors import DoorError, overloaded
+from speechbus_ingest.doors.native_resume import FinishedStreamError, NativeResuming, Resume
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
 from speechbus_ingest.doors.sending import close, send_text
 from speechbus_ingest.formats.names import (
@@ -27,12 +29,15 @@ from speechbus_ingest.formats.names import (
 from speechbus_ingest.formats.undecodable import PROBLEMS
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
+from speechbus_ingest.resume import Resumer
+from speechbus_ingest.seat import Seat
 from speechbus_ingest.stream import (
     SAMPLE_RATE_HZ_MAX,
     SAMPLE_RATE_HZ_MIN,
     IngestStream,
     StreamRequest,
 )
+from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.task_groups import plain_errors
 
 __all__ = ["NativeDoor"]
@@ -47,15 +52,17 @@ FLUSH_INTERVAL_S: Final = 0.1
 anybody, and each is a stored chunk and a stored event."""
 FAREWELL_S: Final = 10.0
 """A stream ended by this side may take this long to get its last finals to its client."""
+CONFIGURE_INTERVAL_S: Final = 1.0
+"""Between two changes of language: each costs a session at a provider."""
 QUEUED_AFTER_S: Final = 1.0
+ACCEPTED_S: Final = 1.0
+"""A client that can resume keeps what it was not told of: this much more than is on its way."""
 KEYWORDS_MAX: Final = 1_000
 KEYWORD_CHARS_MAX: Final = 64
 """Limits of the provider that takes keywords (providers.md 1.4)."""
 
 _CLOSE_NORMAL: Final = 1000
-_CLOSE_POLICY: Final = 1008
 _CLOSE_RESTART: Final = 1012
-_CLOSE_TRY_LATER: Final = 1013
 
 _Tags = Annotated[tuple[str, ...], msgspec.Meta(max_length=16)]
 _Keyword = Annotated[str, msgspec.Meta(min_length=1, max_length=KEYWORD_CHARS_MAX)]
@@ -73,24 +80,20 @@ class _Hello(msgspec.Struct, frozen=True):
     filler_filter: bool | None = None
     keywords: Annotated[tuple[_Keyword, ...], msgspec.Meta(max_length=KEYWORDS_MAX)] = ()
     skip_silence: bool = True
+    resumable: bool = False
+    resume: Resume | None = None
 
 
 class _Flush(msgspec.Struct, frozen=True, tag="flush"):
     pass
 
 
+class _Configure(msgspec.Struct, frozen=True, tag="configure"):
+    language: str | None
+
+
 class _End(msgspec.Struct, frozen=True, tag="end"):
     pass
-
-
-class _DoorError(Exception):
-    """The client gets the code and the sentence, then the connection is closed."""
-
-    def __init__(self, code: str, message: str, close_code: int = _CLOSE_POLICY) -> None:
-        super().__init__(code)
-        self.code = code
-        self.message = message
-        self.close_code = close_code
 
 
 class _GoneError(Exception):
@@ -98,7 +101,8 @@ class _GoneError(Exception):
 
 
 _hello_decoder: Final = msgspec.json.Decoder(_Hello)
-_control_decoder: Final[msgspec.json.Decoder[_Flush | _End]] = msgspec.json.Decoder(_Flush | _End)
+_Control = _Flush | _Configure | _End
+_control_decoder: Final[msgspec.json.Decoder[_Control]] = msgspec.json.Decoder(_Control)
 
 
 class NativeDoor:
@@ -107,15 +111,23 @@ class NativeDoor:
     Args:
         keys: who may come in.
         registry: holds the streams.
+        resumer: brings clients back to them.
         idle_s: a client that sends nothing this long is sent away.
         duration_s: longest stream.
     """
 
     def __init__(
-        self, keys: KeyRing, registry: StreamRegistry, *, idle_s: float, duration_s: float
+        self,
+        keys: KeyRing,
+        registry: StreamRegistry,
+        resumer: Resumer,
+        *,
+        idle_s: float,
+        duration_s: float,
     ) -> None:
         self._keys = keys
         self._registry = registry
+        self._resuming = NativeResuming(resumer, resume_s=registry.resume_s)
         self._idle_s = idle_s
         self._duration_s = duration_s
 
@@ -133,36 +145,40 @@ class NativeDoor:
         try:
             self._registry.check_room(tenant)
         except OverLimitError:
-            await _refuse(
-                socket, 429, "too_many_streams", "End another stream first, or try again later."
-            )
-            return
+            if not self._registry.may_return(tenant):
+                await _refuse(
+                    socket, 429, "too_many_streams", "End another stream first, or try again later."
+                )
+                return
         await socket.accept()
         try:
             await self._serve_accepted(socket, tenant)
-        except _DoorError as error:
+        except DoorError as error:
             await _say_goodbye(socket, error)
         except _GoneError:
             pass
 
     async def _serve_accepted(self, socket: WebSocket, tenant: str) -> None:
-        request = await _receive_hello(socket, tenant)
+        hello = await _receive_hello(socket)
         outbox = Outbox()
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S) as opening:
-                async with self._registry.open_stream(request, outbox) as stream:
+                request = _build_request(hello, tenant)
+                if hello.resume is None:
+                    entry = self._registry.open_stream(request, outbox)
+                else:
+                    entry = self._resuming.enter(request, hello.resume, outbox)
+                async with entry as stream:
                     opening.reschedule(None)
                     await self._converse(socket, stream, outbox)
+        except FinishedStreamError as finished:
+            await self._resuming.tell_the_end(socket, finished)
         except OverLimitError:
-            raise _DoorError(
+            raise DoorError(
                 "too_many_streams", "End another stream first, or try again later."
             ) from None
-        except TimeoutError:
-            raise _DoorError(
-                "overloaded",
-                "The bus or the decoder does not answer. Try again in some seconds.",
-                _CLOSE_TRY_LATER,
-            ) from None
+        except (TimeoutError, JetStreamUnavailableError):
+            raise overloaded() from None
 
     async def _converse(self, socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
         ready: dict[str, Any] = {
@@ -172,33 +188,41 @@ class NativeDoor:
         }
         if stream.request.split_channels is not None:
             ready["stream_ids"] = stream.stream_ids
+        seat = stream.seat
+        if stream.request.is_resumable:
+            ready["resume_within_s"] = self._registry.resume_s
         await _send(socket, ready)
-        with plain_errors(_DoorError, _GoneError):
+        with plain_errors(DoorError, _GoneError):
             async with asyncio.TaskGroup() as tasks:
                 sender = tasks.create_task(_send_events(socket, stream, outbox))
                 receiver = tasks.create_task(_receive_audio(socket, stream))
                 watcher = tasks.create_task(self._watch(socket, stream))
-                teller = tasks.create_task(_tell_queued(socket, stream))
-                await asyncio.wait({sender, receiver, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                leaver = tasks.create_task(_wait_until_taken(seat))
+                tellers = [tasks.create_task(_tell_queued(socket, stream))]
+                if stream.request.is_resumable:
+                    tellers.append(tasks.create_task(_tell_accepted(socket, stream)))
+                await asyncio.wait(
+                    {sender, receiver, watcher, leaver}, return_when=asyncio.FIRST_COMPLETED
+                )
                 parting = watcher.result() if watcher.done() else None
-                if not sender.done() and not receiver.done():
+                if not sender.done() and not receiver.done() and not leaver.done():
                     await asyncio.wait(
-                        {sender, receiver},
+                        {sender, receiver, leaver},
                         timeout=None if parting is None else FAREWELL_S,
                         return_when=asyncio.FIRST_COMPLETED,
                     )
-                sender.cancel()
-                teller.cancel()
-                watcher.cancel()
-                receiver.cancel()
+                for task in (sender, receiver, watcher, leaver, *tellers):
+                    task.cancel()
         if parting is not None:
             await close(socket, parting.close_code, parting.code)
+        elif seat.is_shutdown:
+            await close(socket, _CLOSE_RESTART, "the server goes away; resume the stream")
         elif stream.end_reason == "shutdown":
             await close(socket, _CLOSE_RESTART, "the server goes away; open a new stream")
         else:
             await close(socket, _CLOSE_NORMAL)
 
-    async def _watch(self, socket: WebSocket, stream: IngestStream) -> _DoorError:
+    async def _watch(self, socket: WebSocket, stream: IngestStream) -> DoorError:
         """End the stream when it is idle, too long or broken.
 
         One sleeping task, so that receiving a message costs no timer.
@@ -211,9 +235,9 @@ class NativeDoor:
         await _send_error(socket, parting)
         return parting
 
-    async def _wait_for_parting(self, stream: IngestStream) -> _DoorError:
+    async def _wait_for_parting(self, stream: IngestStream) -> DoorError:
         loop = asyncio.get_running_loop()
-        ends_at_s = loop.time() + self._duration_s
+        ends_at_s = loop.time() + self._duration_s - stream.age_s
         while not stream.undecodable.is_set():
             now_s = loop.time()
             # A client that is held back cannot be idle.
@@ -222,23 +246,36 @@ class NativeDoor:
             wait_s = None
             if stream.end_reason is None:
                 if now_s >= idle_at_s:
-                    return _DoorError(
+                    return DoorError(
                         "idle", "Nothing came for too long: send audio, or end the stream."
                     )
                 if now_s >= ends_at_s:
-                    return _DoorError(
-                        "limit", "The longest duration is reached: open a new stream."
-                    )
+                    return DoorError("limit", "The longest duration is reached: open a new stream.")
                 wait_s = min(idle_at_s, ends_at_s) - now_s
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await stream.undecodable.wait()
         assert stream.problem is not None
-        return _DoorError(
+        return DoorError(
             "audio.undecodable",
             f"The audio cannot be decoded: {PROBLEMS[stream.problem]}."
             " What came before is transcribed.",
         )
+
+
+async def _wait_until_taken(seat: Seat) -> None:
+    await seat.taken.wait()
+    if not seat.is_shutdown:
+        raise DoorError(
+            "resumed", "Another connection has resumed this stream, and has it from now on."
+        )
+
+
+async def _tell_accepted(socket: WebSocket, stream: IngestStream) -> None:
+    """Tell the client again and again what it need not keep, and that somebody is here."""
+    while True:
+        await asyncio.sleep(ACCEPTED_S)
+        await _send(socket, {"type": "accepted", "samples": stream.stored_samples})
 
 
 async def _tell_queued(socket: WebSocket, stream: IngestStream) -> None:
@@ -260,63 +297,88 @@ async def _tell_queued(socket: WebSocket, stream: IngestStream) -> None:
 async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
     """Read until the client goes; returns never otherwise."""
     has_said_end = False
+    configured_at_s = -CONFIGURE_INTERVAL_S
+    loop = asyncio.get_running_loop()
     while True:
         message = await socket.receive()
         data = message.get("bytes")
         if data is not None:
             if has_said_end:
-                raise _DoorError("message.invalid", "No audio may follow 'end'.")
+                raise DoorError("message.invalid", "No audio may follow 'end'.")
             if stream.end_reason is not None:
                 continue  # by this side, which the client learns with its last finals
             await stream.take(data)
         elif message["type"] == "websocket.receive":
             control = _parse_control(message["text"])
             if has_said_end:
-                raise _DoorError("message.invalid", "Nothing may follow 'end'.")
+                raise DoorError("message.invalid", "Nothing may follow 'end'.")
             has_said_end = isinstance(control, _End)
             if has_said_end:
                 stream.end("end")
-            elif stream.end_reason is None:
+            elif stream.end_reason is not None:
+                pass
+            elif isinstance(control, _Configure):
+                await asyncio.sleep(configured_at_s + CONFIGURE_INTERVAL_S - loop.time())
+                await stream.settle()
+                await stream.change_language(control.language)
+                configured_at_s = loop.time()
+            else:
                 await stream.settle()
                 stream.flush()
                 await asyncio.sleep(FLUSH_INTERVAL_S)
                 await stream.wait_for_room()
         else:
-            stream.end("client_gone")  # no effect after 'end'
-            raise _GoneError
+            raise _see_off(stream)
 
 
-async def _receive_hello(socket: WebSocket, tenant: str) -> StreamRequest:
+def _see_off(stream: IngestStream) -> _GoneError:
+    if not stream.request.is_resumable:
+        stream.end("client_gone")  # no effect after 'end'
+    return _GoneError()
+
+
+async def _receive_hello(socket: WebSocket) -> _Hello:
     try:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
             message = await socket.receive()
     except TimeoutError:
-        raise _DoorError("hello.timeout", "Send the hello within 10 s of connecting.") from None
+        raise DoorError("hello.timeout", "Send the hello within 10 s of connecting.") from None
     if message["type"] != "websocket.receive":
         raise _GoneError
-    return _parse_hello(message.get("text"), tenant)
+    return _parse_hello(message.get("text"))
 
 
-def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
+def _parse_hello(text: str | None) -> _Hello:
     if text is None:
-        raise _DoorError("hello.invalid", "The first message is the hello, a JSON text message.")
+        raise DoorError("hello.invalid", "The first message is the hello, a JSON text message.")
     try:
-        hello = _hello_decoder.decode(text)
+        return _hello_decoder.decode(text)
     except msgspec.ValidationError as error:
-        raise _DoorError(
+        raise DoorError(
             "hello.invalid", f"{_field_problem(error)} See docs/native-door.md for an example."
         ) from None
     except (msgspec.DecodeError, RecursionError):
-        raise _DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
+        raise DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
+
+
+def _build_request(hello: _Hello, tenant: str) -> StreamRequest:
     audio_format, sample_rate_hz = _choose_format(hello)
     try:
-        for token in (hello.language, *hello.target_languages, *hello.providers):
+        stream_id = hello.resume.stream_id if hello.resume else None
+        for token in (hello.language, *hello.target_languages, *hello.providers, stream_id):
             if token is not None:
                 parse_token(token)
     except ContractError:
-        raise _DoorError(
-            "hello.token", "Languages and providers have 1 to 64 of A-Z a-z 0-9 _ -"
+        raise DoorError(
+            "hello.token", "Languages, providers and ids have 1 to 64 of A-Z a-z 0-9 _ -"
         ) from None
+    is_resumable = hello.resumable or hello.resume is not None
+    if is_resumable and (isinstance(audio_format, str) or hello.split_channels):
+        raise DoorError(
+            "hello.not_resumable",
+            "A stream can be resumed when it is raw audio and not split into channels: leave"
+            " 'resumable' out, or choose another 'format'.",
+        )
     return StreamRequest(
         tenant=tenant,
         door="native",
@@ -329,6 +391,7 @@ def _parse_hello(text: str | None, tenant: str) -> StreamRequest:
         skips_silence=hello.skip_silence,
         audio_format=audio_format,
         split_channels=hello.channels if hello.split_channels else None,
+        is_resumable=is_resumable,
     )
 
 
@@ -338,12 +401,12 @@ def _choose_format(hello: _Hello) -> tuple[AudioFormat | EncodedFormat, int | No
         audio_format = parse_format(hello.format, channels=hello.channels)
     except ValueError:
         formats = ", ".join((*RAW_FORMATS, *ENCODED_FORMATS))
-        raise _DoorError("hello.unknown_format", f"'format' is one of: {formats}.") from None
+        raise DoorError("hello.unknown_format", f"'format' is one of: {formats}.") from None
     if isinstance(audio_format, str):
         return audio_format, None
     rate = hello.sample_rate_hz
     if rate is None or not SAMPLE_RATE_HZ_MIN <= rate <= SAMPLE_RATE_HZ_MAX:
-        raise _DoorError(
+        raise DoorError(
             "hello.sample_rate", "'sample_rate_hz' is between 8000 and 48000, for raw formats."
         )
     return audio_format, rate
@@ -354,13 +417,23 @@ def _field_problem(error: msgspec.ValidationError) -> str:
     return f"{str(error).rstrip('.')}."
 
 
-def _parse_control(text: str) -> _Flush | _End:
+def _parse_control(text: str) -> _Control:
     try:
-        return _control_decoder.decode(text)
+        control = _control_decoder.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        raise _DoorError(
-            "message.invalid", 'Text messages are {"type":"flush"} and {"type":"end"}.'
+        raise DoorError(
+            "message.invalid",
+            'Text messages are {"type":"flush"}, {"type":"configure","language":…} and'
+            ' {"type":"end"}.',
         ) from None
+    if isinstance(control, _Configure) and control.language is not None:
+        try:
+            parse_token(control.language)
+        except ContractError:
+            raise DoorError(
+                "message.language", "A language has 1 to 64 of A-Z a-z 0-9 _ - (or is null)."
+            ) from None
+    return control
 
 
 async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
@@ -369,7 +442,7 @@ async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) 
         try:
             events = await outbox.next_events()
         except OutboxFullError:
-            raise _DoorError("too_slow", "Read the events as they come.") from None
+            raise DoorError("too_slow", "Read the events as they come.") from None
         for kind, payload in events:
             await send_text(socket, payload.decode())
             if kind == "closed":
@@ -380,7 +453,7 @@ async def _send(socket: WebSocket, message: dict[str, Any]) -> None:
     await send_text(socket, msgspec.json.encode(message).decode())
 
 
-async def _send_error(socket: WebSocket, error: _DoorError) -> None:
+async def _send_error(socket: WebSocket, error: DoorError) -> None:
     await _send(socket, {"type": "error", "code": error.code, "message": error.message})
 
 
@@ -391,6 +464,6 @@ async def _refuse(socket: WebSocket, status: int, code: str, message: str) -> No
     )
 
 
-async def _say_goodbye(socket: WebSocket, error: _DoorError) -> None:
+async def _say_goodbye(socket: WebSocket, error: DoorError) -> None:
     await _send_error(socket, error)
     await close(socket, error.close_code, error.code)

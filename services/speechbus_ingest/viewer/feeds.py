@@ -12,6 +12,7 @@ import nats.errors
 
 from speechbus_contracts.subjects import ROOT, TRANSCRIPT_ROOT
 from speechbus_ingest.doors.outbox import Outbox
+from speechbus_ingest.event_order import read_event
 from speechbus_ingest.viewer.stored import StreamPlace, read_stream
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import JetStreamUnavailableError, read_sequence
@@ -161,8 +162,9 @@ class StreamFeed:
         """Stop listening."""
         _unsubscribe(self._bus, self._sids)
 
-    def _receive_stored(self, _s: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
-        self._outbox.take_event(str(read_sequence(headers)), payload)
+    def _receive_stored(self, subject: bytes, _r: bytes, payload: bytes, headers: bytes) -> None:
+        event = read_event(subject, payload, headers)
+        self._outbox.take_event(f"{event.sequence} {event.previous}", payload)
 
     def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         self._outbox.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
@@ -170,8 +172,12 @@ class StreamFeed:
     def _pass_live(self, origin: str, head: _Head | None, payload: bytes) -> bytes:
         if self._is_closed:
             return b""
-        if origin.isdigit():
-            return self._pass(int(origin), head, payload)
+        if origin[:1].isdigit():
+            sequence, previous = (int(number) for number in origin.split())
+            if previous > self._last_sequence and sequence > self._last_sequence:
+                # The viewer comes back, and finds it in what is stored.
+                raise JetStreamUnavailableError("an event came by unseen")
+            return self._pass(sequence, head, payload)
         if head is None or head.epoch < self._epoch:
             return b""
         return _encode(head, payload)
@@ -191,7 +197,8 @@ class StreamFeed:
 async def _next_events(outbox: Outbox) -> list[tuple[str, _Head | None, bytes]]:
     """Wait for events; return none when it is time for a heartbeat.
 
-    Each has its origin: the sequence of a stored event, in digits, or the kind of a live one.
+    Each has its origin: of a stored event its sequence and that of the one before it, in digits;
+    of a live one its kind.
     """
     try:
         async with asyncio.timeout(HEARTBEAT_S):

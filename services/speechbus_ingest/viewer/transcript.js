@@ -99,6 +99,7 @@ export class Transcript {
     "snapshot.end": () => this.#endSnapshot(),
     "stream.claimed": (event) => this.#takeClaim(event),
     "stream.closed": (event) => this.#close(event),
+    "stream.lag": (event) => this.#noteFacts({ waitingMs: event.waiting_ms }),
     "stream.opened": (event) => this.#noteFacts(event),
     "translation.final": (event) => this.#takeTranslation(event),
     "turn.ended": () => this.#noteFacts({ isSpeaking: false }),
@@ -165,7 +166,7 @@ export class Transcript {
 
   #takeClaim(event) {
     this.#revisions.claim(event.epoch);
-    this.#noteFacts({ provider: event.provider });
+    this.#noteFacts({ provider: event.provider, waitingMs: 0 });
   }
 
   #retract(event) {
@@ -245,12 +246,13 @@ export class Transcript {
   }
 
   #showFacts() {
-    const { language, opened_at: openedAt, provider } = this.#facts;
+    const { language, opened_at: openedAt, provider, waitingMs } = this.#facts;
     const facts = [
       this.isClosed ? "Ended" : this.#hasSnapshot && "Live",
       language && languageName(language),
       openedAt && `opened ${clockTime(openedAt)}`,
       provider && `transcribed by ${provider}`,
+      !this.isClosed && waitingMs > 0 && `${Math.round(waitingMs / 1000)} s behind`,
     ];
     byId("stream-facts").textContent = facts.filter(Boolean).join(" · ");
   }

@@ -100,6 +100,9 @@ class EchoProtocol:
         self._results.append(Flushed())
         return _NOTHING
 
+    def end_turn(self, *, now_s: float) -> None:
+        """Nobody pauses here."""
+
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Flush and end."""
         self.flush(now_s=now_s)

@@ -78,8 +78,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     pace: Pace | None = None
     """None: as fast as the connection takes it."""
     turn_pause_ms: int | None = None
-    """Silence that ends a turn for sure. A stream that is behind leaves out what is beyond it.
-    None: nothing, which is right where audio goes out as fast as it can anyway."""
+    """Silence that ends a turn for sure. A stream that is behind leaves out what is beyond it, and
+    all of it where `ProviderProtocol.end_turn` ends the turn. None: nothing, which is right where
+    audio goes out as fast as it can anyway."""
+    session_limit_s: float | None = None
+    """Longest session; None: none is known."""
     deaf_after_s: float | None = None
     """Speech that no message answers for so long means that nobody listens; None: it says nothing
     while it listens, or cannot go deaf by itself."""
@@ -196,6 +199,10 @@ class Flushed(msgspec.Struct, frozen=True):
 class Finished(msgspec.Struct, frozen=True):
     """Everything sent before `finish` has been answered; the session is over."""
 
+    is_sure: bool = True
+    """The provider has said so; else it may have stopped listening at any time since its last
+    final."""
+
 
 Result = Heard | Translated | TurnStarted | TurnEnded | Covered | Flushed | Finished
 
@@ -240,7 +247,7 @@ class ProviderProtocol(Protocol):
     """State machine of one session.
 
     Order of calls: `connect_request`, again after each `HttpExchange` and its `receive_response`;
-    once connected `messages_to_open`; then in any order `audio_to_send`, `flush`,
+    once connected `messages_to_open`; then in any order `audio_to_send`, `flush`, `end_turn`,
     `receive_message`, `handle_deadline`; last `finish`. After each call the driver sends the
     returned messages in order and takes `results_received`. However the session ended, the driver
     carries out `farewell_requests` last.
@@ -279,6 +286,14 @@ class ProviderProtocol(Protocol):
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Ask for finals of everything sent so far; `Flushed` follows among the results."""
+        ...
+
+    def end_turn(self, *, now_s: float) -> Sequence[str | bytes] | None:
+        """Somebody paused: end the open turn, behind all audio so far; no result answers this.
+
+        Returns:
+            None: the silence of `Capabilities.turn_pause_ms` has to end it.
+        """
         ...
 
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:

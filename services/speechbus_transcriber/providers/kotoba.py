@@ -80,6 +80,8 @@ class KotobaAccount(msgspec.Struct, frozen=True, kw_only=True):
 
     api_key: str
     url: str
+    sessions_max: int | None = None
+    """Sessions at once; None: no limit is known."""
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -195,6 +197,9 @@ class KotobaProtocol:
         self._flushes.ask(self._places.given_ms, now_s=now_s)
         return self._when_ready([*self._take_rest(), *self._be_silent(now_s)], now_s)
 
+    def end_turn(self, *, now_s: float) -> None:
+        """Only silence does: `commit` would end the session."""
+
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Commit: the end of all audio; `Finished` follows among the results."""
         messages = [*self._take_rest(), wire.encode_message(wire.Commit())]
@@ -299,6 +304,8 @@ class KotobaProtocol:
     def _begin(self, session: wire.Session, now_s: float) -> Sequence[str | bytes]:
         self._is_ready = True
         self._setup_at_s = None
+        if self._quiet_at_s is None:
+            self._quiet_at_s = now_s + IDLE_S  # one that waits to follow another has no audio yet
         self._hearing.ends_turns = isinstance(session.turn_detection, wire.ServerVad)
         self._flushes.restart(now_s=now_s)
         held, self._held = self._held, []

@@ -97,6 +97,9 @@ class LocalProtocol:
         self._flush_deadlines_s.append(now_s + FLUSH_TIMEOUT_S)
         return [wire.encode_message(wire.Flush())]
 
+    def end_turn(self, *, now_s: float) -> None:
+        """No silence is left out at this engine."""
+
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Flush and end the session; `Finished` follows among the results."""
         self._start_waiting(now_s)

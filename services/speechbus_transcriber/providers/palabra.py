@@ -74,6 +74,8 @@ class PalabraAccount(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str = ""
     client_id: str = ""
     client_secret: str = ""
+    sessions_max: int | None = None
+    """Sessions at once; None: no limit is known."""
 
     def __repr__(self) -> str:
         """Without the secrets."""
@@ -102,12 +104,14 @@ class PalabraProtocol:
         self._given_at_s: float | None = None
         self._quiet_at_s = 0.0  # at once: that call tells the session's beginning
         self._finalizes = PalabraFinalizes()
+        self._has_paused = False  # and nobody knows yet whether the server has `finalize`
         self._translations = PalabraTranslations(request.target_languages)
         self._segments = PalabraSegments(self._translations)
         self._heard_ms = 0  # audio of the stream when the provider last spoke
         self._former_at_s: float | None = None
         self._translations_at_s: float | None = None
         self._is_finished = False
+        self._is_end_sure = True
         self._results: list[Result] = []
 
     # --- opening and end -----------------------------------------------------------------------
@@ -200,11 +204,18 @@ class PalabraProtocol:
         segments = self._segments
         since_ms = self._heard_ms if segments.is_any_open else segments.covered_ms
         is_long = self._clock.given_ms - since_ms >= PROBE_AFTER_MS
-        return is_long and self._finalizes.may_probe
+        return (is_long or self._has_paused) and self._finalizes.may_probe
 
     def flush(self, *, now_s: float) -> Sequence[str | bytes]:
         """Ask for finals of everything sent so far; `Flushed` follows among the results."""
         return self._finalize("flush", now_s=now_s)
+
+    def end_turn(self, *, now_s: float) -> Sequence[str | bytes] | None:
+        """Finalize, once it is known that the server has that; the first pause asks and waits."""
+        if self._finalizes.is_known:
+            return self._finalize("probe", now_s=now_s)
+        self._has_paused = True
+        return None
 
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Flush and end the session; `Finished` follows among the results.
@@ -339,6 +350,7 @@ class PalabraProtocol:
     # --- finalize ------------------------------------------------------------------------------
 
     def _finalize(self, purpose: Purpose, *, now_s: float) -> list[str | bytes]:
+        self._has_paused = False
         self._finalizes.ask(
             purpose, given_ms=self._clock.given_ms, deadline_s=now_s + FIN_TIMEOUT_S
         )
@@ -358,7 +370,7 @@ class PalabraProtocol:
         if asked is None:
             raise ProviderUnavailableError("finalize_unanswered", provider=self.name)
         self._settle(asked, is_marked=False)
-        self._answer(asked, now_s)
+        self._answer(asked, now_s, is_marked=False)
 
     def _take_marker(self, now_s: float) -> None:
         answered = self._finalizes.take_marker()
@@ -367,13 +379,14 @@ class PalabraProtocol:
         asked, is_late = answered
         self._settle(asked, is_marked=True)
         if not is_late:
-            self._answer(asked, now_s)
+            self._answer(asked, now_s, is_marked=True)
 
-    def _answer(self, asked: Asked, now_s: float) -> None:
+    def _answer(self, asked: Asked, now_s: float, *, is_marked: bool) -> None:
         """Tell that a finalize is answered: by the marker, or by waiting long enough."""
         if asked.purpose == "flush":
             self._results.append(Flushed())
         elif asked.purpose == "finish":
+            self._is_end_sure = is_marked
             self._translations_at_s = now_s + TRANSLATIONS_TIMEOUT_S
             if not self._translations.is_waiting(now_ms=self._clock.given_ms):
                 self._end()
@@ -396,7 +409,7 @@ class PalabraProtocol:
         self._translations_at_s = None
         if not self._is_finished:
             self._is_finished = True
-            self._results.append(Finished())
+            self._results.append(Finished(is_sure=self._is_end_sure))
 
     # --- small things --------------------------------------------------------------------------
 

@@ -39,6 +39,11 @@ class PalabraFinalizes:
         return self._asked[0].deadline_s if self._asked else None
 
     @property
+    def is_known(self) -> bool:
+        """Whether the server has answered one."""
+        return self._is_known is True
+
+    @property
     def may_probe(self) -> bool:
         """Whether one of our own would tell anything new."""
         return not self._asked and self._is_known is not False

@@ -1,5 +1,3 @@
-import struct
-
 import msgspec
 import pytest
 from hypothesis import given
@@ -35,7 +33,12 @@ def test_every_chunk_survives_a_round_trip(chunk: AudioChunk) -> None:
 def test_the_prefix_alone_is_what_a_whole_message_starts_with(chunk: AudioChunk) -> None:
     """The hot path writes prefix and samples separately and must not differ."""
     prefix = encode_chunk_prefix(
-        chunk.kind, chunk.ingest_epoch, chunk.number, chunk.first_sample, chunk.captured_at_ns
+        chunk.kind,
+        chunk.ingest_epoch,
+        chunk.number,
+        chunk.first_sample,
+        chunk.captured_at_ns,
+        chunk.chunks_before,
     )
 
     assert encode_chunk(chunk).startswith(prefix)
@@ -90,13 +93,12 @@ def test_a_broken_chunk_is_refused_by_rule(message: bytes, rule: str) -> None:
         decode_chunk(message)
 
 
-@pytest.mark.parametrize("flags", [1, 0x8000, 0xFFFF])
-def test_flags_of_a_newer_writer_are_ignored(flags: int) -> None:
-    """A hint can be added without telling every reader first."""
-    message = bytearray(encode_chunk(CHUNK))
-    struct.pack_into("<H", message, 2, flags)
+def test_every_chunk_tells_where_its_ingest_epoch_begins() -> None:
+    """Whichever of them comes first: from there on the former ingest's count for nothing."""
+    chunk = msgspec.structs.replace(CHUNK, number=1_000, chunks_before=7)
 
-    assert decode_chunk(bytes(message)) == CHUNK
+    assert decode_chunk(encode_chunk(chunk)).epoch_start == 993
+    assert CHUNK.epoch_start == CHUNK.number
 
 
 @pytest.mark.parametrize("kind", [ChunkKind.FLUSH, ChunkKind.SILENCE])
@@ -109,7 +111,9 @@ def test_a_payload_where_none_belongs_is_not_written_but_read(kind: ChunkKind) -
     assert decode_chunk(encode_chunk(chunk) + b"later").number == chunk.number
 
 
-@pytest.mark.parametrize("field", ["ingest_epoch", "number", "first_sample", "captured_at_ns"])
+@pytest.mark.parametrize(
+    "field", ["ingest_epoch", "chunks_before", "number", "first_sample", "captured_at_ns"]
+)
 @pytest.mark.parametrize("value", [-1, 2**64, 2**200])
 def test_a_number_that_does_not_fit_its_field_is_refused(field: str, value: int) -> None:
     """Wrapping around would put audio at another place of the stream."""

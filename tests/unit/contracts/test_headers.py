@@ -13,6 +13,7 @@ from speechbus_contracts import (
     claim_dedup_id,
     event_dedup_id,
     job_dedup_id,
+    resumed_dedup_id,
     segment_dedup_id,
     translation_dedup_id,
 )
@@ -21,7 +22,7 @@ from tests.support.contract_strategies import stream_ids, tokens
 STREAMS = ["01a1f813-a740-7bf3-a1c9-d27e40816cfe", "01a1f813-a740-7bf3-a1c9-d27e40816cff"]
 SEGMENTS = [build_transcription_id(stream, index) for stream in STREAMS for index in (0, 1, 11)]
 COUNTS = [0, 1, 11]
-KINDS = ["opened", "gap", "covered", "flushed", "retracted", "closed"]
+KINDS = ["opened", "reconfigured", "gap", "covered", "flushed", "retracted", "closed"]
 TOKENS = ["a", "1", "1-1", "gap", "claim", "closed", "caption"]
 COUNT = st.integers(0, 2**53)
 
@@ -30,6 +31,7 @@ def test_dedup_ids_of_differing_writes_to_one_store_differ() -> None:
     """JetStream drops the second of two equal ids: a collision would be a lost final."""
     transcript = [
         *(claim_dedup_id(*inputs) for inputs in product(STREAMS, COUNTS, TOKENS)),
+        *(resumed_dedup_id(*inputs) for inputs in product(STREAMS, COUNTS, TOKENS)),
         *(event_dedup_id(*inputs) for inputs in product(STREAMS, KINDS, COUNTS)),
         *(segment_dedup_id(*inputs) for inputs in product(SEGMENTS, COUNTS)),
         *(translation_dedup_id(*inputs) for inputs in product(SEGMENTS, TOKENS, COUNTS)),
@@ -80,3 +82,5 @@ def test_a_guarded_write_is_checked_against_the_writers_claim() -> None:
         "Nats-Expected-Last-Subject-Sequence": "17",
         "Nats-Expected-Last-Subject-Sequence-Subject": claim,
     }
+    named = build_guard_headers("x:1", token=17, claim_subject=claim, previous=20)
+    assert named["Speechbus-Previous-Sequence"] == "20"

@@ -83,7 +83,7 @@ def test_every_subject_of_the_table_is_one() -> None:
         for row in rows
     ]
 
-    assert len(rows) == 20
+    assert len(rows) == 30
     assert [str(parse_subject(subject)) for subject in subjects] == subjects
 
 

@@ -7,15 +7,18 @@ from hypothesis import strategies as st
 from speechbus_contracts import (
     CAPTION_STORE,
     JOBS_STORE,
+    PROVIDER_STORE,
     SESSION_STORE,
     SHARDS_MAX,
     TRANSCRIPT_STORE,
     AudioSubject,
     CaptionSubject,
     ContractError,
+    GovernSubject,
     IngestSubject,
     JobSubject,
     LiveSubject,
+    ProviderSubject,
     SessionSubject,
     Subject,
     TranscriptSubject,
@@ -26,6 +29,7 @@ from speechbus_contracts import (
     build_caption_store,
     build_correlator_consumer,
     build_jobs_store,
+    build_provider_store,
     build_session_store,
     build_shard,
     build_transcript_store,
@@ -80,6 +84,8 @@ def subjects_with(token: str) -> list[Subject]:
         SessionSubject(token, "s"),
         SessionSubject("t", token),
         IngestSubject(token, "holds"),
+        GovernSubject("slots", token),
+        ProviderSubject("breaker", token),
     ]
 
 
@@ -192,6 +198,7 @@ def test_what_is_no_subject_of_this_version_is_refused(text: str) -> None:
         WriteSubject("t", "s", cast("Any", "partial")),
         LiveSubject("t", "s", cast("Any", "final")),
         WorkerSubject("w", cast("Any", "*")),
+        GovernSubject(cast("Any", ">"), "name"),
     ],
     ids=repr,
 )
@@ -245,6 +252,7 @@ def test_every_subject_is_kept_by_its_store_and_by_no_other(subject: Subject) ->
         build_transcript_store(),
         build_caption_store(),
         build_session_store(),
+        build_provider_store(),
     ]
     keepers = [
         name
@@ -263,6 +271,8 @@ def test_every_subject_is_kept_by_its_store_and_by_no_other(subject: Subject) ->
             expected = [CAPTION_STORE]
         case SessionSubject():
             expected = [SESSION_STORE]
+        case GovernSubject():
+            expected = [PROVIDER_STORE]
         case _:
             expected = []
 

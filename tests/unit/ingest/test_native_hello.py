@@ -10,11 +10,14 @@ from starlette.websockets import WebSocket
 from speechbus_ingest.doors.native import HELLO_TIMEOUT_S, NativeDoor
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import StreamRegistry
+from speechbus_ingest.resume import Resumer
 from tests.support.virtual_time import run_virtual
 
 
 class _RoomyRegistry:
     """Has room for everybody and is asked for nothing else."""
+
+    resume_s = 8.0
 
     def check_room(self, _tenant: str) -> None: ...
 
@@ -40,9 +43,11 @@ def test_who_says_no_hello_is_sent_away_after_ten_seconds() -> None:
             "headers": [(b"authorization", b"Bearer k")],
             "query_string": b"",
         }
+        registry = _RoomyRegistry()
         door = NativeDoor(
             KeyRing([("acme", "k")]),
-            cast(StreamRegistry, _RoomyRegistry()),
+            cast(StreamRegistry, registry),
+            Resumer(cast(StreamRegistry, registry)),
             idle_s=600.0,
             duration_s=600.0,
         )

@@ -17,6 +17,7 @@ from speechbus_ingest.publisher import (
     WINDOW_CHUNKS,
     AudioLane,
     AudioPublisher,
+    LaneStart,
 )
 from tests.support.fake_bus import FakeBus, Sent
 from tests.support.virtual_time import run_virtual
@@ -39,7 +40,7 @@ class Desk:
 
     def open_lane(self, subject: str) -> AudioLane:
         """Begin another stream."""
-        return self.publisher.open_lane(subject, sample_rate_hz=RATE_HZ, ingest_epoch=3)
+        return self.publisher.open_lane(subject, sample_rate_hz=RATE_HZ)
 
     def publish(self, payload: bytes = SECOND, kind: ChunkKind = ChunkKind.AUDIO) -> int:
         """Publish one chunk, a second long if not said otherwise."""
@@ -92,7 +93,7 @@ def test_chunks_are_numbered_and_placed_in_the_stream() -> None:
         (2, ChunkKind.AUDIO, 100, 50),
         (3, ChunkKind.END, 150, 0),
     ]
-    assert {chunk.ingest_epoch for chunk in chunks} == {3}
+    assert {chunk.ingest_epoch for chunk in chunks} == {1}
     assert desk.lane.position == 150
 
 
@@ -182,6 +183,23 @@ def test_nothing_is_sent_while_the_bus_is_away_and_everything_after() -> None:
     desk.publisher.distrust_store()
 
     assert desk.new_numbers() == [0, 1, 2]
+
+
+def test_a_store_whose_numbers_begin_anew_gets_everything_that_is_not_covered() -> None:
+    """Its one server of a cluster has restarted; our connection to another has seen nothing."""
+    desk = Desk()
+    other = desk.open_lane("speech.v1.audio.1.acme.s2")
+    for number in (41, 42):
+        desk.publish()
+        desk.acknowledge(desk.new_messages(), b'{"stream":"AUDIO_0","seq":%d}' % number)
+    other.publish(ChunkKind.AUDIO, SECOND, captured_at_ns=5)
+    desk.acknowledge(desk.new_messages(), b'{"stream":"AUDIO_1","seq":7}')
+    desk.publish()
+    desk.acknowledge(desk.new_messages(), b'{"stream":"AUDIO_0","seq":1}')
+
+    sent = desk.new_messages()
+    assert {message.subject for message in sent} == {b"speech.v1.audio.0.acme.s1"}
+    assert [decode_chunk(message.payload).number for message in sent] == [0, 1, 2]
 
 
 def test_a_store_that_lost_its_memory_gets_everything_that_is_not_covered() -> None:
@@ -373,3 +391,54 @@ def test_audio_that_no_worker_reads_is_published_again_before_the_store_forgets_
 
     assert desk.sweep(REFRESH_S - 1) == []
     assert desk.sweep(2) == [0]
+
+
+def test_each_chunk_of_a_live_stream_is_published_again_when_its_own_time_has_come() -> None:
+    """The oldest, which was just sent again, says nothing about the age of those behind it."""
+    desk = Desk()
+    again: dict[int, int] = {}
+
+    for now_s in range(85):
+        desk.publish()
+        desk.acknowledge(desk.new_messages())
+        for number in desk.sweep(1):
+            again.setdefault(number, now_s + 1)
+
+    assert again == {number: number + REFRESH_S for number in range(85 + 1 - int(REFRESH_S))}
+
+
+def test_what_is_accepted_is_stored_without_a_hole_and_never_less() -> None:
+    """A client forgets what it is told of: no dying process may take that along."""
+    desk = Desk()
+    for _ in range(3):
+        desk.publish()
+    desk.publish(kind=ChunkKind.FLUSH, payload=b"")
+    told = [desk.lane.stored_position]
+    for sequence, number in enumerate((1, 0, 3, 2), start=1):
+        desk.lane.acknowledge(number, sequence)
+        told.append(desk.lane.stored_position)
+    desk.lane.distrust()
+    told.append(desk.lane.stored_position)
+
+    assert told == [0, 0, 2 * RATE_HZ, 2 * RATE_HZ, 3 * RATE_HZ, 3 * RATE_HZ]
+
+
+def test_an_ingest_that_takes_over_numbers_on_and_keeps_what_is_not_covered() -> None:
+    """The former one's chunks are its own to repeat, when the store has lost them."""
+    former = Desk()
+    for _ in range(3):
+        former.publish()
+    stored = former.new_chunks()
+    desk = Desk()
+    start = LaneStart(ingest_epoch=2, number=3, position=3 * RATE_HZ, covered_sample=RATE_HZ)
+    desk.lane = desk.publisher.open_lane("a", sample_rate_hz=RATE_HZ, start=start)
+    desk.lane.adopt(stored[1:], now_ns=5)
+    for _ in range(2):
+        desk.publish()
+    first, second = desk.new_chunks()
+    desk.publisher.distrust_store()
+
+    assert (first.ingest_epoch, first.number, first.first_sample) == (2, 3, 3 * RATE_HZ)
+    assert [first.chunks_before, second.chunks_before] == [0, 1]
+    assert desk.new_chunks() == [*stored[1:], first, second]
+    assert desk.lane.has_room

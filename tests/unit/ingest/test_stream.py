@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 
 from speechbus_contracts import (
@@ -18,7 +19,7 @@ from speechbus_contracts import (
 from speechbus_ingest.bus_stream import IngestContext
 from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.formats.decoding import WavDecoding
-from speechbus_ingest.formats.names import AudioFormat
+from speechbus_ingest.formats.names import PLAIN, AudioFormat
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
@@ -218,3 +219,44 @@ def test_a_bug_in_one_stream_leaves_the_others_alone(
 
     monkeypatch.setattr(IngestStream, failing, fail)
     run_virtual(run())
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_a_change_of_language_is_stored_before_its_chunk_and_cuts_the_audio_there(
+    tmp_path: Path, *, is_ended: bool
+) -> None:
+    """What comes while it is being stored lies behind it, also when the stream ends meanwhile."""
+
+    async def run() -> list[str]:
+        desk = Desk(tmp_path)
+        request = msgspec.structs.replace(RAW, audio_format=PLAIN)
+        stream = IngestStream(request, desk.context, Sink())
+        await stream.open(RATE_HZ)
+        await stream.take(bytes(2 * 900))
+        async with asyncio.TaskGroup() as tasks:
+            changing = tasks.create_task(stream.change_language("ja"))
+            await asyncio.sleep(0)
+            assert not changing.done()
+            await stream.take(bytes(2 * 1_000))
+            if is_ended:
+                stream.end("end")
+        stream.end("end")
+        stream.release()
+        said: list[str] = []
+        for sent in desk.bus.sent:
+            if b".audio." in sent.subject:
+                chunk = decode_chunk(sent.payload)
+                said.append(f"{chunk.kind.name} {chunk.first_sample} {chunk.n_samples}")
+            elif sent.subject.endswith(b".reconfigured"):
+                said.append(str(msgspec.json.decode(sent.payload)["at_sample"]))
+        return said
+
+    assert run_virtual(run()) == [
+        "AUDIO 0 800",
+        "AUDIO 800 100",
+        "900",
+        "RECONFIGURE 900 0",
+        "AUDIO 900 800",
+        "AUDIO 1700 200",
+        "END 1900 0",
+    ]

@@ -157,6 +157,47 @@ def test_a_frozen_workers_streams_move() -> None:
     run(main)
 
 
+def test_a_stall_of_the_bus_is_not_a_fault_of_the_workers() -> None:
+    """A server that stands still for a second gives nobody's words back; no stream need move."""
+
+    async def main(ward: Ward) -> None:
+        ward.bus.answer_request = stay_silent
+        ward.add(stream := WatchedStream("s1"))
+        await ward.beat_for(1, "w1")
+        ward.bus.is_stalled = True
+        await asyncio.sleep(3)
+        ward.bus.is_stalled = False
+        ward.bus.answer_request = pong
+        await asyncio.sleep(1)
+        assert len(ward.bus.requests) > 1
+        assert stream.reopened == []
+
+    run(main)
+
+
+def test_a_worker_that_was_only_busy_gets_more_time_from_then_on() -> None:
+    """Streams that go round among busy workers begin anew each time, and fall behind."""
+
+    async def answer_late(_subject: str) -> bytes:
+        await asyncio.sleep(PING_TIMEOUT_S * 1.5)
+        return b""
+
+    async def main(ward: Ward) -> None:
+        ward.bus.answer_request = answer_late
+        first, second = WatchedStream("s1"), WatchedStream("s2")
+        ward.add(first)
+        await ward.beat_for(1, "w1")
+        await ward.beat_for(1, "w2")
+        await ward.beat_for(1, "w1", "w2")
+        ward.add(second)
+        await ward.beat_for(1, "w2")
+        await ward.beat_for(1, "w1", "w2")
+        assert [reason for reason, _ in first.reopened] == ["worker_frozen"]
+        assert second.reopened == []
+
+    run(main)
+
+
 def test_one_question_at_a_time_is_asked_of_a_worker() -> None:
     """However long its streams take to find another place."""
 

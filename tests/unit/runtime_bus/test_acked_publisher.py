@@ -5,7 +5,9 @@ from unittest import mock
 
 import pytest
 
+from speechbus_contracts import build_guard_headers
 from speechbus_runtime import publisher as publisher_module
+from speechbus_runtime.bus import encode_headers
 from speechbus_runtime.publisher import (
     ACK_TIMEOUT_S,
     Ack,
@@ -46,8 +48,8 @@ class AnsweringBus(FakeBus):
         return is_sent
 
 
-async def publish(bus: FakeBus) -> Ack:
-    return await AckedPublisher(bus).publish("a.b", b"event", headers=b"block")
+async def publish(bus: FakeBus, headers: bytes = b"block") -> Ack:
+    return await AckedPublisher(bus).publish("a.b", b"event", headers=headers)
 
 
 def test_the_answer_is_handed_back() -> None:
@@ -92,9 +94,10 @@ def test_what_passes_is_repeated(answer: bytes | tuple[bytes, bytes] | None) -> 
 def test_a_guard_that_no_longer_holds_ends_the_matter(err_code: int) -> None:
     """Somebody else owns the stream: repeating would be two owners."""
     bus = AnsweringBus(refusal(400, err_code))
+    guard = build_guard_headers("final:1", token=3, claim_subject="a.claim")
 
     with pytest.raises(StaleGuardError):
-        run_virtual(publish(bus))
+        run_virtual(publish(bus, encode_headers(guard)))
     assert len(bus.sent) == 1
 
 

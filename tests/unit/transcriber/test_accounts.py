@@ -1,7 +1,10 @@
 """Which providers a worker has, from the environment."""
 
+from pathlib import Path
+
 import pytest
 
+from speechbus_contracts import parse_token
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_transcriber.providers.kotoba import KotobaAccount
 from speechbus_transcriber.providers.palabra import PalabraAccount
@@ -39,16 +42,51 @@ def test_an_account_puts_its_provider_first() -> None:
 
 def test_a_key_and_client_credentials_lead_to_their_own_addresses() -> None:
     """The two generations of keys have different hosts (providers.md 3.1)."""
-    assert read(**KEY).accounts.palabra == PalabraAccount(
-        stt_url=PALABRA_KEY_URL, api_url=API, api_key="the-key"
+    assert read(**KEY).accounts.palabra == (
+        PalabraAccount(stt_url=PALABRA_KEY_URL, api_url=API, api_key="the-key", sessions_max=1),
     )
-    assert read(**CREDENTIALS).accounts.palabra == PalabraAccount(
-        stt_url=PALABRA_CLIENT_URL, api_url=API, client_id="me", client_secret="the-secret"
+    assert read(**CREDENTIALS).accounts.palabra == (
+        PalabraAccount(
+            stt_url=PALABRA_CLIENT_URL, api_url=API, client_id="me", client_secret="the-secret"
+        ),
     )
     moved = read(**KEY, PALABRA_STT_URL="ws://here", PALABRA_API_URL="http://there")
-    assert moved.accounts.palabra == PalabraAccount(
-        stt_url="ws://here", api_url="http://there", api_key="the-key"
+    assert moved.accounts.palabra == (
+        PalabraAccount(
+            stt_url="ws://here", api_url="http://there", api_key="the-key", sessions_max=1
+        ),
     )
+
+
+def test_several_keys_are_several_accounts_each_with_the_limit(tmp_path: Path) -> None:
+    """In a list or in the lines of a file; one that is named twice is one."""
+    keys = tmp_path / "keys"
+    keys.write_text("one\ntwo\n\none\n")
+    settings = read(
+        PALABRA_API_KEY_FILE=str(keys),
+        PALABRA_SESSIONS_MAX="3",
+        KOTOBA_API_KEY="a, b",
+        KOTOBA_SESSIONS_MAX="0",
+    )
+    palabra, kotoba = settings.accounts.palabra, settings.accounts.kotoba
+
+    assert [(one.api_key, one.sessions_max) for one in palabra] == [("one", 3), ("two", 3)]
+    assert [(one.api_key, one.sessions_max) for one in kotoba] == [("a", None), ("b", None)]
+    assert read(**KEY, PALABRA_SESSIONS_MAX="0").accounts.palabra[0].sessions_max is None
+    assert read(**CREDENTIALS, PALABRA_SESSIONS_MAX="7").accounts.palabra[0].sessions_max == 7
+
+
+def test_an_account_has_a_name_that_tells_nothing_about_its_secret() -> None:
+    """It is a subject on the bus; the same credential at another address is another account."""
+
+    def name(key: str, url: str = "wss://a") -> str:
+        accounts = Accounts(kotoba=(KotobaAccount(api_key=key, url=url),))
+        (account,) = build_providers(["kotoba"], accounts)["kotoba"].accounts
+        return parse_token(account.id)
+
+    assert name("secret") == name("secret")
+    assert len({name("secret"), name("another"), name("secret", "wss://b")}) == 3
+    assert "secret" not in name("secret")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +126,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_a_route_has_what_the_worker_has_and_the_language_needs() -> None:
     """In the order that the stream asks for."""
     accounts = Accounts(
-        palabra=PalabraAccount(stt_url="", api_url="", api_key="k"),
-        kotoba=KotobaAccount(api_key="k", url=""),
+        palabra=(PalabraAccount(stt_url="", api_url="", api_key="k"),),
+        kotoba=(KotobaAccount(api_key="k", url=""),),
     )
     providers = build_providers(PROVIDER_NAMES, accounts)
 

@@ -1,14 +1,16 @@
 """A stream that is behind catches up over its silence, and its times stay right."""
 
+import math
 import random
 from typing import Final
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbus_transcriber.audio_feed import BEHIND_S, AudioFeed
+from speechbus_transcriber.audio_feed import BEHIND_S, SENT_AT_ONCE_MS, AudioFeed
 from speechbus_transcriber.driver import SessionDriver
 from speechbus_transcriber.session_timeline import SessionTimeline
+from speechbus_transcriber.silence_skipper import KEPT_AFTER_MS, KEPT_BEFORE_MS
 
 RATE_HZ: Final = 16_000
 CHUNK_SAMPLES: Final = RATE_HZ // 10
@@ -22,9 +24,13 @@ BACKLOG: Final = round((BEHIND_S + 1) * RATE_HZ)
 class _Heard(SessionDriver):
     """Remembers the audio; nothing else of a session is played."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_end_turns: bool) -> None:
         self.parts: list[bytes] = []
         self.asked: list[tuple[str, int]] = []
+        self.can_end_turns = can_end_turns
+        self.n_refused = 0
+        self.learns_after = math.inf
+        """Refused ends of turns until it is known that they can be ended."""
 
     @property
     def audio(self) -> bytes:
@@ -37,13 +43,23 @@ class _Heard(SessionDriver):
     def flush(self) -> None:
         self.asked.append(("flush", len(self.audio)))
 
+    def end_turn(self) -> bool:
+        self.can_end_turns |= self.n_refused >= self.learns_after
+        if self.can_end_turns:
+            self.asked.append(("end_turn", len(self.audio)))
+        else:
+            self.n_refused += 1
+        return self.can_end_turns
+
     def finish(self) -> None:
         self.asked.append(("finish", len(self.audio)))
 
 
-def begin(*, turn_pause_ms: int | None = 400) -> tuple[AudioFeed, _Heard, SessionTimeline]:
+def begin(
+    *, turn_pause_ms: int | None = 900, can_end_turns: bool = False
+) -> tuple[AudioFeed, _Heard, SessionTimeline]:
     """A session at the beginning of a stream."""
-    driver = _Heard()
+    driver = _Heard(can_end_turns=can_end_turns)
     timeline = SessionTimeline(start_sample=0, sample_rate_hz=RATE_HZ)
     feed = AudioFeed(driver, timeline, sample_rate_hz=RATE_HZ, turn_pause_ms=turn_pause_ms)
     return feed, driver, timeline
@@ -73,9 +89,36 @@ def test_a_backlog_is_given_without_its_long_silence() -> None:
     assert timeline.to_stream_ms(given_ms - 5_000) == 15_000
 
 
+def test_a_turn_that_needs_no_silence_is_given_next_to_none() -> None:
+    """Its end is told in the pause, behind what was said, and times know what is missing."""
+    feed, driver, timeline = begin(can_end_turns=True)
+    give(feed, AUDIO, n_behind=BACKLOG)
+    feed.finish()
+
+    pause_ms = KEPT_AFTER_MS + KEPT_BEFORE_MS
+    given_ms = len(driver.audio) * 500 // RATE_HZ
+    assert driver.audio == SOUND + bytes(2 * RATE_HZ * pause_ms // 1000) + SOUND
+    told_at = len(SOUND) + 2 * RATE_HZ * KEPT_AFTER_MS // 1000
+    assert driver.asked == [("end_turn", told_at), ("finish", len(driver.audio))]
+    assert timeline.to_stream_ms(5_000 + KEPT_AFTER_MS) == 5_000 + KEPT_AFTER_MS
+    assert timeline.to_stream_ms(given_ms - 5_000) == 15_000
+
+
+def test_silence_is_given_only_until_the_provider_knows_the_turns_end() -> None:
+    """The first pause of a session asks, and the answer comes in the middle of it."""
+    feed, driver, timeline = begin(can_end_turns=False)
+    driver.learns_after = 2
+    give(feed, AUDIO, n_behind=BACKLOG)
+    feed.finish()
+
+    pause_ms = KEPT_AFTER_MS + 2 * SENT_AT_ONCE_MS + KEPT_BEFORE_MS
+    assert driver.audio == SOUND + bytes(2 * RATE_HZ * pause_ms // 1000) + SOUND
+    assert timeline.to_stream_ms(5_000 + pause_ms) == 15_000
+
+
 def test_a_stream_that_is_not_behind_is_given_whole() -> None:
     """So is one that was told to be, and one whose provider needs no pace."""
-    for turn_pause_ms, n_behind in ((400, CHUNK_SAMPLES), (None, BACKLOG)):
+    for turn_pause_ms, n_behind in ((900, CHUNK_SAMPLES), (None, BACKLOG)):
         feed, driver, timeline = begin(turn_pause_ms=turn_pause_ms)
         give(feed, AUDIO, n_behind=n_behind)
         feed.finish()
@@ -98,11 +141,14 @@ def test_a_marker_comes_behind_all_audio_before_it() -> None:
 @given(
     steps=st.lists(
         st.tuples(st.integers(1, 5_000), st.sampled_from([0, BACKLOG]), st.booleans()), max_size=40
-    )
+    ),
+    can_end_turns=st.booleans(),
 )
-def test_every_sound_given_is_where_it_was(steps: list[tuple[int, int, bool]]) -> None:
+def test_every_sound_given_is_where_it_was(
+    steps: list[tuple[int, int, bool]], *, can_end_turns: bool
+) -> None:
     """However often the stream falls behind, catches up and is flushed."""
-    feed, driver, timeline = begin()
+    feed, driver, timeline = begin(can_end_turns=can_end_turns)
     at = 0
     for n_samples, n_behind, is_flushed in steps:
         while feed.waiting:

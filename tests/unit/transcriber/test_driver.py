@@ -78,6 +78,11 @@ class ScriptedProtocol:
         self._meet("flush", now_s)
         return ["flush"]
 
+    def end_turn(self, *, now_s: float) -> Sequence[str | bytes] | None:
+        """Pass it on."""
+        self._meet("end_turn", now_s)
+        return ["end_turn"]
+
     def finish(self, *, now_s: float) -> Sequence[str | bytes]:
         """Pass it on."""
         self._meet("finish", now_s)
@@ -138,6 +143,7 @@ class Session:
         self.sent: list[str | bytes] = []
         self.n_closed = 0
         self.n_rooms = 0
+        self.n_gone = 0
         self.batches: list[list[Result]] = []
         self.failures: list[ProviderError] = []
         self.on_results: Callable[[], None] | None = None
@@ -151,6 +157,7 @@ class Session:
             on_results=self._take,
             on_failed=self.failures.append,
             on_room=self._note_room,
+            on_gone=self._note_gone,
         )
 
     async def connect(self, request: ConnectRequest, events: ConnectionEvents) -> Connection:
@@ -191,6 +198,9 @@ class Session:
 
     def _note_room(self) -> None:
         self.n_rooms += 1
+
+    def _note_gone(self) -> None:
+        self.n_gone += 1
 
 
 def run(main: Callable[[Session], Coroutine[Any, Any, None]]) -> Session:
@@ -572,3 +582,41 @@ def test_case_21_audio_of_another_rate_is_resampled_with_state() -> None:
     whole = play(len(tone))
     assert play(2) == play(202) == whole
     assert abs(len(whole) - len(tone) * 3 // 2) <= 4
+
+
+def test_a_session_is_gone_when_its_connection_has_ended() -> None:
+    """A provider counts a session until it has read the goodbye; another one must wait for that."""
+
+    async def main(session: Session) -> None:
+        session.driver.close()
+        assert session.n_gone == 0
+        session.driver.receive_end()
+
+    assert run(main).n_gone == 1
+
+    async def ended_by_the_provider(session: Session) -> None:
+        session.driver.receive_close(1001)
+        session.driver.receive_end()
+        session.driver.close()
+
+    session = run(ended_by_the_provider)
+    assert (session.n_gone, len(session.failures)) == (1, 1)
+
+
+def test_a_session_that_never_had_a_connection_is_gone_at_once() -> None:
+    """Nothing will ever tell of its end."""
+
+    async def play() -> Session:
+        session = Session()
+        session.obstacle = refuse
+        with pytest.raises(ProviderUnavailableError):
+            await session.driver.open()
+        session.driver.close()
+        session.driver.close()
+        session.driver.receive_end()  # of the refused upgrade
+        return session
+
+    async def refuse() -> None:
+        raise ConnectionError
+
+    assert run_virtual(play()).n_gone == 1

@@ -5,38 +5,54 @@ from speechbus_transcriber.providers.interface import (
     ProviderRejectedError,
     ProviderUnavailableError,
 )
-from speechbus_transcriber.route import (
-    BACKOFF_MAX_S,
-    RATE_LIMITED_MAX_S,
-    RATE_LIMITED_MIN_S,
-    RETRY_AFTER_MAX_S,
-    Route,
-)
+from speechbus_transcriber.route import BACKOFF_MAX_S, Route
 
 DOWN = ProviderUnavailableError("no_connection", provider="first")
 REFUSED = ProviderRejectedError("bad_language", provider="first")
+FULL = ProviderRateLimitedError("http_429", provider="first")
+
+
+def open_next(route: Route) -> str:
+    """Open a session at the first that will do, as where everybody has room."""
+    name = route.order[0]
+    route.open(name)
+    return name
 
 
 def test_a_provider_that_refuses_the_stream_is_not_asked_again() -> None:
     """Trying again would only cost time."""
     route = Route(["first", "second"])
+    open_next(route)
 
     assert route.fail(REFUSED, now_s=1) == 0.0
-    assert route.current == "second"
+    assert open_next(route) == "second"
     route.fail(REFUSED, now_s=1)
-    assert route.current is None
+    assert route.order == ()
 
 
 def test_the_third_failure_in_a_row_moves_on_to_the_next_provider_and_back_in_turn() -> None:
     """A provider that is down is left, and not given up for ever."""
     route = Route(["first", "second"])
-    tried: list[str | None] = []
-    for second in range(7):
-        route.open()
-        tried.append(route.current)
+    tried: list[str] = []
+    for second in range(13):
+        tried.append(open_next(route))
         route.fail(DOWN, now_s=second)
 
-    assert tried == ["first"] * 3 + ["second"] * 3 + ["first"]
+    assert tried == (["first"] * 3 + ["second"] * 3) * 2 + ["first"]
+
+
+def test_the_first_provider_is_asked_first_again_when_another_one_has_got_further() -> None:
+    """At the next change of sessions: whatever ailed it may be over, or lie behind."""
+    route = Route(["first", "second"])
+    for second in range(3):
+        open_next(route)
+        route.fail(DOWN, now_s=second)
+    assert open_next(route) == "second"
+    route.hear(now_s=3)
+    assert route.order == ("second", "first")
+    route.fail(DOWN, now_s=5, has_advanced=True)
+
+    assert route.order == ("first", "second")
 
 
 def test_waiting_grows_up_to_a_bound_when_there_is_nobody_else() -> None:
@@ -47,7 +63,7 @@ def test_waiting_grows_up_to_a_bound_when_there_is_nobody_else() -> None:
     assert waits == sorted(waits)
     assert waits[0] < 1
     assert waits[-1] == BACKOFF_MAX_S
-    assert route.current == "only"
+    assert route.order == ("only",)
 
 
 def test_a_provider_that_gets_on_before_it_breaks_is_asked_again_at_once() -> None:
@@ -55,7 +71,7 @@ def test_a_provider_that_gets_on_before_it_breaks_is_asked_again_at_once() -> No
     route = Route(["only"])
     waits: list[float] = []
     for number in range(10):
-        route.open()
+        open_next(route)
         route.hear(now_s=10.0 * number)
         waits.append(route.fail(DOWN, now_s=10.0 * number + 5, has_advanced=True))
 
@@ -68,7 +84,7 @@ def test_a_provider_that_breaks_at_the_same_audio_again_and_again_is_asked_less_
     route = Route(["only"])
     waits: list[float] = []
     for number in range(8):
-        route.open()
+        open_next(route)
         route.hear(now_s=number)
         waits.append(route.fail(DOWN, now_s=number + 0.5))
 
@@ -80,85 +96,39 @@ def test_a_session_that_lived_long_clears_the_failures_before_it() -> None:
     """Three breaks in a day are no reason to leave a provider."""
     route = Route(["first", "second"])
     for hour in range(5):
-        route.open()
+        open_next(route)
         route.hear(now_s=3600.0 * hour)
         route.fail(DOWN, now_s=3600.0 * hour + 60)
 
-    assert route.current == "first"
+    assert route.order == ("first", "second")
 
 
 def test_a_provider_that_never_answers_is_left_however_long_it_was_waited_for() -> None:
     """A time-out as long as a steady session must not count as one."""
     route = Route(["first", "second"])
     for attempt in range(3):
-        route.open()
+        open_next(route)
         route.fail(DOWN, now_s=60.0 * attempt)
 
-    assert route.current == "second"
+    assert route.order == ("second", "first")
 
 
 def test_case_11_no_room_is_nobodys_failure() -> None:
-    """The next provider has the stream at once; alone, one waits longer each time, or as told."""
-    full = ProviderRateLimitedError("http_409", provider="first")
+    """However often it happens; who has room, and when, is the governor's to say."""
     route = Route(["first", "second"])
-    assert (route.fail(full, now_s=0), route.current, route.failures) == (0.0, "second", 0)
-    assert (route.fail(full, now_s=0), route.current) == (RATE_LIMITED_MIN_S, "first")
+    waits = [(open_next(route), route.fail(FULL, now_s=0), route.failures) for _ in range(7)]
 
-    alone = Route(["only"])
-    waits = [alone.fail(full, now_s=0) for _ in range(7)]
-    assert waits == [1, 2, 4, 8, RATE_LIMITED_MAX_S, RATE_LIMITED_MAX_S, RATE_LIMITED_MAX_S]
-    assert (alone.current, alone.failures) == ("only", 0)
+    assert set(waits) == {("first", 0.0, 0)}
 
 
-def test_case_12_each_provider_is_left_alone_for_as_long_as_it_asked() -> None:
-    """A route whose providers are all full is not asked about once a second."""
+def test_failures_are_counted_in_a_row_at_one_provider() -> None:
+    """Who was at another one in between, for want of room, starts anew."""
     route = Route(["first", "second"])
-    asked: list[tuple[str | None, float]] = []
-    now_s = 0.0
-    for _ in range(8):
-        is_first = route.current == "first"
-        full = ProviderRateLimitedError(
-            "http_429", provider="any", retry_after_s=20.0 if is_first else None
-        )
-        asked.append((route.current, now_s))
-        now_s += route.fail(full, now_s=now_s)
+    for name in ("first", "first", "second", "first", "first"):
+        route.open(name)
+        route.fail(DOWN, now_s=0)
 
-    assert asked == [
-        ("first", 0),
-        ("second", 0),
-        ("second", 1),
-        ("second", 3),
-        ("second", 7),
-        ("second", 15),
-        ("first", 20),
-        ("second", 31),
-    ]
-
-
-def test_a_limit_ends_when_the_provider_answers_again() -> None:
-    """The next refusal is a new one."""
-    full = ProviderRateLimitedError("http_429", provider="only")
-    route = Route(["only"])
-    assert [route.fail(full, now_s=0), route.fail(full, now_s=1)] == [1, 2]
-    route.open()
-    route.hear(now_s=3)
-
-    assert route.fail(full, now_s=60) == 1
-
-
-def test_a_provider_that_is_down_is_not_left_for_one_that_is_known_to_be_full() -> None:
-    """Of two that do not work, the one that may work first is asked first."""
-    route = Route(["full", "down"])
-    route.fail(ProviderRateLimitedError("http_429", provider="full", retry_after_s=30.0), now_s=0)
-    for second in range(1, 7):
-        assert route.current == "down"
-        route.fail(DOWN, now_s=second)
-
-
-def test_a_provider_may_say_when_to_return_but_not_forbid_it_for_hours() -> None:
-    """Audio waits on the bus for 90 s."""
-    route = Route(["only"])
-
-    for asked_s, waited_s in ((3.0, 3.0), (86_400.0, RETRY_AFTER_MAX_S)):
-        full = ProviderRateLimitedError("http_429", provider="only", retry_after_s=asked_s)
-        assert route.fail(full, now_s=0) == waited_s
+    assert route.order == ("first", "second")
+    route.open("first")
+    route.fail(DOWN, now_s=0)
+    assert route.order == ("second", "first")

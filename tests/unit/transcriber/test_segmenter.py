@@ -1,5 +1,6 @@
 """Segments out of results: indexes, revisions, stream time."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from hypothesis import given
@@ -260,6 +261,28 @@ def test_a_segment_keeps_its_index_when_another_worker_takes_over() -> None:
     assert [(e.transcription_id, e.start_ms) for e in second.said(SegmentFinal)] == [
         ("s1-1", 1_500)
     ]
+
+
+def test_an_open_segment_keeps_its_index_over_a_session_and_is_taken_back_if_nothing_follows() -> (
+    None
+):
+    """The next session hears its audio again: it says it, or silence, or nothing to the end."""
+    follows: list[tuple[Callable[[Play], list[SegmentEvent]], type[SegmentEvent]]] = [
+        (lambda play: play.hear(heard_of("two", 900, is_final=True)), SegmentFinal),
+        (lambda play: play.hear(heard_of("", 900, is_final=True)), SegmentRetracted),
+        (lambda play: play.cover(1_900), SegmentRetracted),
+        (Play.close, SegmentRetracted),
+    ]
+    for follow, kind in follows:
+        play = Play()
+        play.hear(heard_of("one", 1_000, is_final=True))
+        play.hear(heard_of("tw", 1_400))
+        play.session_start_ms = 1_000
+        (event,) = follow(play)
+
+        assert isinstance(event, SegmentFinal | SegmentRetracted)
+        assert (type(event), event.index) == (kind, 1)
+        assert (play.segmenter.next_index, play.close()) == (2, [])
 
 
 def test_what_an_earlier_worker_may_have_shown_is_taken_back_at_the_end() -> None:

@@ -13,6 +13,7 @@ from speechbus_cli.speech import Recordings
 from speechbus_transcriber.resampler import Resampler
 from speechbus_transcriber.silence_skipper import (
     BLOCK_MS,
+    KEPT_AFTER_MS,
     KEPT_BEFORE_MS,
     Piece,
     SilenceSkipper,
@@ -23,19 +24,30 @@ pytest_plugins = ["tests.support.speech"]
 
 RATE_HZ = 16_000
 PAUSE_MS = 2_000
-KEPT_AFTER_MS = 400
+TURN_PAUSE_MS = 1_000
 KEPT_MS = KEPT_AFTER_MS + KEPT_BEFORE_MS + 2 * BLOCK_MS
 
 
-def play(pcm: bytes, *, rate_hz: int, cuts: Iterable[int] = ()) -> list[Piece]:
-    """Give the audio to a skipper in pieces, and take what is left at the end."""
-    skipper = SilenceSkipper(sample_rate_hz=rate_hz, kept_after_ms=KEPT_AFTER_MS)
+def play(
+    pcm: bytes, *, rate_hz: int, cuts: Iterable[int] = (), needs_silence: bool = False
+) -> list[Piece]:
+    """Give the audio to a skipper in pieces, and take what is left at the end.
+
+    Turns are ended without silence, unless it is needed.
+    """
+    skipper = SilenceSkipper(sample_rate_hz=rate_hz, turn_pause_ms=TURN_PAUSE_MS)
     pieces: list[Piece] = []
     at = 0
     for cut in [*cuts, len(pcm)]:
         pieces += skipper.feed(memoryview(pcm)[at:cut])
         at = cut
-    return [*pieces, skipper.release()]
+    pieces.append(skipper.release())
+    return [
+        Piece(piece.n_skipped + len(piece.pcm) // 2, b"", ends_turn=True)
+        if piece.ends_turn and not needs_silence
+        else piece
+        for piece in pieces
+    ]
 
 
 def check_order(pcm: bytes, pieces: list[Piece]) -> int:
@@ -136,6 +148,67 @@ def test_a_muted_microphone_is_silent_whatever_came_before() -> None:
     pcm = bytes(2 * 60 * RATE_HZ)
 
     assert check_order(pcm, play(pcm, rate_hz=RATE_HZ)) >= 59 * RATE_HZ
+
+
+@pytest.mark.parametrize(
+    ("pause_ms", "needs_silence", "kept_ms", "n_turns"),
+    [
+        (400, False, 400, 0),
+        (800, False, KEPT_AFTER_MS + KEPT_BEFORE_MS, 0),
+        (800, True, KEPT_AFTER_MS + KEPT_BEFORE_MS, 0),
+        (1_000, False, KEPT_AFTER_MS + KEPT_BEFORE_MS, 1),
+        (1_000, True, TURN_PAUSE_MS, 1),
+        (5_000, False, KEPT_AFTER_MS + KEPT_BEFORE_MS, 1),
+        (5_000, True, TURN_PAUSE_MS, 1),
+    ],
+)
+def test_a_long_pause_ends_a_turn_and_a_short_one_is_only_shortened(
+    *, pause_ms: int, needs_silence: bool, kept_ms: int, n_turns: int
+) -> None:
+    """Where a turn needs silence, it gets as much as ends it, behind what was said."""
+    sound = build_frames(5_000, 50)
+    pcm = sound + bytes(2 * RATE_HZ * pause_ms // 1000) + sound
+    pieces = play(pcm, rate_hz=RATE_HZ, needs_silence=needs_silence)
+
+    assert check_order(pcm, pieces) * 1000 // RATE_HZ == pause_ms - kept_ms
+    ends = [number for number, piece in enumerate(pieces) if piece.ends_turn]
+    assert len(ends) == n_turns
+    for end in ends:
+        given = b"".join(piece.pcm for piece in pieces[:end])
+        assert given == sound + bytes(2 * RATE_HZ * KEPT_AFTER_MS // 1000)
+
+
+NOISE = random.Random(5).randbytes(2 * RATE_HZ)
+
+
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(
+        st.tuples(st.integers(1, RATE_HZ), st.integers(1, 3 * RATE_HZ)), min_size=1, max_size=6
+    ),
+    cut=st.integers(1, 8_000),
+    needs_silence=st.booleans(),
+)
+def test_what_is_near_a_sound_is_never_left_out(
+    lengths: list[tuple[int, int]], cut: int, *, needs_silence: bool
+) -> None:
+    """However long sounds and pauses are, and however the audio is cut."""
+    pcm = b"".join(NOISE[: 2 * sound] + bytes(2 * pause) for sound, pause in lengths)
+    cuts = range(2 * cut, len(pcm), 2 * cut)
+    pieces = play(pcm, rate_hz=RATE_HZ, cuts=cuts, needs_silence=needs_silence)
+
+    check_order(pcm, pieces)
+    at = 0
+    left_out: list[tuple[int, int]] = []
+    for piece in pieces:
+        left_out.append((at, at + piece.n_skipped))
+        at += piece.n_skipped + len(piece.pcm) // 2
+    begin = 0
+    for sound, pause in lengths:
+        near_from = begin - KEPT_BEFORE_MS * RATE_HZ // 1000
+        near_to = begin + sound + KEPT_AFTER_MS * RATE_HZ // 1000
+        assert not any(max(a, near_from) < min(b, near_to) for a, b in left_out)
+        begin += sound + pause
 
 
 AUDIO = random.Random(3)
