@@ -7,6 +7,7 @@ stores after that look is superseded by what is sent again from there.
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -265,7 +266,7 @@ async def _take_epoch(context: IngestContext, request: ResumeRequest) -> int:
             ingest=context.ingest_id,
             resumed_at=context.now_ns() // 1_000_000,
         )
-        dedup_id = resumed_dedup_id(request.stream_id, epoch, context.ingest_id)
+        dedup_id = resumed_dedup_id(request.stream_id, epoch, os.urandom(8).hex())
         try:
             await context.publisher.publish(
                 str(WriteSubject(request.tenant, request.stream_id, "resumed")),
