@@ -30,6 +30,7 @@ from speechbus_contracts import (
     StreamClosed,
     StreamCovered,
     StreamOpened,
+    StreamReconfigured,
     StreamResumed,
     WriteKind,
     WriteSubject,
@@ -205,7 +206,7 @@ async def _take_over(
         raise MisfitError
     await _ask_for_release(context, request)
     ingest_epoch = await _take_epoch(context, request)
-    found = await _read_log(context, request, ("claim", "final", "covered", "gap"))
+    found = await _read_log(context, request, ("reconfigured", "claim", "final", "covered", "gap"))
     covered_ms, received_at = _find_covered(opened, [read.event for read in found.values()])
     covered_sample = covered_ms * opened.sample_rate_hz // 1000
     async with reads:
@@ -216,7 +217,7 @@ async def _take_over(
     position = max(audio.position, request.kept_from)
     if position - audio.position > AUDIO_MAX_AGE_S * opened.sample_rate_hz:
         raise TooFarAheadError
-    claimed = found["claim"].event
+    changed, claimed = found["reconfigured"].event, found["claim"].event
     logger.info(
         "stream resumed",
         extra={
@@ -230,6 +231,7 @@ async def _take_over(
         opened=opened,
         claimed=claimed if isinstance(claimed, StreamClaimed) else None,
         claim_sequence=found["claim"].sequence,
+        changed=changed if isinstance(changed, StreamReconfigured) else None,
         start=LaneStart(
             ingest_epoch=ingest_epoch,
             number=audio.number,
