@@ -104,9 +104,9 @@ def claim_dedup_id(stream_id: str, epoch: int, worker_id: str) -> str:
     return f"{stream_id}:claim:{worker_id}:{epoch}"
 
 
-def resumed_dedup_id(stream_id: str, ingest_epoch: int, ingest_id: str) -> str:
-    """One taking of a stream per ingest epoch and ingest; as with `claim_dedup_id`."""
-    return f"{stream_id}:resumed:{ingest_id}:{ingest_epoch}"
+def resumed_dedup_id(stream_id: str, ingest_epoch: int, connection_id: str) -> str:
+    """One taking of a stream per ingest epoch and connection: one ingest may have two rivals."""
+    return f"{stream_id}:resumed:{connection_id}:{ingest_epoch}"
 
 
 def event_dedup_id(stream_id: str, kind: str, ordinal: int) -> str:

@@ -104,6 +104,8 @@ class TakenStream(msgspec.Struct, frozen=True, kw_only=True):
     """Its last claim; None: nobody has claimed it yet."""
     claim_sequence: int
     """Of that claim in TRANSCRIPT; 0: there is none."""
+    changed: StreamReconfigured | None
+    """Its last change of language."""
     start: LaneStart
     audio: AudioEnd
     """What is stored before `start`."""
@@ -241,6 +243,10 @@ class BusStream:
         self._lane.adopt(uncovered, now_ns=now_ns)
         # Readers learn at once that what a frozen ingest still sends counts no more.
         self._lane.publish(ChunkKind.SILENCE, b"", captured_at_ns=now_ns)
+        if taken.changed is not None and not self._has_ended:
+            # Its chunk may have died with the former ingest; who has read it ignores this one.
+            self._language = taken.changed.language
+            self._publish_language()
         self._context.supervisor.add(self)
 
     def _subscribe(self) -> None:
@@ -323,12 +329,15 @@ class BusStream:
         behind, self._behind_change = self._behind_change, None
         if behind is None:
             return
+        self._publish_language()
+        self.write(bytes(behind))
+
+    def _publish_language(self) -> None:
         self._lane.publish(
             ChunkKind.RECONFIGURE,
             msgspec.json.encode({"language": self._language}),
             captured_at_ns=self._context.now_ns(),
         )
-        self.write(bytes(behind))
 
     def pause(self) -> None:
         """Publish what was written; half a sample of it is forgotten."""

@@ -7,6 +7,7 @@ stores after that look is superseded by what is sent again from there.
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from speechbus_contracts import (
     StreamClosed,
     StreamCovered,
     StreamOpened,
+    StreamReconfigured,
     StreamResumed,
     WriteKind,
     WriteSubject,
@@ -204,7 +206,7 @@ async def _take_over(
         raise MisfitError
     await _ask_for_release(context, request)
     ingest_epoch = await _take_epoch(context, request)
-    found = await _read_log(context, request, ("claim", "final", "covered", "gap"))
+    found = await _read_log(context, request, ("reconfigured", "claim", "final", "covered", "gap"))
     covered_ms, received_at = _find_covered(opened, [read.event for read in found.values()])
     covered_sample = covered_ms * opened.sample_rate_hz // 1000
     async with reads:
@@ -215,7 +217,7 @@ async def _take_over(
     position = max(audio.position, request.kept_from)
     if position - audio.position > AUDIO_MAX_AGE_S * opened.sample_rate_hz:
         raise TooFarAheadError
-    claimed = found["claim"].event
+    changed, claimed = found["reconfigured"].event, found["claim"].event
     logger.info(
         "stream resumed",
         extra={
@@ -229,6 +231,7 @@ async def _take_over(
         opened=opened,
         claimed=claimed if isinstance(claimed, StreamClaimed) else None,
         claim_sequence=found["claim"].sequence,
+        changed=changed if isinstance(changed, StreamReconfigured) else None,
         start=LaneStart(
             ingest_epoch=ingest_epoch,
             number=audio.number,
@@ -265,7 +268,7 @@ async def _take_epoch(context: IngestContext, request: ResumeRequest) -> int:
             ingest=context.ingest_id,
             resumed_at=context.now_ns() // 1_000_000,
         )
-        dedup_id = resumed_dedup_id(request.stream_id, epoch, context.ingest_id)
+        dedup_id = resumed_dedup_id(request.stream_id, epoch, os.urandom(8).hex())
         try:
             await context.publisher.publish(
                 str(WriteSubject(request.tenant, request.stream_id, "resumed")),

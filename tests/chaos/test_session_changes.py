@@ -25,8 +25,8 @@ segment_ms = 1000
 sessions_per_identity_max = 0
 faults = [{kind = "close", after_ms = 7000, code = 1000}]
 """
-"""Sessions end after 7 s of audio, wherever the speaker is; the worker is told 5 s, as it may be slow
-on a busy machine."""
+"""Sessions end after 7 s of audio, wherever the speaker is; the worker is told 5 s, as it may be
+slow on a busy machine."""
 N_FRAMES: Final = 450
 CHANGES: Final = {126: "fr", 276: "ja"}
 STREAMS: Final[Sequence[tuple[Mapping[str, Any], Mapping[int, str | None]]]] = (
@@ -45,7 +45,7 @@ def test_streams_pass_from_session_to_session_and_from_worker_to_worker(tmp_path
     this one in the audio, and says everything in the right language.
     """
     with ExitStack() as stack:
-        variables: dict[str, str] = {}
+        variables = {"PALABRA_SESSIONS_MAX": "0"}
         for provider in ("palabra", "kotoba"):
             variables |= stack.enter_context(simulator(tmp_path, SIMULATED, provider=provider))
         system = stack.enter_context(

@@ -9,7 +9,17 @@ import pytest
 
 from speechbus_cli.client import Received, StreamRequest, stream_audio
 from speechbus_cli.door_messages import DoorQueued, DoorReady
-from speechbus_contracts import AnyEvent, SegmentFinal, StreamClosed
+from speechbus_contracts import (
+    AnyEvent,
+    SegmentFinal,
+    StreamClosed,
+    StreamReconfigured,
+    WriteSubject,
+    build_dedup_headers,
+    encode_event,
+)
+from speechbus_runtime.bus import connect_bus, encode_headers
+from speechbus_runtime.publisher import AckedPublisher
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 from tests.support.native_client import (
     NativeClient,
@@ -152,6 +162,46 @@ def test_the_newer_connection_wins_and_the_older_one_is_told(system: System) -> 
     assert accepted == {100 * FRAME_SAMPLES}
     assert check_tiling(winner.finals, 300) == EXACT
     assert (winner.closed.reason, winner.closed.audio_ms) == ("end", 6_000)
+
+
+def test_a_language_whose_chunk_died_with_its_ingest_is_said_again(system: System) -> None:
+    """The event is stored before the chunk: an ingest may be killed in between."""
+
+    async def change(stream_id: str) -> None:
+        bus = await connect_bus(system.nats.url, name="dying-ingest")
+        event = StreamReconfigured(
+            stream_id=stream_id,
+            tenant=system.tenant,
+            at_sample=100 * FRAME_SAMPLES,
+            at_ms=2_000,
+            language="fr",
+        )
+        await AckedPublisher(bus).publish(
+            str(WriteSubject(system.tenant, stream_id, "reconfigured")),
+            encode_event(event),
+            headers=encode_headers(build_dedup_headers(f"{stream_id}:reconfigured-x:0")),
+        )
+        await bus.shut_down()
+
+    async def run() -> list[SegmentFinal]:
+        pcm = build_frames(1, 300)
+        async with connect_native(system.ingest, system.key) as first:
+            await first.open(**RESUMABLE, language="en")
+            await first.send(pcm[: 640 * 100])
+            await hear_accepted(first, 100 * FRAME_SAMPLES)
+            await change(first.stream_id)
+            first.cut(is_reset=True)
+        async with connect_native(system.ingests[1], system.key) as second:
+            await second.open(resume={"stream_id": first.stream_id})
+            await second.send(pcm[640 * 100 :])
+            await second.end()
+        return second.finals
+
+    finals = asyncio.run(run())
+
+    assert check_tiling(finals, 300) == EXACT
+    assert all((final.end_ms <= 2_000) == (final.language == "en") for final in finals)
+    assert {final.language for final in finals} == {"en", "fr"}
 
 
 def test_a_client_that_does_not_come_back_in_time_is_gone(system: System) -> None:
