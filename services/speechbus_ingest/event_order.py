@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -21,19 +22,31 @@ class StoredEvent(msgspec.Struct, frozen=True):
     sequence: int
     """In TRANSCRIPT."""
     previous: int
-    """Sequence of its writer's event before it, or of what a claim follows; 0: not known."""
+    """Sequence of its writer's event before it, or of what a claim follows, or of the final that a
+    translator has translated; 0: not known."""
     kind: str
     payload: bytes
+    is_aside: bool = False
+    """Whether its writer is not the stream's owner: it says nothing about what the owner wrote
+    before it, and no event names it as the one before."""
+
+
+class _Sourced(msgspec.Struct, frozen=True):
+    source_sequence: int | None = None
+
+
+_sourced_decoder: Final = msgspec.json.Decoder(_Sourced)
 
 
 def read_event(subject: bytes, payload: bytes, headers: bytes) -> StoredEvent:
     """Return what JetStream has republished."""
-    return StoredEvent(
-        _read_number(headers, b"Nats-Sequence:"),
-        _read_number(headers, _PREVIOUS),
-        subject.split(b".", 6)[5].decode(),
-        payload,
-    )
+    kind = subject.split(b".", 6)[5].decode()
+    previous = _read_number(headers, _PREVIOUS)
+    is_aside = not previous and kind not in ("opened", "claim")
+    if is_aside and kind == "translation":
+        with suppress(msgspec.DecodeError):  # anybody may have written it
+            previous = _sourced_decoder.decode(payload).source_sequence or 0
+    return StoredEvent(_read_number(headers, b"Nats-Sequence:"), previous, kind, payload, is_aside)
 
 
 def _read_number(headers: bytes, name: bytes) -> int:
@@ -50,9 +63,12 @@ class EventOrder:
 
     def __init__(self) -> None:
         self.sequence = 0
-        """Of the last event taken."""
+        """Up to this one all events are taken."""
         self.is_holding = False
         """Whether live events wait for a read from behind `sequence`."""
+        self._asides: set[int] = set()
+        """Taken from behind `sequence`; until the owner's next event, which comes every second or
+        so."""
         self._held: deque[StoredEvent] = deque(maxlen=HELD_BACK_MAX)
 
     def receive(self, event: StoredEvent) -> bool:
@@ -72,10 +88,11 @@ class EventOrder:
         """Take what lies behind this sequence again; a read from there is due."""
         self.is_holding = True
         self.sequence = min(self.sequence, sequence)
+        self._asides.clear()
 
     def add_stored(self, events: Iterable[StoredEvent]) -> Iterator[StoredEvent]:
         """Yield those of a read from behind `sequence` that are to be taken."""
-        return (event for event in events if self._take(event))
+        return (event for event in events if self._pass(event))
 
     def release(self, *, is_last: bool = False) -> Iterator[StoredEvent]:
         """Yield the held events that are to be taken after a read that found nothing more.
@@ -100,7 +117,17 @@ class EventOrder:
         return event.previous <= self.sequence and not is_takeover
 
     def _take(self, event: StoredEvent) -> bool:
+        if not event.is_aside:
+            return self._pass(event)
+        is_new = event.sequence > self.sequence and event.sequence not in self._asides
+        if is_new:
+            self._asides.add(event.sequence)
+        return is_new
+
+    def _pass(self, event: StoredEvent) -> bool:
         if event.sequence <= self.sequence:
             return False
+        is_new = event.sequence not in self._asides
         self.sequence = event.sequence
-        return True
+        self._asides = {sequence for sequence in self._asides if sequence > self.sequence}
+        return is_new
