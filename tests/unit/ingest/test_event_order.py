@@ -12,15 +12,16 @@ def draw_log(data: st.DataObject) -> list[StoredEvent]:
     """Return a stream's log: of its owners, and of translators between their events."""
     kinds = data.draw(st.lists(st.sampled_from(["final", "claim", "aside"]), max_size=N_EVENTS_MAX))
     log = [StoredEvent(1, 0, "opened", b""), StoredEvent(3, 1, "claim", b"")]
-    last = 3
+    owners = [3]
     for kind in kinds:
         sequence = log[-1].sequence + data.draw(st.integers(1, 3))
         if kind == "aside":
-            log.append(StoredEvent(sequence, last, "translation", b"", is_aside=True))
+            source = data.draw(st.sampled_from(owners))
+            log.append(StoredEvent(sequence, source, "translation", b"", is_aside=True))
         else:
-            log.append(StoredEvent(sequence, 0 if kind == "claim" else last, kind, b""))
-            last = sequence
-    return [*log, StoredEvent(log[-1].sequence + 1, last, "closed", b"")]
+            log.append(StoredEvent(sequence, 0 if kind == "claim" else owners[-1], kind, b""))
+            owners.append(sequence)
+    return [*log, StoredEvent(log[-1].sequence + 1, owners[-1], "closed", b"")]
 
 
 @given(st.data())
