@@ -252,12 +252,14 @@ class StreamRun:
         failed = self._sessions.speaker
         assert failed is not None
         self._reader.is_reading = False
+        governor, route = self._context.governor, failed.route
+        # Before its lease goes back: the next stream must not run into the same refusal.
+        is_excused = governor.fail(failed.lease, error, stream_id=self.stream_id)
         self._sessions.close(keeps_successor=True)
         self._context.measures.count_failed(error)
         covered = self._output.covered_sample
-        governor, route = self._context.governor, failed.route
         backoff_s = 0.0
-        if not governor.fail(failed.lease, error, stream_id=self.stream_id):
+        if not is_excused:
             backoff_s = route.fail(
                 error, now_s=self._loop.time(), has_advanced=covered > failed.start_sample
             )
