@@ -334,9 +334,11 @@ class StreamRun:
             for change in await read_changes(self._context.control_bus, self._opened):
                 self._languages.change(change.at_sample, change.language)
             return False
-        await self._output.close(
-            context, reason=self._reader.end_reason or "end", position=self._reader.tail.position
-        )
+        if reader.end_reason == "source_lost" and reader.seen > position:
+            # It has left AUDIO before it was heard again, and nobody is there to repeat it.
+            await self._output.lose(position, reader.seen, context, reason="audio_lost")
+            position = reader.seen
+        await self._output.close(context, reason=reader.end_reason or "end", position=position)
         return True
 
     async def _close_without_provider(self) -> None:
@@ -352,7 +354,7 @@ class StreamRun:
         output = self._output
         try:
             await self._catch_up.walk(self._reader.tail)
-            position = self._reader.tail.position
+            position = max(self._reader.tail.position, self._reader.seen)
             await output.lose(output.covered_sample, position, session, reason="provider")
             await output.close(session, reason="no_provider", position=position)
         except StaleGuardError:
