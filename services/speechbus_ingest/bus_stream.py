@@ -181,6 +181,8 @@ class BusStream:
         self._waiting_since_s: float | None = None
         # Decoded while a change is being stored; the door reads nothing meanwhile.
         self._behind_change: bytearray | None = None
+        # Samples before a change that is to be said again; the audio before it may have died, too.
+        self._change_at: int | None = None
         self._language = opened.language
         self._has_ended = False
         self._sids: list[int] = []
@@ -246,7 +248,8 @@ class BusStream:
         if taken.changed is not None and not self._has_ended:
             # Its chunk may have died with the former ingest; who has read it ignores this one.
             self._language = taken.changed.language
-            self._publish_language()
+            self._change_at = taken.changed.at_sample
+            self.write(b"")
         self._context.supervisor.add(self)
 
     def _subscribe(self) -> None:
@@ -264,6 +267,14 @@ class BusStream:
         if self._behind_change is not None:
             self._behind_change += pcm
             return
+        if self._change_at is not None:
+            n_before = max(0, 2 * (self._change_at - self._lane.position) - self._chunker.n_waiting)
+            if len(pcm) >= n_before:
+                self._change_at = None
+                self.write(pcm[:n_before])
+                self._publish_rest()
+                self._publish_language()
+                pcm = pcm[n_before:]
         chunks = self._chunker.split(pcm)
         if chunks:
             self._waiting_since_s = None

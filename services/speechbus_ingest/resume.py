@@ -353,8 +353,12 @@ async def _read_audio(
                 continue
         if messages:
             sequence = messages[-1].sequence
-        elif chunks:
-            await asyncio.sleep(POLL_S)  # a replica that lags behind the leader
+        elif chunks or is_whole:
+            # A replica that lags behind the leader; or all of it has been forgotten since.
+            await asyncio.sleep(POLL_S)
+            newest = await read_last(bus, store, subject)
+            if newest is None or newest.sequence <= sequence:
+                break
         if not is_whole and not _joins(chunks, covered_sample):
             is_whole, sequence, chunks = True, 0, []
     return find_end(chunks, covered_sample=covered_sample)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
@@ -327,8 +328,14 @@ class BusConnection(Client):
             await self._connect(url, name=name)
 
     async def _connect(self, url: str, *, name: str) -> None:
+        servers = [part.strip() for part in url.split(",")]
+        # Of the first: servers that are learned from it come without any.
+        first = urlsplit(servers[0])
         await self.connect(
-            servers=[part.strip() for part in url.split(",")],
+            servers=servers,
+            user=first.username if first.password else None,
+            password=first.password,
+            token=None if first.password else first.username,
             name=name,
             allow_reconnect=True,
             connect_timeout=2,

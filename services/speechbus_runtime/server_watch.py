@@ -50,17 +50,18 @@ async def watch_server(
 
 async def _leave_for_better(bus: BusConnection, store: str) -> None:
     for url in bus.other_servers:
-        if await _is_better(url, store):
+        if await _is_better(bus, url, store):
             logger.warning("leaving a NATS server that is cut off from the others")
             await bus.leave_server()
             return
 
 
-async def _is_better(url: str, store: str) -> bool:
+async def _is_better(bus: BusConnection, url: str, store: str) -> bool:
     client: Client | None = None
     try:
         client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
             url,
+            **{name: bus.options[name] for name in ("user", "password", "token")},
             allow_reconnect=False,
             max_reconnect_attempts=1,
             connect_timeout=CONNECT_TIMEOUT_S,

@@ -103,8 +103,12 @@ class VolatileStreams:
         with suppress(JetStreamError, JetStreamUnavailableError):
             await request_api(self._bus, "INFO", {})  # else it is we who are out of reach
             for name in lost:
+                # Another ingest may have made it anew since our last look, and filled it.
+                with suppress(JetStreamError, JetStreamUnavailableError):
+                    if has_quorum(await request_api(self._bus, f"STREAM.INFO.{name}", {})):
+                        continue
                 # Nobody is there to answer; it is taken off the list all the same.
-                with suppress(JetStreamUnavailableError):
+                with suppress(JetStreamError, JetStreamUnavailableError):
                     await request_api(self._bus, f"STREAM.DELETE.{name}", {})
                 await self.restore_one(name)
                 del self._silent_looks[name]
@@ -118,6 +122,6 @@ class VolatileStreams:
         except (JetStreamError, JetStreamUnavailableError):
             return False
         if report.state == "created":
-            self._seen.pop(name, None)
+            self._seen[name] = ("", 0)  # the next look fills it, whoever has made it again by then
             logger.warning("JetStream stream made again", extra={"stream": name})
         return True

@@ -253,12 +253,14 @@ class StreamRun:
         failed = self._sessions.speaker
         assert failed is not None
         self._reader.is_reading = False
+        governor, route = self._context.governor, failed.route
+        # Before its lease goes back: the next stream must not run into the same refusal.
+        is_excused = governor.fail(failed.lease, error, stream_id=self.stream_id)
         self._sessions.close(keeps_successor=True)
         self._context.measures.count_failed(error)
         covered = self._output.covered_sample
-        governor, route = self._context.governor, failed.route
         backoff_s = 0.0
-        if not governor.fail(failed.lease, error, stream_id=self.stream_id):
+        if not is_excused:
             backoff_s = route.fail(
                 error, now_s=self._loop.time(), has_advanced=covered > failed.start_sample
             )
@@ -334,10 +336,11 @@ class StreamRun:
                 self._languages.change(change.at_sample, change.language)
             return False
         await wait_for_translations(self._context.control_bus, self._opened, self._output.owed)
-        await wait_for_translations(self._context.control_bus, self._opened, self._output.owed)
-        await self._output.close(
-            context, reason=self._reader.end_reason or "end", position=self._reader.tail.position
-        )
+        if reader.end_reason == "source_lost" and reader.seen > position:
+            # It has left AUDIO before it was heard again, and nobody is there to repeat it.
+            await self._output.lose(position, reader.seen, context, reason="audio_lost")
+            position = reader.seen
+        await self._output.close(context, reason=reader.end_reason or "end", position=position)
         return True
 
     async def _close_without_provider(self) -> None:
@@ -353,7 +356,7 @@ class StreamRun:
         output = self._output
         try:
             await self._catch_up.walk(self._reader.tail)
-            position = self._reader.tail.position
+            position = max(self._reader.tail.position, self._reader.seen)
             await output.lose(output.covered_sample, position, session, reason="provider")
             await output.close(session, reason="no_provider", position=position)
         except StaleGuardError:

@@ -57,6 +57,7 @@ class StreamReader:
         rate_hz: int,
     ) -> None:
         self.tail = AudioTail(start_sample=output.covered_sample)
+        self._seen = 0
         self.is_reading = False
         self.is_stopped = False
         """Whether nothing shall be read any more."""
@@ -75,6 +76,11 @@ class StreamReader:
         self._is_language_due = False
         self._loop = asyncio.get_running_loop()
         self._heard_source_s = self._loop.time()
+
+    @property
+    def seen(self) -> int:
+        """Samples of the stream that are known to have been there, stored still or not."""
+        return max(self._seen, self.tail.end)
 
     def check_source(self, now_s: float) -> None:
         """Look for audio that came by unseen; end the stream when its ingest is gone."""
@@ -208,6 +214,7 @@ class StreamReader:
 
     def rewind(self) -> None:
         """Read again from what is covered."""
+        self._seen = self.seen
         self.tail = AudioTail(start_sample=self._output.covered_sample, epochs=self.tail.epochs)
         self._times.rewind()
         self._catch_up.restart()

@@ -257,9 +257,9 @@ class Succession:
         try:
             await session.open()
         except ProviderError as error:
-            session.close()
             if self.listener is not None or self.speaker is not None:
                 self._miss_successor(session, error)
+            session.close()
             return
         self._measures.count_opened(session.context.provider)
         self.is_successor_waiting = True
@@ -270,11 +270,12 @@ class Succession:
 
     def _miss_successor(self, session: ProviderSession, error: ProviderError) -> None:
         """The one that was to follow cannot: the listener goes on."""
+        # Before its lease goes back: the next stream must not run into the same refusal.
+        self._governor.fail(session.lease, error, stream_id=self._stream_id)
         session.close()
         self._forget_successor()
         self.is_turn_due = False
         self._measures.count_failed(error)
-        self._governor.fail(session.lease, error, stream_id=self._stream_id)
         retry_after_s = None
         if isinstance(error, ProviderRateLimitedError):
             retry_after_s = error.retry_after_s

@@ -164,16 +164,19 @@ def test_the_newer_connection_wins_and_the_older_one_is_told(system: System) -> 
     assert (winner.closed.reason, winner.closed.audio_ms) == ("end", 6_000)
 
 
-def test_a_language_whose_chunk_died_with_its_ingest_is_said_again(system: System) -> None:
-    """The event is stored before the chunk: an ingest may be killed in between."""
+@pytest.mark.parametrize("at_frame", [100, 150])
+def test_a_language_whose_chunk_died_with_its_ingest_is_said_again(
+    system: System, at_frame: int
+) -> None:
+    """The event is stored before the chunk, and perhaps before the audio that lies before it."""
 
     async def change(stream_id: str) -> None:
         bus = await connect_bus(system.nats.url, name="dying-ingest")
         event = StreamReconfigured(
             stream_id=stream_id,
             tenant=system.tenant,
-            at_sample=100 * FRAME_SAMPLES,
-            at_ms=2_000,
+            at_sample=at_frame * FRAME_SAMPLES,
+            at_ms=at_frame * 20,
             language="fr",
         )
         await AckedPublisher(bus).publish(
@@ -200,7 +203,8 @@ def test_a_language_whose_chunk_died_with_its_ingest_is_said_again(system: Syste
     finals = asyncio.run(run())
 
     assert check_tiling(finals, 300) == EXACT
-    assert all((final.end_ms <= 2_000) == (final.language == "en") for final in finals)
+    assert all((final.end_ms <= at_frame * 20) == (final.language == "en") for final in finals)
+    assert all((final.start_ms < at_frame * 20) == (final.language == "en") for final in finals)
     assert {final.language for final in finals} == {"en", "fr"}
 
 

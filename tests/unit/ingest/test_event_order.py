@@ -9,8 +9,9 @@ N_EVENTS_MAX = 30
 
 
 def draw_log(data: st.DataObject) -> list[StoredEvent]:
-    """Return a stream's log: of its owners, and of translators between their events."""
-    kinds = data.draw(st.lists(st.sampled_from(["final", "claim", "aside"]), max_size=N_EVENTS_MAX))
+    """Return a stream's log: of its owners, and of translators and ingests between their events."""
+    some_kind = st.sampled_from(["final", "claim", "aside", "reconfigured"])
+    kinds = data.draw(st.lists(some_kind, max_size=N_EVENTS_MAX))
     log = [StoredEvent(1, 0, "opened", b""), StoredEvent(3, 1, "claim", b"")]
     owners = [3]
     for kind in kinds:
@@ -18,6 +19,8 @@ def draw_log(data: st.DataObject) -> list[StoredEvent]:
         if kind == "aside":
             source = data.draw(st.sampled_from(owners))
             log.append(StoredEvent(sequence, source, "translation", b"", is_aside=True))
+        elif kind == "reconfigured":
+            log.append(StoredEvent(sequence, 0, kind, b"", is_aside=True))
         else:
             log.append(StoredEvent(sequence, 0 if kind == "claim" else owners[-1], kind, b""))
             owners.append(sequence)
@@ -30,7 +33,7 @@ def test_every_event_is_taken_once_and_in_order_whatever_is_missed(
 ) -> None:
     """Republished messages get lost at elections and cuts, replicas answer late, reads overlap.
 
-    Of translators' events only those that were seen are sure to be taken.
+    Of others' events only those that were seen are sure to be taken.
     """
     log = draw_log(data)
     order = EventOrder()

@@ -187,6 +187,37 @@ def test_an_end_that_the_provider_has_not_confirmed_is_asked_of_another_session(
     assert isinstance(events[-1], StreamClosed)
 
 
+def test_audio_that_was_seen_and_has_left_the_store_is_named() -> None:
+    """Its session failed, and its ingest, which would have said it again, is dead."""
+    sessions: list[DeafEcho] = []
+
+    def open_protocol(request: SessionRequest) -> DeafEcho:
+        sessions.append(DeafEcho(request, is_deaf=not sessions))
+        return sessions[-1]
+
+    async def run() -> list[AnyEvent]:
+        bus = Server()
+        stream = _build_stream(bus, build_provider(echo.CAPABILITIES, open_protocol))
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(stream.run())
+            await asyncio.sleep(10.0)
+            for number in range(10):
+                bus.deliver(AUDIO.encode(), _build_chunk(number))
+            while not running.done():
+                stream.check_source(asyncio.get_running_loop().time())
+                await asyncio.sleep(0.5)
+        return bus.written
+
+    events = run_virtual(run())
+
+    assert [(g.from_ms, g.to_ms, g.reason) for g in events if isinstance(g, Gap)] == [
+        (0, 1_000, "audio_lost")
+    ]
+    closed = events[-1]
+    assert isinstance(closed, StreamClosed)
+    assert (closed.reason, closed.audio_ms, closed.gap_ms) == ("source_lost", 1_000, 1_000)
+
+
 class DeafEcho(echo.EchoProtocol):
     """Answers a finish as one that does not know whether its server has listened.
 
