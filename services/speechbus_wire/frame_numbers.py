@@ -31,7 +31,7 @@ class FrameReader:
             runs = self._runs
             for number in samples[self._until_next :: self._frame_samples]:
                 self._until_next += self._frame_samples
-                if runs and number == runs[-1][1] + 1:
+                if number > 1 and runs and number == runs[-1][1] + 1:
                     runs[-1][1] = number
                 else:
                     _add_run(runs, number, number)
@@ -60,7 +60,9 @@ class FrameReader:
 
 
 def _add_run(runs: list[list[int]], first: int, last: int) -> None:
-    if runs and (first == runs[-1][1] + 1 or (first == 1 and runs[-1][1] == FRAME_NUMBER_MAX)):
+    # Of 1 it is the highest number; zero, which is silence, comes before none.
+    former = first - 1 if first > 1 else FRAME_NUMBER_MAX
+    if runs and first and runs[-1][1] == former:
         runs[-1][1] = last
     else:
         runs.append([first, last])
