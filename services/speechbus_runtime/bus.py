@@ -247,12 +247,27 @@ class BusConnection(Client):
         self._flush_scheduled = False
         if not self.is_connected or self._transport is None or not self._pending:
             return  # what nats-py queued itself is sent by its reconnect
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is None or writer.transport.is_closing():
-            return  # cut a moment ago; nats-py notices next
+        if self._is_cut:
+            return
         pending, self._pending = self._pending, []
         self._pending_data_size = 0
         self._transport.write(b"".join(pending))
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the connection ended a moment ago; nats-py notices next."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return writer is None or writer.transport.is_closing()
+
+    async def _flush_pending(
+        self,
+        force_flush: bool = False,  # noqa: FBT001, FBT002 (nats-py's)
+    ) -> Any:
+        # nats-py writes by itself when its flusher has ended with the connection, and uvloop
+        # answers a write to what is closed with RuntimeError.
+        if self.is_connected and self._is_cut:
+            return None
+        return await super()._flush_pending(force_flush)
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         # nats-py writes a ping past what is queued; its pong would tell `flush` that the server

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import nats.errors
 import pytest
 import uvloop
 
@@ -220,6 +221,23 @@ def test_a_shutdown_without_nats_is_no_error(server: NatsServer) -> None:
     # The services' own loop: it raises where asyncio's only complains.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+def test_a_request_on_a_connection_that_was_just_cut_is_no_bug(server: NatsServer) -> None:
+    """nats-py's flusher may have ended with it, and then nats-py writes to what is closed."""
+
+    async def main() -> None:
+        async with bus_of(server) as bus:
+            assert bus._flusher_task is not None
+            bus._flusher_task.cancel()
+            await asyncio.sleep(0)
+            transport: Any = bus._transport
+            transport._io_writer.transport.abort()
+            with pytest.raises((nats.errors.Error, TimeoutError)):
+                await bus.request("nobody.is.there", timeout=0.2)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 def test_waiting_names_the_server_and_no_password(caplog: pytest.LogCaptureFixture) -> None:
