@@ -262,7 +262,7 @@ class BusConnection(Client):
     async def _flush_pending(
         self,
         force_flush: bool = False,  # noqa: FBT001, FBT002 (nats-py's)
-    ) -> Any:
+    ) -> Any:  # noqa: ANN401 (nats-py's)
         # nats-py writes by itself when its flusher has ended with the connection, and uvloop
         # answers a write to what is closed with RuntimeError.
         if self.is_connected and self._is_cut:
