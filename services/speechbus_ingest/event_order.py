@@ -112,9 +112,9 @@ class EventOrder:
     def _follows(self, event: StoredEvent) -> bool:
         if event.sequence <= self.sequence:
             return True
-        # Of other writers than the owner before it: what that one wrote last is not known.
-        is_blind = not event.previous and event.kind not in ("opened", "translation")
-        return event.previous <= self.sequence and not is_blind
+        # The writer of a later claim does not know what the former owner wrote last.
+        is_takeover = event.kind == "claim" and not event.previous
+        return event.previous <= self.sequence and not is_takeover
 
     def _take(self, event: StoredEvent) -> bool:
         if not event.is_aside:
