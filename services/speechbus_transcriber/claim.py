@@ -131,7 +131,7 @@ async def claim_stream(
         checkpoint: Checkpoint | None = Checkpoint()
         async with asyncio.TaskGroup() as reads:
             changes = reads.create_task(read_changes(bus, opened))
-            if claimed is not None:
+            if found["claim"].sequence:  # also of one that cannot be read
                 # Only now: whatever the former owner still got in was accepted before our claim.
                 checkpoint = await _read_checkpoint(bus, job, token=ack.seq)
         if checkpoint is None:
