@@ -115,6 +115,7 @@ class Admission:
         if not self._tickets:
             return None
         times_s = [seats.throttle.next_at_s(now_s=now_s) for seats in self.by_id.values()]
+        times_s += [seats.refused_until_s for seats in self.by_id.values()]
         times_s += [ticket.patient_until_s for ticket in self._tickets]
         return min((at_s for at_s in times_s if at_s is not None and at_s > now_s), default=None)
 
