@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from benchmarks.commit import read_commit
 from benchmarks.load import LoadReport
 from tests.support.system import System
 
@@ -114,7 +115,7 @@ def _measure(streams: int, chunk_ms: int, seconds: int) -> Row:
         exact=report.exact,
         finals=report.finals,
         generator_late_ms=report.late_ms_max,
-        commit=_commit(),
+        commit=read_commit(),
         machine=f"{os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}",
     )
 
@@ -128,13 +129,6 @@ def _cpu_s(processes: Mapping[str, psutil.Process]) -> dict[str, float]:
 
 def _quantile(values: Sequence[float], share: float) -> float:
     return values[min(len(values) - 1, int(len(values) * share))] if values else float("nan")
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
 
 
 def _print_table(rows: Sequence[Row], seconds: int) -> None:

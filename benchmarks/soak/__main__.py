@@ -18,10 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.simulators import Simulator
 from benchmarks.soak.plan import plan_script, plan_strikes
 from benchmarks.soak.report import print_report
 from benchmarks.soak.run import Soak
-from benchmarks.soak.simulators import Simulator
 from benchmarks.soak.system import build_system
 
 INGESTS = 3
@@ -66,8 +66,7 @@ def main() -> int:
             result = asyncio.run(soak.run())
     finally:
         for simulator in simulators:
-            if simulator.is_running:
-                simulator.kill()
+            simulator.end()
     is_good = print_report(result, folder=folder, log_folder=folder / "system")
     print(f"seed {seed}")
     if is_good and arguments.folder is None:

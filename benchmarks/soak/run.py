@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.simulators import Simulator
 from benchmarks.soak.clients import Told, play
 from benchmarks.soak.memory import Memory
 from benchmarks.soak.plan import Strike, plan_stream
-from benchmarks.soak.simulators import Simulator
 from benchmarks.soak.store import Passing, read_events, read_stream_ids
 from benchmarks.soak.system import Striker, Struck
 from benchmarks.soak.verify import Known, Verdict, verify_stream

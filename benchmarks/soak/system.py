@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.simulators import Simulator
 from benchmarks.soak.plan import Strike, plan_script
-from benchmarks.soak.simulators import Simulator
 from tests.support.system import Service, ServiceError, System
 
 __all__ = ["Striker", "Struck", "build_system"]

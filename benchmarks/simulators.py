@@ -77,3 +77,8 @@ class Simulator:
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+    def end(self) -> None:
+        """End it, if it runs."""
+        if self.is_running:
+            self.kill()

@@ -1,0 +1,1 @@
+"""What is lost, doubled, mistimed or late when something breaks."""
