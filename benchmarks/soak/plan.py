@@ -36,6 +36,12 @@ StrikeKind = Literal[
     "nats_restart",
     "nats_freeze",
     "nats_and_worker",
+    "node_kill",
+    "node_freeze",
+    "node_cut",
+    "node_and_worker_kill",
+    "leader_step_down",
+    "nodes_restart",
     "palabra_kill",
     "kotoba_kill",
 ]
@@ -60,12 +66,26 @@ _WEIGHTS: Final[dict[StrikeKind, int]] = {
     "palabra_kill": 2,
     "kotoba_kill": 2,
 }
+_OF_ONE_SERVER: Final[tuple[StrikeKind, ...]] = ("nats_restart", "nats_freeze", "nats_and_worker")
+_WEIGHTS_OF_NODES: Final[dict[StrikeKind, int]] = {
+    "node_kill": 3,
+    "node_freeze": 2,
+    "node_cut": 2,
+    "node_and_worker_kill": 2,
+    "leader_step_down": 2,
+    "nodes_restart": 1,
+}
+"""With three NATS nodes, in place of what befalls a single one."""
 _AWAY_S: Final[dict[StrikeKind, tuple[float, float]]] = {
     "worker_freeze": (0.3, 8.0),
     "ingest_freeze": (0.3, 6.0),
     "nats_restart": (0.0, 3.0),
     "nats_freeze": (0.3, 5.0),
     "nats_and_worker": (0.0, 3.0),
+    "node_kill": (0.0, 15.0),
+    "node_freeze": (0.3, 15.0),
+    "node_cut": (0.3, 15.0),
+    "node_and_worker_kill": (0.0, 8.0),
     "palabra_kill": (0.5, 20.0),
     "kotoba_kill": (0.5, 20.0),
 }
@@ -152,14 +172,19 @@ def plan_stream(seed: int, number: int, *, ingests: int) -> StreamPlan:
     )
 
 
-def plan_strikes(seed: int, *, seconds: float) -> list[Strike]:
+def plan_strikes(seed: int, *, seconds: float, has_cluster: bool = False) -> list[Strike]:
     """Draw what is done to the processes, from second 5 on."""
     draw = random.Random(f"{seed}-strikes")
+    weights = _WEIGHTS
+    if has_cluster:
+        weights = _WEIGHTS | _WEIGHTS_OF_NODES
+        for of_one_server in _OF_ONE_SERVER:
+            del weights[of_one_server]
     strikes: list[Strike] = []
     at_s = 5.0
     while True:
         at_s += min(4 * STRIKE_EVERY_S, draw.expovariate(1 / STRIKE_EVERY_S))
-        kind: StrikeKind = draw.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+        kind: StrikeKind = draw.choices(list(weights), list(weights.values()))[0]
         low_s, high_s = _AWAY_S.get(kind, (0.0, 4.0))
         strike = Strike(
             at_s=at_s, kind=kind, target=draw.random(), away_s=draw.uniform(low_s, high_s)

@@ -71,6 +71,7 @@ class Soak:
         n_streams: live at a time, about.
         seconds: until no more streams are opened.
         strikes: in the order of their times.
+        audio_replicas: of the stores of audio.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Soak:
         n_streams: int,
         seconds: float,
         strikes: Sequence[Strike],
+        audio_replicas: int = 1,
     ) -> None:
         self._system = system
         self._simulators = simulators
@@ -89,6 +91,7 @@ class Soak:
         self._n_streams = n_streams
         self._seconds = seconds
         self._strikes = strikes
+        self._audio_replicas = audio_replicas
         self._stop = asyncio.Event()
         self._told: list[Told] = []
         self._times_s: dict[int, tuple[float, float]] = {}
@@ -105,14 +108,15 @@ class Soak:
         """Soak, wait for the last streams to be closed, and verify all of them."""
         loop = asyncio.get_running_loop()
         self._began_s = loop.time()
-        bus = await connect_bus(self._system.nats.url, name="soak")
-        watching_bus = await connect_bus(self._system.nats.url, name="soak-watch")
+        bus = await connect_bus(self._system.nats_url, name="soak")
+        watching_bus = await connect_bus(self._system.nats_url, name="soak-watch")
         passing = Passing(watching_bus)
         await watching_bus.flush()
         striker = Striker(
             self._system,
             self._simulators,
             seed=self._seed,
+            audio_replicas=self._audio_replicas,
             now_s=self._now_s,
             note_death=self._note_death,
             count_orphans=self._count_orphans,

@@ -10,7 +10,10 @@ from typing import Final
 import msgspec
 
 from benchmarks.simulators import Simulator
+from benchmarks.soak.nodes import NodeStriker
 from benchmarks.soak.plan import Strike, plan_script
+from tests.support.nats_cluster import NatsCluster
+from tests.support.nats_server import NatsServerError
 from tests.support.system import Service, ServiceError, System
 
 __all__ = ["Striker", "Struck", "build_system"]
@@ -41,9 +44,24 @@ class Struck(msgspec.Struct, kw_only=True):
 
 
 def build_system(
-    folder: Path, simulators: Sequence[Simulator], *, ingests: int, workers: int
+    folder: Path,
+    simulators: Sequence[Simulator],
+    *,
+    ingests: int,
+    workers: int,
+    cluster_audio_replicas: int | None = None,
 ) -> System:
-    """Prepare the services for running simulators."""
+    """Prepare the services for running simulators.
+
+    Args:
+        folder: for stores and logs.
+        simulators: run.
+        ingests: how many.
+        workers: how many.
+        cluster_audio_replicas: with three NATS nodes, how many of them have each chunk of audio;
+            None: a single server.
+    """
+    has_cluster = cluster_audio_replicas is not None
     environment = {
         "KOTOBA_API_KEY": "soak",
         "PALABRA_CLIENT_ID": "soak",
@@ -58,6 +76,10 @@ def build_system(
         transcriber_settings={"PROVIDERS": "palabra,kotoba,echo", "SESSIONS_MAX": "200"},
         ingest_settings={"STREAMS_PER_KEY_MAX": "1000"},
         environment=environment,
+        cluster=NatsCluster(folder / "system" / "nats") if has_cluster else None,
+        bootstrap_settings={"REPLICAS": "3", "AUDIO_REPLICAS": str(cluster_audio_replicas)}
+        if has_cluster
+        else {},
     )
 
 
@@ -70,6 +92,7 @@ class Striker:
         system: runs.
         simulators: run.
         seed: of the soak.
+        audio_replicas: of the stores of audio.
         now_s: since the soak began.
         note_death: told the port of each ingest that is about to end.
         count_orphans: streams whose ingest has ended and that are not closed yet.
@@ -81,6 +104,7 @@ class Striker:
         simulators: Sequence[Simulator],
         *,
         seed: int,
+        audio_replicas: int,
         now_s: Callable[[], float],
         note_death: Callable[[int], None],
         count_orphans: Callable[[], int],
@@ -97,6 +121,13 @@ class Striker:
         self._note_death = note_death
         self._count_orphans = count_orphans
         self._busy: set[str] = set()
+        self._nodes = (
+            None
+            if system.cluster is None
+            else NodeStriker(system.cluster, audio_replicas=audio_replicas)
+        )
+        self._is_volatile = audio_replicas == 1
+        """Whether audio goes with its NATS server."""
         self._nats = asyncio.Lock()
         self._nats_back_s = -QUIET_S
 
@@ -110,6 +141,8 @@ class Striker:
         kind = strike.kind
         if kind.startswith("nats"):
             await self._strike_nats(strike)
+        elif kind.startswith(("node", "leader")):
+            await self._strike_nodes(strike)
         elif kind.startswith("ingest"):
             await self._strike_ingest(strike)
         elif kind in {"palabra_kill", "kotoba_kill"}:
@@ -143,19 +176,25 @@ class Striker:
         if strike.kind == "ingest_freeze":
             await self._freeze(strike, ingests)
             return
+        if not self._is_volatile:
+            await self._end_ingest(strike)
+            return
         async with self._nats:
             await asyncio.sleep(self._nats_back_s + QUIET_S - self._now_s())
-            ingest = self._choose(ingests[1:], strike)
-            if ingest is None:
-                return
-            self._note_death(ingest.port)
-            async with asyncio.TaskGroup() as tasks:
-                does = self._drain if strike.kind == "ingest_drain" else self._kill
-                tasks.create_task(self._replace(ingest, strike, does))
-                if strike.kind == "ingest_and_worker_kill" and (
-                    worker := self._choose(self._system.transcribers[1:], strike)
-                ):
-                    tasks.create_task(self._replace(worker, strike, self._kill))
+            await self._end_ingest(strike)
+
+    async def _end_ingest(self, strike: Strike) -> None:
+        ingest = self._choose(self._system.ingests[1:], strike)
+        if ingest is None:
+            return
+        self._note_death(ingest.port)
+        async with asyncio.TaskGroup() as tasks:
+            does = self._drain if strike.kind == "ingest_drain" else self._kill
+            tasks.create_task(self._replace(ingest, strike, does))
+            if strike.kind == "ingest_and_worker_kill" and (
+                worker := self._choose(self._system.transcribers[1:], strike)
+            ):
+                tasks.create_task(self._replace(worker, strike, self._kill))
 
     async def _strike_nats(self, strike: Strike) -> None:
         async with self._nats:
@@ -178,6 +217,28 @@ class Striker:
                     await asyncio.sleep(strike.away_s)
                     await asyncio.to_thread(nats.start)
             struck.ended_s = self._nats_back_s = self._now_s()
+
+    async def _strike_nodes(self, strike: Strike) -> None:
+        assert self._nodes is not None
+        async with self._nats:
+            is_allowed = not self._is_volatile or await self._wait_for_orphans()
+            if not is_allowed or self.is_over:
+                self.skipped += 1
+                return
+            node = self._nodes.choose(strike)
+            struck = self._begin(strike, f"node-{node}")
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(asyncio.to_thread(self._nodes.strike, strike, node))
+                    if strike.kind == "node_and_worker_kill" and (
+                        worker := self._choose(self._system.transcribers[1:], strike)
+                    ):
+                        tasks.create_task(self._replace(worker, strike, self._kill))
+                struck.ended_s = self._now_s()
+                await asyncio.to_thread(self._nodes.wait_until_whole)
+            except* NatsServerError as errors:
+                self.problems.append(f"{strike.kind} of node-{node}: {errors.exceptions[0]}")
+            self._nats_back_s = self._now_s()
 
     async def _wait_for_orphans(self) -> bool:
         """Return whether every stream of a dead ingest has been closed."""

@@ -291,6 +291,11 @@ class System:
         return self.ingest.port
 
     @property
+    def nats_url(self) -> str:
+        """Of the one server, or of all nodes of the cluster."""
+        return self._bus.url
+
+    @property
     def services(self) -> list[Service]:
         """All services, running or not."""
         return [*self.correlators, *self.translators, *self.transcribers, *self.ingests]
