@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from speechbus_contracts import SourceSubject
-from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext, TakenStream
+from speechbus_ingest.bus_stream import IngestContext, TakenStream
 from speechbus_ingest.formats.decoders import NoDecoderError
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.formats.names import AudioFormat
 from speechbus_ingest.stream import IngestStream, StreamRequest
+from speechbus_ingest.stream_events import EventSink, StreamEvents
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 
 __all__ = ["AudioNotStoredError", "OverLimitError", "SeatTakenError", "StreamRegistry"]
@@ -267,7 +268,7 @@ class StreamRegistry:
         for stream in self._streams.values():
             self._recover_soon(stream)
 
-    def _recover_soon(self, stream: IngestStream | BusStream) -> None:
+    def _recover_soon(self, stream: IngestStream | StreamEvents) -> None:
         self._tasks.create_task(_recover(stream), name=f"recover:{stream.stream_id}")
 
     async def _keep(self, stream: IngestStream) -> None:
@@ -338,7 +339,7 @@ class StreamRegistry:
         self._per_tenant[request.tenant] -= n_streams
 
 
-async def _recover(stream: IngestStream | BusStream) -> None:
+async def _recover(stream: IngestStream | StreamEvents) -> None:
     while not stream.closed.is_set():
         try:
             await stream.recover()

@@ -43,11 +43,12 @@ from speechbus_contracts import (
 )
 from speechbus_contracts.subjects import WRITE_ROOT
 from speechbus_ingest.audio_end import AudioEnd, find_end
-from speechbus_ingest.bus_stream import EventSink, IngestContext, TakenStream, with_sequence
+from speechbus_ingest.bus_stream import IngestContext, TakenStream
 from speechbus_ingest.formats.names import AudioFormat
 from speechbus_ingest.publisher import LaneStart
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
+from speechbus_ingest.stream_events import EventSink, with_sequence
 from speechbus_runtime.bus import encode_headers
 from speechbus_runtime.jetstream import JetStreamUnavailableError, fetch_stored, read_last
 from speechbus_runtime.publisher import StaleGuardError

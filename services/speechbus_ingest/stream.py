@@ -16,7 +16,7 @@ from speechbus_contracts import (
     build_stream_id,
     encode_event,
 )
-from speechbus_ingest.bus_stream import BusStream, EventSink, IngestContext, TakenStream
+from speechbus_ingest.bus_stream import BusStream, IngestContext, TakenStream
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.formats.names import (
     PLAIN,
@@ -28,6 +28,7 @@ from speechbus_ingest.formats.names import (
 from speechbus_ingest.formats.raw import RawConverter
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
 from speechbus_ingest.seat import Empty, Seat
+from speechbus_ingest.stream_events import EventSink
 
 __all__ = [
     "SAMPLE_RATE_HZ_MAX",

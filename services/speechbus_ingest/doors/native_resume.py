@@ -8,7 +8,6 @@ import msgspec
 from starlette.websockets import WebSocket
 
 from speechbus_contracts import StreamClosed
-from speechbus_ingest.bus_stream import EventSink
 from speechbus_ingest.doors.native_errors import DoorError, overloaded
 from speechbus_ingest.doors.sending import close, send_text
 from speechbus_ingest.registry import SeatTakenError
@@ -21,6 +20,7 @@ from speechbus_ingest.resume import (
     UnknownStreamError,
 )
 from speechbus_ingest.stream import IngestStream, StreamRequest
+from speechbus_ingest.stream_events import EventSink
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 
 __all__ = ["FinishedStreamError", "NativeResuming", "Resume"]
