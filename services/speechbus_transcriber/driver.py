@@ -130,7 +130,8 @@ class SessionDriver:
         on_results: gets results in order; never an empty list.
         on_failed: gets the error that ended the session; called at most once, nothing follows.
         on_room: audio is welcome again after `is_congested`.
-        on_gone: the session is over and nothing is left of its connection; called once.
+        on_gone: the session is over and nothing is left of its connection, nor of the attempt to
+            make one; called once.
     """
 
     def __init__(
@@ -155,8 +156,13 @@ class SessionDriver:
         self._on_failed = on_failed
         self._on_room = on_room
         self._on_gone = on_gone
+        self._opening: asyncio.Timeout | None = None
+        """While it is being opened."""
+        self._is_upgrading = False
+        """Whether what is waited for then is the connection itself."""
         self._has_connected = False
         self._has_ended = False
+        self._is_gone = False
         self._connection: Connection | None = None
         self._loop = asyncio.get_running_loop()
         self._bytes_per_ms = sample_rate_hz * 2 / 1000
@@ -188,14 +194,18 @@ class SessionDriver:
         """Connect and send what opens the session.
 
         Raises:
-            ProviderUnavailableError: no connection within `OPEN_TIMEOUT_S`.
+            ProviderUnavailableError: no connection within `OPEN_TIMEOUT_S`, or `close` was called.
             ProviderError: by the provider's answer.
         """
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
+            async with asyncio.timeout(OPEN_TIMEOUT_S) as self._opening:
                 await self._connect()
         except (OSError, TimeoutError):
             raise ProviderUnavailableError("no_connection", provider=self.protocol.name) from None
+        finally:
+            self._opening = None
+            if self._is_over:
+                self._part()
         if self._pace is not None:
             self._pacer = Pacer(self._pace, now_s=self._loop.time())
         self._after(self.protocol.messages_to_open())
@@ -208,7 +218,9 @@ class SessionDriver:
             if isinstance(request, HttpExchange):
                 response = await self._connections.exchange(request)
                 self.protocol.receive_response(response, now_s=self._loop.time())
+                self._stop_if_over()
                 continue
+            self._is_upgrading = True
             try:
                 self._connection = await self._connections.connect(request, self)
             except UpgradeRefusedError as refused:
@@ -218,7 +230,19 @@ class SessionDriver:
                 ) from None
             else:
                 self._has_connected = True
+                self._stop_if_over()
                 return
+            finally:
+                self._is_upgrading = False
+
+    def _stop_if_over(self) -> None:
+        """Go no further where `close` was called meanwhile.
+
+        Raises:
+            ProviderUnavailableError: it was.
+        """
+        if self._is_over:
+            raise ProviderUnavailableError("closed", provider=self.protocol.name)
 
     def send_audio(self, pcm: memoryview) -> None:
         """Send PCM s16le mono of the stream's rate, whole samples."""
@@ -264,19 +288,32 @@ class SessionDriver:
         self._call(self.protocol.finish)
 
     def close(self) -> None:
-        """End the session at once; no callback follows."""
-        was_over, self._is_over = self._is_over, True
+        """End the session at once; no callback follows but `on_gone`."""
+        if self._is_over:
+            return
+        self._is_over = True
         for timer in (self._timer, self._finish_timer, self._stall_timer, self._pace_timer):
             if timer is not None:
                 timer.cancel()
+        if self._opening is None:
+            self._part()
+        elif self._is_upgrading and not self._opening.expired():
+            self._opening.reschedule(self._loop.time())
+        # Else an answer is on its way that may name a session, which is to be deleted then.
+
+    def _part(self) -> None:
+        """Leave nothing at the provider; it is over, and not being opened any more."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if was_over:
-            return
         if requests := self.protocol.farewell_requests():
             self._connections.part(requests)
         if self._has_ended or not self._has_connected:
+            self._go()
+
+    def _go(self) -> None:
+        if not self._is_gone:
+            self._is_gone = True
             self._on_gone()
 
     # --- what the connection reports -----------------------------------------------------------
@@ -326,8 +363,8 @@ class SessionDriver:
     def receive_end(self) -> None:
         """The connection has ended, on both sides as far as can be known."""
         self._has_ended = True
-        if self._is_over and self._has_connected:
-            self._on_gone()
+        if self._is_over and self._has_connected and self._opening is None:
+            self._go()
 
     # --- inside --------------------------------------------------------------------------------
 

@@ -160,7 +160,8 @@ class ProviderSession:
         try:
             await self.driver.open()
         except ProviderError as error:
-            self.failure = error
+            if self.failure is None:  # else its slot was lost meanwhile, which is why it ended
+                self.failure = error
         if self.failure is not None:  # it may also have been accepted, and ended at once
             raise self.failure
         self._governor.open(self.lease)

