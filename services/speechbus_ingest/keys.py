@@ -2,21 +2,44 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
+from typing import Final
 
-__all__ = ["KeyRing"]
+__all__ = ["HASH_PREFIX", "KeyRing", "UnreadableHashError"]
+
+HASH_PREFIX: Final = "sha256:"
+"""Begins an entry that is a hashed key: whoever reads the settings cannot use it."""
+_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class UnreadableHashError(ValueError):
+    """An entry begins as a hashed key does, and goes on otherwise."""
 
 
 class KeyRing:
     """Finds the tenant of a key in constant time.
 
     Args:
-        keys: pairs of tenant and key; a tenant may have several.
+        keys: pairs of tenant and key, which may be `sha256:` and 64 hexadecimal digits instead; a
+            tenant may have several.
+
+    Raises:
+        UnreadableHashError: of an entry that is no such hash.
     """
 
     def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
+        self._digests: list[tuple[str, bytes]] = []
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Know these keys from now on, and no others.
+
+        Raises:
+            UnreadableHashError: nothing has changed.
+        """
         # Digests have one length, so that comparing tells nothing about the keys' lengths.
-        self._digests = [(tenant, _digest(key)) for tenant, key in keys]
+        self._digests = [(tenant, _read_entry(key)) for tenant, key in keys]
 
     def find_tenant(self, key: str | None) -> str | None:
         """Return whose key it is; None: nobody's. Looks at every key, found or not."""
@@ -32,6 +55,15 @@ class KeyRing:
     def has_tenant(self, tenant: str) -> bool:
         """Tell whether a tenant has a key."""
         return any(known == tenant for known, _ in self._digests)
+
+
+def _read_entry(key: str) -> bytes:
+    if not key.startswith(HASH_PREFIX):
+        return _digest(key)
+    written = key.removeprefix(HASH_PREFIX)
+    if _HASH.fullmatch(written) is None:
+        raise UnreadableHashError("a hashed key is 'sha256:' and 64 of 0-9 a-f")
+    return bytes.fromhex(written)
 
 
 def _digest(key: str) -> bytes:

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from math import ceil
 from typing import Final
 
 from speechbus_contracts import SourceSubject
@@ -12,6 +13,7 @@ from speechbus_ingest.bus_stream import IngestContext, TakenStream
 from speechbus_ingest.formats.decoders import NoDecoderError
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.formats.names import AudioFormat
+from speechbus_ingest.quotas import Quotas
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_ingest.stream_events import EventSink, StreamEvents
 from speechbus_runtime.jetstream import JetStreamUnavailableError
@@ -24,6 +26,8 @@ TEND_S: Final = 0.1
 RECOVER_RETRY_S: Final = 0.25
 RECOVER_AGAIN_S: Final = 5.0
 """After what should not happen; so that it does not fill the log."""
+RETRY_AFTER_S: Final = 5
+"""Streams end when their clients want; this much later somebody else's may have."""
 LINGER_S: Final = 900.0
 """A stream whose client has gone is watched over, and its unread audio kept alive, this long: a
 pool that is back within a quarter of an hour transcribes it."""
@@ -43,7 +47,15 @@ class SeatTakenError(Exception):
 
 
 class OverLimitError(Exception):
-    """No room for another stream of this key, or of this process."""
+    """No room for another stream of this key, or of this process.
+
+    Attributes:
+        retry_after_s: when it may be worth while to try again.
+    """
+
+    def __init__(self, retry_after_s: float = RETRY_AFTER_S) -> None:
+        super().__init__()
+        self.retry_after_s = ceil(retry_after_s)
 
 
 class StreamRegistry:
@@ -55,6 +67,7 @@ class StreamRegistry:
         streams_per_key_max: streams of one tenant.
         beat: called whenever the upkeep loop turns; for health.
         resume_s: a client that can resume its stream may be away this long.
+        quotas: how fast tenants may open streams and send audio.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class StreamRegistry:
         *,
         streams_max: int,
         streams_per_key_max: int,
+        quotas: Quotas,
         beat: Callable[[], None],
         resume_s: float = RESUME_S,
     ) -> None:
@@ -71,6 +85,7 @@ class StreamRegistry:
         self.is_draining = False
         self._streams_max = streams_max
         self._streams_per_key_max = streams_per_key_max
+        self._quotas = quotas
         self._beat = beat
         self._streams: dict[str, IngestStream] = {}
         self._n_streams = 0
@@ -96,6 +111,8 @@ class StreamRegistry:
             or self._per_tenant[tenant] + n_streams > self._streams_per_key_max
         ):
             raise OverLimitError
+        if wait_s := self._quotas.openings(tenant).wait_for(n_streams):
+            raise OverLimitError(wait_s)
 
     def may_return(self, tenant: str) -> bool:
         """Whether a tenant without room may still come, to resume one of its streams."""
@@ -122,6 +139,7 @@ class StreamRegistry:
         """
         n_streams = request.split_channels or 1
         self.check_room(request.tenant, n_streams=n_streams)
+        self._quotas.openings(request.tenant).take(n_streams)
         self._n_streams += n_streams
         self._per_tenant[request.tenant] += n_streams
         try:
@@ -130,6 +148,7 @@ class StreamRegistry:
             self._leave_room(request)
             raise
         stream = IngestStream(request, self.context, sink, decoding)
+        stream.allowance = self._quotas.audio(request.tenant)
         self._streams[stream.stream_id] = stream
         try:
             if request.sample_rate_hz is not None:
@@ -185,6 +204,7 @@ class StreamRegistry:
         self._n_streams += 1
         self._per_tenant[request.tenant] += 1
         stream = IngestStream(request, self.context, sink)
+        stream.allowance = self._quotas.audio(request.tenant)
         stream.take_over(taken)
         self._streams[stream.stream_id] = stream
         async with self._seated(stream):

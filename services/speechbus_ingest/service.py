@@ -7,12 +7,11 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
-
-from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
 
 from speechbus_contracts import JOBS_STORE, SESSION_STORE, TRANSCRIPT_STORE, audio_stream_name
 from speechbus_ingest.bus_stream import IngestContext
@@ -24,14 +23,23 @@ from speechbus_ingest.doors.palabra_holds import SessionHolds
 from speechbus_ingest.doors.palabra_storage import PalabraStorage
 from speechbus_ingest.doors.palabra_store import SessionStore
 from speechbus_ingest.formats.decoders import Decoders
+from speechbus_ingest.gate.addresses import Proxies
+from speechbus_ingest.gate.failures import AuthenticationFailures
+from speechbus_ingest.gate.gatekeeper import Gatekeeper
+from speechbus_ingest.gate.origins import Origins
+from speechbus_ingest.gate.tls import Certificate, CertificateError
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.measures import measure_ingest
 from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.quotas import Quotas
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
+from speechbus_ingest.reloading import Reloading, encode_secret
 from speechbus_ingest.resume import Resumer
+from speechbus_ingest.routes import build_app
 from speechbus_ingest.server import build_server, listen
 from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.supervisor import Supervisor
+from speechbus_ingest.token_secrets import TokenSecrets
 from speechbus_ingest.viewer.routes import Viewer
 from speechbus_runtime.bus import connect_bus
 from speechbus_runtime.bus_rights import follow_rights
@@ -60,15 +68,18 @@ __all__ = ["main"]
 SERVICE: Final = "ingest"
 STOP_MARGIN_S: Final = 5.0
 LOOP_STALE_S: Final = 5.0
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 CONNECTIONS_EXTRA: Final = 500
 """HTTP requests and viewers beside the streams."""
 
 
 def main() -> int:
     """Run the service; return the process's exit code."""
+    read = partial(read_settings, Settings, prefix=SETTINGS_PREFIX)
     try:
-        settings = read_settings(Settings, prefix=SETTINGS_PREFIX)
-    except SettingsError as error:
+        settings = read()
+        certificate = _load_certificate(settings)
+    except (SettingsError, CertificateError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_SETTINGS
     configure_logs(
@@ -80,13 +91,19 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_FAILED
     return run_service(
-        lambda stop: _serve(settings, listener, stop),
+        lambda stop: _serve(settings, read, certificate, listener, stop),
         service=SERVICE,
         stop_within_s=settings.drain_s + STOP_MARGIN_S,
     )
 
 
-async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) -> None:
+async def _serve(
+    settings: Settings,
+    read: Callable[[], Settings],
+    certificate: Certificate | None,
+    listener: socket.socket,
+    stop: StopSignal,
+) -> None:
     loop = asyncio.get_running_loop()
     name = f"ingest-{os.getpid()}-{secrets.token_hex(4)}"
     health = Health(SERVICE)
@@ -140,6 +157,11 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             streams_per_key_max=settings.streams_per_key_max,
             beat=lambda: health.beat("streams"),
             resume_s=settings.resume_s,
+            quotas=Quotas(
+                streams_per_minute=settings.streams_per_key_per_minute_max,
+                bytes_per_s=settings.bytes_per_s_per_key_max,
+                now_s=loop.time,
+            ),
         )
         measure_ingest(telemetry, count_streams=lambda: registry.n_streams)
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
@@ -151,8 +173,8 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             duration_s=settings.duration_s,
         )
         sessions = SessionStore(control_bus, context.publisher, now_ms=_now_ms)
-        token_secret = _token_secret(settings)
-        storage = PalabraStorage(keys, sessions, token_secret=token_secret, now_ms=_now_ms)
+        token_secrets = _build_token_secrets(settings)
+        storage = PalabraStorage(keys, sessions, token_secrets=token_secrets, now_ms=_now_ms)
         palabra = PalabraDoor(
             keys,
             registry,
@@ -163,7 +185,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 per_key_max=settings.palabra_sessions_per_key_max,
                 now_ms=_now_ms,
             ),
-            token_secret=token_secret,
+            token_secrets=token_secrets,
             idle_s=settings.idle_s,
             duration_s=settings.duration_s,
             now_s=lambda: time.time_ns() / 1e9,
@@ -172,11 +194,11 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         kotoba = KotobaDoor(
             keys,
             registry,
-            ClientSecrets(keys, token_secret, control_bus, now_ns=time.time_ns),
+            ClientSecrets(keys, token_secrets, control_bus, now_ns=time.time_ns),
             idle_s=settings.idle_s,
             duration_s=settings.duration_s,
         )
-        viewer = Viewer(control_bus, keys, mode=settings.viewer, now_ns=time.time_ns)
+        viewer = Viewer(control_bus, keys, token_secrets, mode=settings.viewer, now_ns=time.time_ns)
 
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]
@@ -192,17 +214,32 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         audio_bus.on_disconnected(
             lambda: health.set_ready("bus", ok=False, reason="NATS is away; reconnecting")
         )
-        app = Starlette(
-            routes=[
-                WebSocketRoute("/v1/streams", native.serve),
-                *storage.routes(),
-                *palabra.routes(),
-                *kotoba.routes(),
-                *viewer.routes(),
-                *health_routes(health),
-            ]
+        app = build_app(
+            native=native,
+            storage=storage,
+            palabra=palabra,
+            kotoba=kotoba,
+            viewer=viewer,
+            health=health_routes(health),
         )
-        server = build_server(app, connections_max=settings.streams_max + CONNECTIONS_EXTRA)
+        gatekeeper = Gatekeeper(
+            keys,
+            token_secrets,
+            failures=AuthenticationFailures(settings.failures_per_address_max),
+            proxies=Proxies(settings.trusted_proxies),
+            origins=Origins(settings.allowed_origins),
+            is_rebindable=settings.viewer == "open" and settings.listen_host in LOOPBACK,
+            now_s=loop.time,
+        )
+        server = build_server(
+            app,
+            gatekeeper,
+            connections_max=settings.streams_max + CONNECTIONS_EXTRA,
+            tls=None if certificate is None else certificate.context,
+        )
+        reloading = Reloading(
+            settings, read, keys=keys, secrets=token_secrets, certificate=certificate
+        )
         async with asyncio.TaskGroup() as tasks:
             supervising = tasks.create_task(supervisor.run(), name="supervisor")
             tending = tasks.create_task(registry.run(), name="streams")
@@ -221,6 +258,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 watch_server((audio_bus, control_bus), store=TRANSCRIPT_STORE), name="server"
             )
             decoding = tasks.create_task(decoders.run(), name="decoders")
+            changing = tasks.create_task(reloading.run(), name="changes")
             serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
             health.set_ready("bus", ok=True)
             health.mark_serving()
@@ -239,14 +277,22 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             leaving.cancel()
             tending.cancel()
             decoding.cancel()
+            changing.cancel()
             if not_stored is not None:
                 raise not_stored
 
 
-def _token_secret(settings: Settings) -> bytes:
-    if settings.token_secret is None:
-        return secrets.token_bytes(32)
-    return settings.token_secret.reveal().encode(errors="surrogatepass")
+def _load_certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_certificate_path is None or settings.tls_key_path is None:
+        return None
+    return Certificate(settings.tls_certificate_path, settings.tls_key_path)
+
+
+def _build_token_secrets(settings: Settings) -> TokenSecrets:
+    return TokenSecrets(
+        encode_secret(settings.token_secret) or secrets.token_bytes(32),
+        encode_secret(settings.token_secret_former),
+    )
 
 
 def _now_ms() -> int:

@@ -1,14 +1,20 @@
 """Settings of ingest, from SPEECHBUS_INGEST_* variables."""
 
-from typing import Annotated, Final, Literal
+from collections.abc import Callable, Iterable
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
 from speechbus_contracts import ContractError, parse_token
+from speechbus_ingest.gate.addresses import Proxies
+from speechbus_ingest.gate.origins import Origins
+from speechbus_ingest.keys import KeyRing
 from speechbus_runtime.bus_settings import BusSettings
 from speechbus_runtime.secret import Secret
 
 __all__ = ["SETTINGS_PREFIX", "Settings"]
+
+T = TypeVar("T")
 
 SETTINGS_PREFIX: Final = "SPEECHBUS_INGEST_"
 SECRET_CHARS_MIN: Final = 32
@@ -20,7 +26,8 @@ class Settings(BusSettings, frozen=True, kw_only=True):
 
     api_keys: tuple[tuple[str, Secret], ...]
     """Who may send audio: `tenant:key,tenant:key`. A tenant may have several keys; its name has 1
-    to 64 of `A-Z a-z 0-9 _ -`."""
+    to 64 of `A-Z a-z 0-9 _ -`. Instead of a key its hash can stand here (`tenant:sha256:…`), which
+    lets nobody in: `speechbus key new TENANT` makes both. A file is read again when it changes."""
     listen_host: str = "127.0.0.1"
     """Address of the one port, for WebSocket and HTTP."""
     listen_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
@@ -40,6 +47,14 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     """Streams this process carries at once."""
     streams_per_key_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 500
     """Streams of one key at once, in this process."""
+    streams_per_key_per_minute_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_500
+    """New streams of one key within a minute, in this process."""
+    bytes_per_s_per_key_max: Annotated[int, msgspec.Meta(ge=16_000)] | None = None
+    """Audio of one key, as its clients send it, in this process; what comes faster is read later.
+    Empty: as fast as the bus takes it."""
+    failures_per_address_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
+    """Wrong keys from one address within a minute; then only good ones are looked at there, and all
+    else is refused (429) at once."""
     decoders_max: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 200
     """Streams with compressed audio (`webm`, `mp3`, `aac`, `ogg`, `flac`) at once, in this process;
     each has a decoder process of 5 MB. 0: none, and nothing is loaded for them."""
@@ -50,6 +65,19 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     """Signs session tokens and client secrets, at least 32 characters. Needed where tokens
     shall outlive a restart, or clients may reach several ingest processes; without it each process
     takes only its own tokens, until it restarts."""
+    token_secret_former: Secret | None = None
+    """What TOKEN_SECRET was before: tokens that it has signed are taken, and no new ones signed."""
+    tls_certificate_path: str | None = None
+    """Certificate chain (PEM) of the one port; a renewed one is taken without a restart. Empty: no
+    TLS, as behind a proxy that ends it."""
+    tls_key_path: str | None = None
+    """Its private key (PEM)."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For` and
+    `X-Forwarded-Proto` are believed; from all others these headers count for nothing."""
+    allowed_origins: tuple[str, ...] = ("*",)
+    """Web pages whose scripts may use this server (`https://app.example`), besides its own; `*`:
+    all, which is safe as long as keys are secret."""
     idle_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
     """A stream whose client sends no audio (Palabra's and Kotoba's doors: nothing at all) for this
     long is ended."""
@@ -75,5 +103,23 @@ class Settings(BusSettings, frozen=True, kw_only=True):
                 raise ValueError(f"a tenant of API_KEYS is no token: {error}") from None
             if not key.reveal():
                 raise ValueError("a key of API_KEYS is empty")
-        if self.token_secret is not None and len(self.token_secret.reveal()) < SECRET_CHARS_MIN:
-            raise ValueError(f"TOKEN_SECRET has fewer than {SECRET_CHARS_MIN} characters")
+        for name, secret in (
+            ("TOKEN_SECRET", self.token_secret),
+            ("TOKEN_SECRET_FORMER", self.token_secret_former),
+        ):
+            if secret is not None and len(secret.reveal()) < SECRET_CHARS_MIN:
+                raise ValueError(f"{name} has fewer than {SECRET_CHARS_MIN} characters")
+        if self.token_secret_former is not None and self.token_secret is None:
+            raise ValueError("TOKEN_SECRET_FORMER needs TOKEN_SECRET, which follows it")
+        if (self.tls_certificate_path is None) != (self.tls_key_path is None):
+            raise ValueError("TLS_CERTIFICATE_PATH and TLS_KEY_PATH go together: set both")
+        _check("API_KEYS", KeyRing, ((name, key.reveal()) for name, key in self.api_keys))
+        _check("TRUSTED_PROXIES", Proxies, self.trusted_proxies)
+        _check("ALLOWED_ORIGINS", Origins, self.allowed_origins)
+
+
+def _check(name: str, build: Callable[[Iterable[T]], object], entries: Iterable[T]) -> None:
+    try:
+        build(entries)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

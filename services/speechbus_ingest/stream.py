@@ -27,6 +27,7 @@ from speechbus_ingest.formats.names import (
 )
 from speechbus_ingest.formats.raw import RawConverter
 from speechbus_ingest.formats.undecodable import Problem, UndecodableError
+from speechbus_ingest.quotas import Bucket
 from speechbus_ingest.seat import Empty, Seat
 from speechbus_ingest.stream_events import EventSink
 
@@ -114,6 +115,8 @@ class IngestStream:
         """Set once a worker has the stream."""
         self.written_at_s = context.audio.now_s()
         """When the client last sent audio, on the loop's clock."""
+        self.allowance: Bucket | None = None
+        """Bytes that may come from this tenant's clients; None: as many as the bus takes."""
         self.end_reason: str | None = None
         """What `end` was called with, `undecodable` or `resumed`; None: audio is welcome."""
         self.problem: Problem | None = None
@@ -277,6 +280,8 @@ class IngestStream:
         """
         for start in range(0, len(data), SLICE_BYTES):
             self._write(data[start : start + SLICE_BYTES])  # of a usual message itself, uncopied
+            if self.allowance is not None:
+                await asyncio.sleep(self.allowance.take(min(SLICE_BYTES, len(data) - start)))
             if not self.has_room:
                 await self.wait_for_room()
 

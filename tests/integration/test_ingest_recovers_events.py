@@ -24,6 +24,7 @@ from speechbus_contracts import (
 from speechbus_ingest.bus_stream import IngestContext
 from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.quotas import Quotas
 from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import StreamRequest
 from speechbus_ingest.supervisor import Supervisor
@@ -108,7 +109,13 @@ async def _open_registry(url: str) -> AsyncGenerator[tuple[BusConnection, Stream
         shards=4,
         now_ns=lambda: 1_790_000_000_000_000_000,
     )
-    registry = StreamRegistry(context, streams_max=1, streams_per_key_max=1, beat=lambda: None)
+    registry = StreamRegistry(
+        context,
+        streams_max=1,
+        streams_per_key_max=1,
+        quotas=Quotas(streams_per_minute=60, bytes_per_s=None, now_s=lambda: 0.0),
+        beat=lambda: None,
+    )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(registry.run())
         await bus.flush()  # the registry runs meanwhile

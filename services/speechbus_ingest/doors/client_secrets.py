@@ -7,6 +7,7 @@ from typing import Final
 from speechbus_contracts import TRANSCRIPT_STORE, WriteSubject
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.stream import new_stream_id
+from speechbus_ingest.token_secrets import TokenSecrets
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import JetStreamUnavailableError, read_last
 from speechbus_wire.kotoba_secrets import (
@@ -34,7 +35,7 @@ class ClientSecrets:
 
     Args:
         keys: tenants; a secret of a tenant that is not among them (any more) is refused.
-        signing_secret: the same in all processes that shall take them.
+        signing_secrets: the same in all processes that shall take them.
         bus: where streams are looked up.
         now_ns: wall clock, ns since 1970.
     """
@@ -42,13 +43,13 @@ class ClientSecrets:
     def __init__(
         self,
         keys: KeyRing,
-        signing_secret: bytes,
+        signing_secrets: TokenSecrets,
         bus: BusConnection,
         *,
         now_ns: Callable[[], int],
     ) -> None:
         self._keys = keys
-        self._signing_secret = signing_secret
+        self._signing_secrets = signing_secrets
         self._bus = bus
         self._now_ns = now_ns
         self._used: OrderedDict[str, int] = OrderedDict()
@@ -63,7 +64,7 @@ class ClientSecrets:
             dialect=request.asked.dialect,
             remembered=request.remembered,
         )
-        return sign_secret(claims, self._signing_secret), expires_at_s
+        return sign_secret(claims, self._signing_secrets.current), expires_at_s
 
     async def verify(self, credential: str) -> SecretClaims | None:
         """Return what a secret says, without using it up; None: it is none of ours.
@@ -71,7 +72,7 @@ class ClientSecrets:
         Raises:
             SpentSecretError: it has expired, or was used.
         """
-        claims = verify_secret(credential, self._signing_secret)
+        claims = self._read(credential)
         if claims is None or not self._keys.has_tenant(claims.tenant):
             return None
         if claims.expires_at_s <= self._now_s() or await self._has_opened(claims):
@@ -91,6 +92,13 @@ class ClientSecrets:
         now_s = self._now_s()
         while used and (len(used) > USED_MAX or next(iter(used.values())) <= now_s):
             used.popitem(last=False)
+
+    def _read(self, credential: str) -> SecretClaims | None:
+        for secret in self._signing_secrets.taken:
+            claims = verify_secret(credential, secret)
+            if claims is not None:
+                return claims
+        return None
 
     async def _has_opened(self, claims: SecretClaims) -> bool:
         subject = str(WriteSubject(claims.tenant, claims.stream_id, "opened"))

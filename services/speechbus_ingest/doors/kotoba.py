@@ -49,8 +49,17 @@ _GENERAL_PARAMETERS: Final = ("intent", "model")
 class _RefusedError(Exception):
     """Answered with an HTTP status and the vendor's error body."""
 
-    def __init__(self, status: int, code: str, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(code)
+        self.retry_after_s = retry_after_s
         self.status = status
         self.code = code
         self.message = message
@@ -59,11 +68,11 @@ class _RefusedError(Exception):
     def build_response(self) -> Response:
         """Return the whole answer."""
         body = encode_error_body(self.code, self.message, param=self.param)
+        headers = {"cache-control": "no-store"}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
         return Response(
-            msgspec.json.encode(body),
-            self.status,
-            headers={"cache-control": "no-store"},
-            media_type="application/json",
+            msgspec.json.encode(body), self.status, headers=headers, media_type="application/json"
         )
 
 
@@ -154,16 +163,16 @@ class KotobaDoor:
         credential = find_realtime_credential(socket)
         try:
             caller = await self._authenticate(socket, credential)
-            has_room = self._has_room(caller.tenant)
-            if has_room:
+            wait_s = self._wait_for_room(caller.tenant)
+            if wait_s is None:
                 self._spend(caller)
             elif credential is None or not credential.is_browser:
-                raise _no_room()
+                raise _no_room(wait_s)
         except _RefusedError as error:
             await socket.send_denial_response(error.build_response())
             return
         peer = await _accept(socket, caller)
-        if not has_room:
+        if wait_s is not None:
             await peer.close(over_limit())
             return
         conversation = Conversation(
@@ -188,12 +197,13 @@ class KotobaDoor:
             raise _unknown_key()
         return Caller(tenant=tenant, dialect=_find_dialect(socket, claims), claims=claims)
 
-    def _has_room(self, tenant: str) -> bool:
+    def _wait_for_room(self, tenant: str) -> int | None:
+        """Return when it is worth while to try again; None: there is room."""
         try:
             self._registry.check_room(tenant)
-        except OverLimitError:
-            return False
-        return True
+        except OverLimitError as error:
+            return error.retry_after_s
+        return None
 
     def _spend(self, caller: Caller) -> None:
         if caller.claims is not None:
@@ -257,9 +267,9 @@ def _spent() -> _RefusedError:
     )
 
 
-def _no_room() -> _RefusedError:
+def _no_room(wait_s: int) -> _RefusedError:
     error = over_limit()
-    return _RefusedError(429, error.code, error.message)
+    return _RefusedError(429, error.code, error.message, retry_after_s=wait_s)
 
 
 def _not_found() -> Response:

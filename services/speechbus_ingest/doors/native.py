@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from speechbus_contracts import ContractError, parse_token
@@ -17,6 +16,7 @@ from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.native_errors import DoorError, overloaded
 from speechbus_ingest.doors.native_resume import FinishedStreamError, NativeResuming, Resume
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
+from speechbus_ingest.doors.refusals import refusal
 from speechbus_ingest.doors.sending import close, send_text
 from speechbus_ingest.formats.names import (
     CHANNELS_MAX,
@@ -144,10 +144,14 @@ class NativeDoor:
             return
         try:
             self._registry.check_room(tenant)
-        except OverLimitError:
+        except OverLimitError as error:
             if not self._registry.may_return(tenant):
                 await _refuse(
-                    socket, 429, "too_many_streams", "End another stream first, or try again later."
+                    socket,
+                    429,
+                    "too_many_streams",
+                    "End another stream first, or try again later.",
+                    retry_after_s=error.retry_after_s,
                 )
                 return
         await socket.accept()
@@ -457,11 +461,10 @@ async def _send_error(socket: WebSocket, error: DoorError) -> None:
     await _send(socket, {"type": "error", "code": error.code, "message": error.message})
 
 
-async def _refuse(socket: WebSocket, status: int, code: str, message: str) -> None:
-    body = msgspec.json.encode({"type": "error", "code": code, "message": message})
-    await socket.send_denial_response(
-        Response(body, status_code=status, media_type="application/json")
-    )
+async def _refuse(
+    socket: WebSocket, status: int, code: str, message: str, *, retry_after_s: int | None = None
+) -> None:
+    await socket.send_denial_response(refusal(status, code, message, retry_after_s=retry_after_s))
 
 
 async def _say_goodbye(socket: WebSocket, error: DoorError) -> None:

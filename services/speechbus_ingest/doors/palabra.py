@@ -30,6 +30,7 @@ from speechbus_ingest.formats.names import parse_format
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
+from speechbus_ingest.token_secrets import TokenSecrets
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.task_groups import plain_errors
 from speechbus_wire.palabra import (
@@ -42,7 +43,7 @@ from speechbus_wire.palabra import (
     encode_message,
     parse_stream_parameters,
 )
-from speechbus_wire.palabra_sessions import verify_token
+from speechbus_wire.palabra_sessions import SessionClaims, verify_token
 
 __all__ = ["PalabraDoor"]
 
@@ -100,7 +101,7 @@ class PalabraDoor:
         keys: tenants and their keys, which are tokens, too.
         registry: holds the streams.
         holds: counts the clients of each identity.
-        token_secret: signs session tokens; the same in all processes that shall take them.
+        token_secrets: sign session tokens; the same in all processes that shall take them.
         idle_s: a client that sends nothing this long is sent away.
         duration_s: longest stream.
         now_s: seconds since 1970.
@@ -112,7 +113,7 @@ class PalabraDoor:
         registry: StreamRegistry,
         holds: SessionHolds,
         *,
-        token_secret: bytes,
+        token_secrets: TokenSecrets,
         idle_s: float,
         duration_s: float,
         now_s: Callable[[], float],
@@ -120,7 +121,7 @@ class PalabraDoor:
         self._keys = keys
         self._registry = registry
         self._holds = holds
-        self._token_secret = token_secret
+        self._token_secrets = token_secrets
         self._idle_s = idle_s
         self._duration_s = duration_s
         self._now_s = now_s
@@ -150,7 +151,7 @@ class PalabraDoor:
 
     def _authenticate(self, socket: WebSocket) -> _Identity:
         token = find_credential(socket) or ""
-        claims = verify_token(token, self._token_secret, now_s=self._now_s())
+        claims = self._verify(token)
         if claims is not None and claims.role == "publisher":
             if not self._keys.has_tenant(claims.tenant):
                 raise _build_unauthorized()  # its last key was taken away
@@ -160,15 +161,23 @@ class PalabraDoor:
             raise _build_unauthorized()
         return _Identity(tenant, None)
 
+    def _verify(self, token: str) -> SessionClaims | None:
+        for secret in self._token_secrets.taken:
+            claims = verify_token(token, secret, now_s=self._now_s())
+            if claims is not None:
+                return claims
+        return None
+
     def _check_room(self, tenant: str) -> None:
         try:
             self._registry.check_room(tenant)
-        except OverLimitError:
+        except OverLimitError as error:
             raise RefusedError(
                 503,
                 "no_room",
                 "Service Unavailable",
                 "No room for another stream: try again later.",
+                retry_after_s=error.retry_after_s,
             ) from None
 
     @asynccontextmanager

@@ -16,6 +16,7 @@ from speechbus_ingest.doors.palabra_store import (
     TooManySessionsError,
 )
 from speechbus_ingest.keys import KeyRing
+from speechbus_ingest.token_secrets import TokenSecrets
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.publisher import StaleGuardError
 from speechbus_wire.palabra import SESSION_PATH, PalabraError
@@ -41,6 +42,7 @@ __all__ = ["PalabraStorage"]
 
 BODY_BYTES_MAX: Final = 64 << 10
 """Of a request for a session, which has some 100 bytes."""
+FULL_RETRY_S: Final = 60
 JSON: Final = "application/json"
 
 _Handler = Callable[[Request], Awaitable[Response]]
@@ -52,7 +54,7 @@ class PalabraStorage:
     Args:
         keys: tenants and their keys: `ClientId` and `ClientSecret`.
         store: keeps the sessions.
-        token_secret: signs session tokens; the same in all processes that shall take them.
+        token_secrets: sign session tokens; the same in all processes that shall take them.
         now_ms: ms since 1970.
     """
 
@@ -61,12 +63,12 @@ class PalabraStorage:
         keys: KeyRing,
         store: SessionStore,
         *,
-        token_secret: bytes,
+        token_secrets: TokenSecrets,
         now_ms: Callable[[], int],
     ) -> None:
         self._keys = keys
         self._store = store
-        self._token_secret = token_secret
+        self._token_secrets = token_secrets
         self._now_ms = now_ms
 
     def routes(self) -> list[BaseRoute]:
@@ -92,6 +94,7 @@ class PalabraStorage:
                 "too_many_sessions",
                 "Too Many Requests",
                 "Delete sessions that are not used any more, or wait until some expire.",
+                retry_after_s=FULL_RETRY_S,
             ) from None
         claims = SessionClaims(
             tenant=tenant,
@@ -102,8 +105,9 @@ class PalabraStorage:
         subscriber = msgspec.structs.replace(claims, role="subscriber")
         tokens = SessionToken(
             session_id=session.session_id,
-            publisher=sign_token(claims, self._token_secret),
-            subscribers=(sign_token(subscriber, self._token_secret),) * asked.subscriber_count,
+            publisher=sign_token(claims, self._token_secrets.current),
+            subscribers=(sign_token(subscriber, self._token_secrets.current),)
+            * asked.subscriber_count,
         )
         return Response(encode_session(tokens), 201, media_type=JSON)
 

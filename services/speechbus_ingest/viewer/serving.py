@@ -5,15 +5,15 @@ import logging
 from contextlib import aclosing
 from typing import Final
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from speechbus_ingest.doors.outbox import OutboxFullError
+from speechbus_ingest.doors.refusals import refusal
 from speechbus_ingest.viewer.feeds import Feed
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 
-__all__ = ["FeedResponse", "OpenFeeds", "bus_away", "refusal"]
+__all__ = ["FeedResponse", "OpenFeeds", "bus_away"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +29,6 @@ _HEADERS: Final = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-accel-buffering", b"no"),  # nginx would collect events before it passes them on
 ]
-
-
-def refusal(status: int, code: str, message: str, *, retry_after_s: int | None = None) -> Response:
-    """Build an answer that says what to do, in the form that all doors use."""
-    body = msgspec.json.encode({"type": "error", "code": code, "message": message})
-    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    if retry_after_s is not None:
-        headers["retry-after"] = str(retry_after_s)
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
 def bus_away() -> Response:

@@ -9,6 +9,7 @@ import pytest
 from speechbus_ingest.doors import client_secrets
 from speechbus_ingest.doors.client_secrets import ClientSecrets, SpentSecretError
 from speechbus_ingest.keys import KeyRing
+from speechbus_ingest.token_secrets import TokenSecrets
 from speechbus_runtime.bus import BusConnection
 from speechbus_wire.kotoba_secrets import SecretClaims, decode_transcription_session_request
 
@@ -37,7 +38,7 @@ def build(clock: Clock, *tenants: str) -> ClientSecrets:
     """Secrets of a process that knows these tenants."""
     return ClientSecrets(
         KeyRing((tenant, f"key-of-{tenant}") for tenant in tenants),
-        SIGNING_SECRET,
+        TokenSecrets(SIGNING_SECRET),
         cast(BusConnection, AwayBus()),
         now_ns=clock.read_ns,
     )

@@ -21,6 +21,7 @@ from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.formats.decoding import WavDecoding
 from speechbus_ingest.formats.names import PLAIN, AudioFormat
 from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.quotas import Quotas
 from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_ingest.supervisor import Supervisor
@@ -201,7 +202,11 @@ def test_a_bug_in_one_stream_leaves_the_others_alone(
     async def run() -> None:
         desk = Desk(tmp_path)
         registry = StreamRegistry(
-            desk.context, streams_max=1, streams_per_key_max=1, beat=lambda: None
+            desk.context,
+            streams_max=1,
+            streams_per_key_max=1,
+            quotas=Quotas(streams_per_minute=60, bytes_per_s=None, now_s=lambda: 0.0),
+            beat=lambda: None,
         )
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(registry.run())

@@ -1,0 +1,1 @@
+"""What stands before the doors: addresses, origins, limits on connections, TLS."""
