@@ -121,7 +121,7 @@ class _Claimed(msgspec.Struct, frozen=True):
 
 
 class _Epoch(msgspec.Struct, frozen=True):
-    epoch: int
+    epoch: int = 0
 
 
 class _Covered(msgspec.Struct, frozen=True):
