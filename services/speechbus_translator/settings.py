@@ -37,8 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry_for_s: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 60.0
     """A final is tried for so long while no engine answers; then it is named as missing."""
     step_in_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 2.5
-    """A translation that a provider promised and has not delivered so many seconds after its final is
-    made here; less than the correlators' `DEADLINE_S`."""
+    """What a provider promised to translate and has not so many seconds after its final is
+    translated here; less than the correlators' `DEADLINE_S`."""
     partials: bool = False
     """Whether what is still being spoken is translated, too: each long segment several times, its
     settled beginning once."""

@@ -54,6 +54,7 @@ def test_every_final_has_its_caption_whoever_dies(tmp_path: Path) -> None:
         system = stack.enter_context(
             System(
                 tmp_path / "system",
+                transcribers=2,
                 correlators=2,
                 translators=2,
                 transcriber_settings={"PROVIDERS": "palabra,echo"},
@@ -62,7 +63,7 @@ def test_every_final_has_its_caption_whoever_dies(tmp_path: Path) -> None:
                     "LIBRETRANSLATE_URL": engine.url,
                     "STEP_IN_S": str(STEP_IN_S),
                 },
-                environment=variables,
+                environment={**variables, "PALABRA_SESSIONS_MAX": "0"},
             )
         )
         asyncio.run(_run(system))
