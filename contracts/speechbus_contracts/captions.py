@@ -31,6 +31,6 @@ class CaptionJoined(StreamEvent, frozen=True, kw_only=True, tag="caption.joined"
     missing: tuple[str, ...] = ()
     """Languages asked for and not here."""
     reasons: Mapping[str, str] = {}
-    """Why, by language: of those of `missing` that nobody will translate any more."""
+    """Why, by language, of those of `missing` of which it is known."""
     is_retracted: bool = False
     """Remove the segment: it was taken back after its final."""

@@ -64,7 +64,7 @@ WriteKind = Literal[
     "flushed",
     "closed",
 ]
-LiveKind = Literal["partial", "turn", "lag", "waiting"]
+LiveKind = Literal["partial", "partial_translation", "turn", "lag", "waiting"]
 WorkerKind = Literal["heartbeat", "ping"]
 IngestKind = Literal["holds"]
 GovernKind = Literal["slots", "pause", "breaker"]
@@ -147,7 +147,8 @@ class TranscriptSubject(_StreamEventSubject, frozen=True):
 
 
 class LiveSubject(msgspec.Struct, frozen=True):
-    """Partials, turns, lag, and that a stream waits: core NATS only, not stored."""
+    """Partials and their translations, turns, lag, and that a stream waits: core NATS only, not
+    stored."""
 
     tenant: str
     stream_id: str
@@ -284,7 +285,7 @@ def parse_subject(text: str) -> Subject:
             "live",
             tenant,
             stream_id,
-            ("partial" | "turn" | "lag" | "waiting") as live,
+            ("partial" | "partial_translation" | "turn" | "lag" | "waiting") as live,
         ]:
             subject = LiveSubject(tenant, stream_id, live)
         case ["speech", "v1", "caption", tenant, stream_id]:

@@ -15,11 +15,16 @@ class _Translation(StreamEvent, frozen=True, kw_only=True):
     end_ms: Integer
     provider: str
     revision: Integer
-    """The revision of the source final that was translated."""
+    """The revision of the source that was translated: a final, or with partials a partial."""
 
 
 class TranslationPartial(_Translation, frozen=True, kw_only=True, tag="translation.partial"):
-    """A translation that will be replaced."""
+    """A translation that will be replaced; of two the one of the higher epoch counts, then of the
+    higher revision, as of their partials.
+    """
+
+    epoch: Integer = 0
+    """Of the partial that was translated; 0: not known."""
 
 
 class TranslationFinal(_Translation, frozen=True, kw_only=True, tag="translation.final"):
@@ -40,6 +45,7 @@ class TranslationMissing(StreamEvent, frozen=True, kw_only=True, tag="translatio
     """The revision of the source final."""
     reason: str
     """`no_engine`: no engine serves the pair; `refused`: the engine did not take the text;
-    `unavailable`: no engine answered for as long as it was tried."""
+    `unavailable`: no engine answered for as long as it was tried; `undelivered`: the provider that
+    promised it has not delivered, and no engine can (it may still come)."""
     source_sequence: Integer | None = None
     """Sequence of the source final in TRANSCRIPT; null: not known to the translator."""

@@ -32,7 +32,7 @@ _HONESTY: Final = (
     " general, one in four of clear US read speech; it proves that the pipe works and is no"
     " product. A better engine comes with a provider's key."
 )
-_LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
+_LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "missing", "gap"})
 
 
 class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,9 +176,7 @@ async def _play_passage(
                 screen.print_line("Waiting for a transcriber that has room.", kind="note")
             case event:
                 line = hearing.transcript.apply(event)
-                screen.replace(
-                    [f"… {printable(partial.text)}" for partial in hearing.transcript.partials]
-                )
+                screen.replace(hearing.transcript.open_lines)
                 if line is not None and line.kind in _LINES_SHOWN:
                     screen.print_line(line.text, kind=line.kind)
 

@@ -17,6 +17,7 @@ _STYLES: Final = {
     "gap": "bold red",
     "correction": "yellow",
     "translation": "cyan",
+    "missing": "dim cyan",
     "opened": "dim",
     "claimed": "dim",
     "closed": "dim",

@@ -28,11 +28,11 @@ from speechbus_contracts import StreamWaiting
 __all__ = ["split_names", "transcribe"]
 
 STDIN: Final = "-"
-_LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "gap"})
+_LINES_SHOWN: Final = frozenset({"final", "correction", "translation", "missing", "gap"})
 _BYTES_PER_SAMPLE: Final = 2
 _TRANSLATION_NOTE: Final = (
-    "note: no translation came: run a translator with an engine for the pair (`speechbus translator"
-    " --help`); captions say what is missing, and why"
+    "note: no translation came, nor the word that there is none: does a translator run?"
+    " (`speechbus dev --translate`, or `speechbus translator --help`)"
 )
 
 
@@ -82,7 +82,7 @@ class _Session:
         """Redraw what is replaced in place."""
         if self._is_json:
             return
-        lines = [f"… {printable(partial.text)}" for partial in self.transcript.partials]
+        lines = self.transcript.open_lines
         position = format_clock(int(1_000 * self.sent_s))
         if self._total_s:
             share = min(self.sent_s / self._total_s, 1.0)
@@ -212,7 +212,7 @@ async def _transcribe_all(
             raise InterruptedCommandError("Interrupted.")
         if not transcript.finals and not transcript.gaps:
             click.echo("no speech was recognized", err=True)
-        elif options.target_languages and not transcript.translations:
+        elif options.target_languages and not transcript.translations + transcript.untranslated:
             click.echo(_TRANSLATION_NOTE, err=True)
     return is_whole
 

@@ -20,7 +20,7 @@ from speechbus_cli.errors import (
 from speechbus_cli.running import run_until_interrupted
 from speechbus_cli.screen import Screen, write_json_line
 from speechbus_cli.settings import NATS_URL, read_nats_login
-from speechbus_cli.transcript import Transcript, printable
+from speechbus_cli.transcript import Transcript
 from speechbus_contracts import ROOT, ContractError, StreamEvent, decode_event, parse_token
 from speechbus_runtime.bus_login import BusLogin
 
@@ -119,9 +119,9 @@ class _Watcher:
             del self._transcripts[event.stream_id]
         self._screen.replace(
             [
-                f"{stream_id}  … {printable(partial.text)}"
+                f"{stream_id}  {line}"
                 for stream_id, shown in reversed(self._transcripts.items())
-                for partial in shown.partials
+                for line in shown.open_lines
             ]
         )
         if line is not None:

@@ -37,6 +37,9 @@ __all__ = [
 ORPHAN_AFTER_MS: Final = 120_000
 """A translation waits so long for its final."""
 
+_UNDELIVERED: Final = "undelivered"
+"""Why a translation is missing that its provider has promised: it is only slow, perhaps."""
+
 Translation = TranslationFinal | TranslationMissing
 Part = SegmentFinal | SegmentRetracted | Translation
 """What counts for a caption."""
@@ -65,8 +68,11 @@ class Joined(msgspec.Struct, frozen=True):
 
     @property
     def is_settled(self) -> bool:
-        """Nothing is missing that anybody works on."""
-        return all(language in self.caption.reasons for language in self.caption.missing)
+        """Nothing is missing that may still come in time."""
+        reasons = self.caption.reasons
+        return all(
+            reasons.get(language, _UNDELIVERED) != _UNDELIVERED for language in self.caption.missing
+        )
 
 
 def parse_part(subject: str, payload: bytes) -> Part:

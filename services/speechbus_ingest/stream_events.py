@@ -46,7 +46,7 @@ class _Claimed(msgspec.Struct, frozen=True):
 
 
 class _Epoch(msgspec.Struct, frozen=True):
-    epoch: int
+    epoch: int = 0
 
 
 _claimed_decoder: Final = msgspec.json.Decoder(_Claimed)

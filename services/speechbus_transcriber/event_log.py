@@ -80,7 +80,8 @@ class EventLog:
         except StaleGuardError:
             self._measures.count_fenced()
             raise
-        self._previous = ack.seq
+        # A translator may have stepped in before: then this is its event, from before our last one.
+        self._previous = max(self._previous, ack.seq)
         if isinstance(event, Gap) and not ack.duplicate:
             self._measures.count_gap(event)
         return ack.seq

@@ -1,4 +1,4 @@
-"""Translations by others that a stream's end waits for: `closed` is its last event."""
+"""Translations that a stream's end waits for: `closed` is its last event."""
 
 import asyncio
 from collections import deque
@@ -42,14 +42,15 @@ class _Owed(msgspec.Struct, frozen=True):
 
 
 class OwedTranslations:
-    """What translators have to do for the last finals of a stream. Pure."""
+    """What is to come for the last finals of a stream. Pure."""
 
     def __init__(self) -> None:
         self._finals: deque[_Owed] = deque(maxlen=FINALS_MAX)
 
     def add(self, final: SegmentFinal, sequence: int) -> None:
         """A final was stored."""
-        languages = set(final.target_languages) - set(final.promised_languages)
+        # Also what the provider has promised: translators step in for it.
+        languages = set(final.target_languages)
         if languages:
             name, revision = final.transcription_id, final.revision
             keys = frozenset((name, language, revision) for language in languages)
@@ -74,7 +75,7 @@ class OwedTranslations:
 async def wait_for_translations(
     bus: BusConnection, opened: StreamOpened, owed: OwedTranslations
 ) -> None:
-    """Return when translators have done what they owe, after `WAIT_S`, or when there are none."""
+    """Return when everything has come, after `WAIT_S`, or when there are no translators."""
     subject = f"{WRITE_ROOT}.{opened.tenant}.{opened.stream_id}.translation.*"
     with suppress(TimeoutError, JetStreamError, JetStreamUnavailableError):
         async with asyncio.timeout(WAIT_S):

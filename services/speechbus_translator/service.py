@@ -24,7 +24,8 @@ from speechbus_contracts import (
     translation_dedup_id,
     translation_missing_dedup_id,
 )
-from speechbus_runtime.bus import encode_headers
+from speechbus_runtime.bus import BusConnection, encode_headers
+from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.lifecycle import EXIT_SETTINGS, run_service
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError
@@ -42,6 +43,7 @@ from speechbus_translator.engines.interface import Engine
 from speechbus_translator.engines.libretranslate import LibreTranslate
 from speechbus_translator.pool import EnginePool
 from speechbus_translator.settings import SETTINGS_PREFIX, Settings
+from speechbus_translator.transcript import Transcript
 from speechbus_translator.translator import HANDLE_WITHIN_S, StoredFinal, Translator, parse_final
 
 __all__ = ["main"]
@@ -51,6 +53,8 @@ logger = logging.getLogger(__name__)
 SERVICE: Final = "translator"
 FINALS_IN_HAND_MAX: Final = 8
 """Of one pull: as many as one engine takes at the same time by default."""
+RETRY_S: Final = 0.25
+"""When the log cannot be read."""
 PULLS: Final = 4
 """One text that an engine holds for its whole time-out holds up a quarter."""
 
@@ -82,7 +86,7 @@ def main() -> int:
     )
     return run_service(
         lambda stop: serve_pulls(
-            spec, stop, lambda _, publisher: _prepare(publisher, settings, ctranslate2)
+            spec, stop, lambda bus, publisher: _prepare(bus, publisher, settings, ctranslate2)
         ),
         service=SERVICE,
         stop_within_s=HANDLE_WITHIN_S + STOP_MARGIN_S,
@@ -97,7 +101,10 @@ def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
 
 @asynccontextmanager
 async def _prepare(
-    publisher: AckedPublisher, settings: Settings, ctranslate2: CTranslate2 | None
+    bus: BusConnection,
+    publisher: AckedPublisher,
+    settings: Settings,
+    ctranslate2: CTranslate2 | None,
 ) -> AsyncGenerator[Handle]:
     engines = _open_engines(settings, ctranslate2)
     logger.info("engines", extra={"engines": [engine.name for engine in engines]})
@@ -119,7 +126,13 @@ async def _prepare(
         headers = encode_headers(build_dedup_headers(dedup_id))
         await publisher.publish(str(subject), encode_event(event), headers=headers)
 
-    translator = Translator(pool, publish, retry_for_s=settings.retry_for_s)
+    translator = Translator(
+        pool,
+        Transcript(bus),
+        publish,
+        retry_for_s=settings.retry_for_s,
+        step_in_s=settings.step_in_s,
+    )
 
     async def handle(message: NatsMessage) -> None:
         try:
@@ -129,6 +142,12 @@ async def _prepare(
             error = group.exceptions[0]
             logger.warning("final dropped: not as agreed", extra=describe_message(message, error))
             await message.reject()
+        except* JetStreamUnavailableError as group:
+            logger.warning(
+                "final not looked at, it comes again",
+                extra=describe_message(message, group.exceptions[0]),
+            )
+            await message.nack(delay=RETRY_S)
         else:
             await (message.ack() if again_s is None else message.nack(delay=again_s))
 

@@ -35,6 +35,12 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     """Texts at one engine at the same time."""
     retry_for_s: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 60.0
     """A final is tried for so long while no engine answers; then it is named as missing."""
+    step_in_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 2.5
+    """What a provider promised to translate and has not so many seconds after its final is
+    translated here; less than the correlators' `DEADLINE_S`."""
+    partials: bool = False
+    """Whether what is still being spoken is translated, too: each long segment several times, its
+    settled beginning once."""
     health_host: str = "127.0.0.1"
     """Address of /healthz, /readyz and /metrics."""
     health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8083

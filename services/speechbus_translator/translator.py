@@ -1,8 +1,8 @@
 """What becomes of one final: a translation, or a reason, for each language that is ours to do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,7 +18,7 @@ from speechbus_contracts import (
 from speechbus_translator.engines.interface import primary
 from speechbus_translator.pool import EnginePool, Later, Outcome, Translated, Untranslated
 
-__all__ = ["HANDLE_WITHIN_S", "StoredFinal", "Translator", "parse_final"]
+__all__ = ["HANDLE_WITHIN_S", "StoredFinal", "TranslationLog", "Translator", "parse_final"]
 
 HANDLE_WITHIN_S: Final = 8.0
 """Less than the consumer's `ack_wait`: a final is in one pair of hands at a time."""
@@ -53,38 +53,67 @@ def parse_final(subject: str, payload: bytes) -> SegmentFinal:
     return event
 
 
+class TranslationLog(Protocol):
+    """What the log says about a final."""
+
+    async def find_translated(self, final: SegmentFinal, sequence: int) -> frozenset[str]:
+        """Return the languages of which it says something, for this revision of the segment."""
+        ...
+
+
 class Translator:
     """Translates finals.
 
     Args:
         pool: the engines.
+        log: what is there already.
         publish: stores an event, once under its dedup id.
         retry_for_s: how long a final is tried, from when it was stored.
+        step_in_s: what a provider promised and has not delivered so long after its final is
+            translated here.
     """
 
     def __init__(
         self,
         pool: EnginePool,
+        log: TranslationLog,
         publish: Callable[[TranslationFinal | TranslationMissing], Awaitable[None]],
         *,
         retry_for_s: float,
+        step_in_s: float,
     ) -> None:
         self._pool = pool
+        self._log = log
         self._publish = publish
         self._retry_for_s = retry_for_s
+        self._step_in_s = step_in_s
 
     async def handle(self, final: StoredFinal, *, now_ms: int) -> float | None:
-        """Translate a final into the languages that its provider did not promise.
+        """Translate a final: at once what its provider did not promise, the rest if it is overdue.
 
         Returns:
-            After how many seconds to try again; None: never.
+            After how many seconds to look again; None: never.
+
+        Raises:
+            JetStreamUnavailableError: the log cannot be read.
         """
         event = final.event
-        languages = [
-            language
-            for language in dict.fromkeys(event.target_languages)
-            if language not in event.promised_languages
-        ]
+        wanted = list(dict.fromkeys(event.target_languages))
+        promised = [language for language in wanted if language in event.promised_languages]
+        step_in_s = self._step_in_s - (now_ms - final.at_ms) / 1_000 if promised else 0.0
+        if final.n_delivered > 1 or (promised and step_in_s <= 0):
+            # Done by somebody before, or delivered as promised.
+            done = await self._log.find_translated(event, final.sequence)
+            wanted = [language for language in wanted if language not in done]
+        due = [each for each in wanted if each not in promised] if step_in_s > 0 else wanted
+        waits_s = [await self._take_all(final, due, now_ms=now_ms)]
+        if step_in_s > 0 and any(language in promised for language in wanted):
+            waits_s.append(min(step_in_s, self._step_in_s))
+        return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
+
+    async def _take_all(
+        self, final: StoredFinal, languages: Sequence[str], *, now_ms: int
+    ) -> float | None:
         is_last_try = now_ms - final.at_ms > 1_000 * self._retry_for_s
         try:
             async with asyncio.timeout(HANDLE_WITHIN_S), asyncio.TaskGroup() as group:
@@ -139,12 +168,14 @@ def _build_translation(final: StoredFinal, language: str, outcome: Translated) -
 
 def _build_missing(final: StoredFinal, language: str, reason: str) -> TranslationMissing:
     event = final.event
+    is_promised = language in event.promised_languages
     return TranslationMissing(
         stream_id=event.stream_id,
         tenant=event.tenant,
         transcription_id=event.transcription_id,
         language=language,
         revision=event.revision,
-        reason=reason,
+        # What its provider promised may still come: nobody has given that up.
+        reason="undelivered" if is_promised else reason,
         source_sequence=final.sequence,
     )

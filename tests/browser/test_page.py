@@ -33,14 +33,35 @@ def final(
     }
 
 
-def translation(index: int, language: str, text: str) -> Event:
+def translation(index: int, language: str, text: str, *, revision: int = 9) -> Event:
     """Build a translation of a segment of stream `talk`."""
     return {
         "type": "translation.final",
         "transcription_id": f"talk-{index}",
         "language": language,
         "text": text,
-        "revision": 9,
+        "revision": revision,
+    }
+
+
+def missing(index: int, language: str, reason: str) -> Event:
+    """Build the word that there is no translation of a segment of stream `talk`."""
+    return {
+        **translation(index, language, ""),
+        "type": "translation.missing",
+        "text": None,
+        "reason": reason,
+    }
+
+
+def partial_translation(
+    index: int, revision: int, language: str, text: str, *, epoch: int = 1
+) -> Event:
+    """Build a translation of a partial of stream `talk`."""
+    return {
+        **translation(index, language, text, revision=revision),
+        "type": "translation.partial",
+        "epoch": epoch,
     }
 
 
@@ -140,6 +161,57 @@ def test_a_translation_finds_its_segment_in_any_order(page: Page, talk: StandIn)
     expect(row.locator(".translation [lang=es]")).to_have_text("Uno.")
     expect(row.locator(".translation [lang=de]")).to_have_text("Eins.")
     expect(row.locator(".translation .badge")).to_have_text(["Spanish", "German"])
+
+
+def test_a_translation_that_is_missing_says_why_and_may_still_come(
+    page: Page, talk: StandIn
+) -> None:
+    """Else readers wait for what nobody makes."""
+    talk.emit("talk", final(0, "One."), missing(0, "ja", "no_engine"))
+    talk.emit("talk", missing(0, "es", "undelivered"))
+    rows = page.locator("#log .translation")
+    expect(rows).to_have_text(
+        [
+            re.compile("Japanese No translation: no engine for en-ja."),
+            re.compile("Spanish No translation: the provider has not delivered it."),
+        ]
+    )
+
+    talk.emit("talk", translation(0, "es", "Uno."), translation(0, "es", "Una."))
+    talk.emit("talk", missing(0, "es", "undelivered"), final(1, "Marker."))
+    expect(finals(page)).to_have_text(["One.", "Marker."])
+    expect(page.locator("#log .translation [lang=es]")).to_have_text("Uno.")
+
+
+def test_a_translation_of_a_text_that_was_corrected_is_not_shown(page: Page, talk: StandIn) -> None:
+    """It would stand below words that it does not translate."""
+    talk.emit("talk", final(0, "Mourning.", revision=9), translation(0, "es", "Duelo."))
+    talk.emit("talk", final(0, "Morning.", revision=10), translation(0, "es", "Luto."))
+    expect(finals(page)).to_have_text(["Morning."])
+    expect(page.locator(".translation")).to_have_count(0)
+
+    talk.emit("talk", translation(0, "es", "Mañana.", revision=10))
+    expect(page.locator(".translation [lang=es]")).to_have_text("Mañana.")
+
+    talk.emit("talk", translation(0, "es", "Futuro.", revision=11), final(1, "Marker."))
+    expect(finals(page)).to_have_text(["Morning.", "Marker."])
+    expect(page.locator(".translation [lang=es]")).to_have_text("Mañana.")
+    talk.emit("talk", final(0, "Future.", revision=11))
+    expect(page.locator(".translation [lang=es]")).to_have_text("Futuro.")
+
+
+def test_a_partial_is_shown_with_its_newest_translation(page: Page, talk: StandIn) -> None:
+    """Translators work side by side, and their answers may overtake each other."""
+    talk.emit("talk", partial(0, 0, "good"), partial_translation(0, 0, "es", "bueno"))
+    talk.emit("talk", partial(0, 2, "good morning"))
+    talk.emit("talk", partial_translation(0, 2, "es", "buenos días"))
+    talk.emit("talk", partial_translation(0, 1, "es", "buenos"), partial(1, 0, "marker"))
+    expect(partials(page)).to_have_text(["good morning", "marker"])
+    expect(page.locator("#partials .translation [lang=es]")).to_have_text("buenos días")
+
+    talk.emit("talk", final(0, "Good morning."), partial_translation(0, 3, "es", "buenos días a"))
+    expect(finals(page)).to_have_text(["Good morning."])
+    expect(page.locator(".translation")).to_have_count(0)
 
 
 def test_times_gaps_and_the_end_are_told(page: Page, talk: StandIn) -> None:

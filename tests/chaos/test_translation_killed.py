@@ -1,6 +1,7 @@
 """Correlators and translators die again and again under streams that are translated."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Final
 
 import pytest
 
-from speechbus_contracts import CAPTION_STORE
+from speechbus_contracts import CAPTION_STORE, TRANSCRIPT_STORE, TranslationFinal, decode_event
 from speechbus_runtime.bus import BusConnection, connect_bus
 from speechbus_runtime.jetstream import request_api
-from tests.support.caption_check import check_captions, redeliver_soon, settle
+from tests.support.caption_check import check_captions, read_all, redeliver_soon, settle
 from tests.support.frame_client import Received, stream_frames
 from tests.support.libretranslate import LibreTranslateServer
 from tests.support.simulator import simulator
@@ -19,19 +20,22 @@ from tests.support.system import Service, System
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
-WAIT_MS: Final = 1_000
-N_FRAMES: Final = 250
-STREAMS: Final = 4
+WAIT_MS: Final = 2_000
+STEP_IN_S: Final = 0.7
+LANGUAGES: Final = ("es", "pt")
+N_FRAMES: Final = 150
+STREAMS: Final = 100
 """At the simulated Palabra, and as many at a provider that translates nothing."""
-KILLS: Final = 5
+KILLS: Final = 8
+CAPTIONS_BETWEEN: Final = 25
 SCRIPT: Final = """
-segment_ms = 500
+segment_ms = 1000
 sessions_per_identity_max = 0
 faults = [
-  {kind = "early_translation", language = "es", after_ms = 1000},
-  {kind = "late_translation", language = "es", after_ms = 3000, delay_ms = 1500},
+  {kind = "early_translation", language = "es", after_ms = 1500},
+  {kind = "late_translation", language = "es", after_ms = 2500, delay_ms = 1500},
   {kind = "reordered_translation", language = "pt", after_ms = 0},
-  {kind = "missing_translation", language = "pt", after_ms = 3500},
+  {kind = "missing_translation", language = "pt", after_ms = 2500},
   {kind = "duplicate_final"},
 ]
 """
@@ -43,19 +47,23 @@ def fail_sometimes(number: int) -> int | None:
 
 
 def test_every_final_has_its_caption_whoever_dies(tmp_path: Path) -> None:
-    """Late, reordered, repeated and missing translations; a kill at every few captions."""
+    """Two hundred streams, two languages; late, reordered, repeated and missing translations."""
     with ExitStack() as stack:
         variables = stack.enter_context(simulator(tmp_path, SCRIPT, provider="palabra"))
         engine = stack.enter_context(LibreTranslateServer(fault=fail_sometimes))
         system = stack.enter_context(
             System(
                 tmp_path / "system",
+                transcribers=2,
                 correlators=2,
                 translators=2,
                 transcriber_settings={"PROVIDERS": "palabra,echo"},
                 correlator_settings={"DEADLINE_S": str(WAIT_MS / 1_000)},
-                translator_settings={"LIBRETRANSLATE_URL": engine.url},
-                environment=variables,
+                translator_settings={
+                    "LIBRETRANSLATE_URL": engine.url,
+                    "STEP_IN_S": str(STEP_IN_S),
+                },
+                environment={**variables, "PALABRA_SESSIONS_MAX": "0"},
             )
         )
         asyncio.run(_run(system))
@@ -75,7 +83,7 @@ async def _run(system: System) -> None:
                         hello={
                             "providers": [provider],
                             "language": "en",
-                            "target_languages": ["es", "pt"],
+                            "target_languages": list(LANGUAGES),
                         },
                     )
                 )
@@ -88,6 +96,7 @@ async def _run(system: System) -> None:
             )
         await settle(bus)
         current = await check_captions(bus, wait_ms=WAIT_MS)
+        await _check_translations(bus)
     finally:
         await bus.shut_down()
 
@@ -96,11 +105,22 @@ async def _run(system: System) -> None:
     assert set(current) == finals
     for caption in current.values():
         assert caption.source is not None
-        for language, text in caption.translations.items():
-            assert text == f"[{language}] {caption.source.text}"
-    translated = [each for each in received if each.finals[0].provider == "echo"]
-    for final in (final for each in translated for final in each.finals):
-        assert set(current[final.transcription_id].translations) == {"es", "pt"}
+        # Also where the provider broke its promise.
+        assert caption.translations == {
+            language: f"[{language}] {caption.source.text}" for language in LANGUAGES
+        }
+
+
+async def _check_translations(bus: BusConnection) -> None:
+    """Each was stored once, whoever made it, and both have made some."""
+    stored = [
+        event
+        for message in await read_all(bus, TRANSCRIPT_STORE, "speech.v1.write.*.*.translation.*")
+        if isinstance(event := decode_event(message.payload), TranslationFinal)
+    ]
+    times = Counter((each.transcription_id, each.language, each.revision) for each in stored)
+    assert set(times.values()) == {1}
+    assert {each.provider for each in stored} == {"palabra", "libretranslate"}
 
 
 async def _kill_in_turn(
@@ -109,7 +129,7 @@ async def _kill_in_turn(
     """Kill one after the other, each after some captions, and start it again."""
     n_before = 0
     for number in range(KILLS):
-        while (n := await _n_captions(bus)) < n_before + 5 and not is_over():  # noqa: ASYNC110
+        while (n := await _n_captions(bus)) < n_before + CAPTIONS_BETWEEN and not is_over():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         n_before = n
         service = services[number % len(services)]

@@ -80,8 +80,8 @@ def test_every_sample_and_every_option_reaches_the_server(
     assert done.returncode == 0
     assert done.stderr == (
         b"transcribed by local\n"
-        b"note: no translation came: run a translator with an engine for the pair (`speechbus"
-        b" translator --help`); captions say what is missing, and why\n"
+        b"note: no translation came, nor the word that there is none: does a translator run?"
+        b" (`speechbus dev --translate`, or `speechbus translator --help`)\n"
     )
     (conversation,) = door.conversations
     assert conversation.audio == PCM

@@ -188,7 +188,11 @@ def translation_of(
 
 
 def missing_of(
-    final: SegmentFinal, language: str, *, source_sequence: int | None
+    final: SegmentFinal,
+    language: str,
+    *,
+    reason: str = "no_engine",
+    source_sequence: int | None,
 ) -> TranslationMissing:
     """Nobody translates it."""
     return TranslationMissing(
@@ -197,7 +201,7 @@ def missing_of(
         transcription_id=final.transcription_id,
         language=language,
         revision=final.revision,
-        reason="no_engine",
+        reason=reason,
         source_sequence=source_sequence,
     )
 
@@ -272,6 +276,7 @@ def _draw_translations(
         event = translation_of(final, language, text=text, source_sequence=None)
         parts.append((at_ms + chance.choice(DELAYS_MS), event, 1))
     if chance.random() < 0.2:
-        missing = missing_of(final, language, source_sequence=None)
+        reason = chance.choice(("no_engine", "undelivered"))
+        missing = missing_of(final, language, reason=reason, source_sequence=None)
         parts.append((at_ms + chance.choice((0, 200, 6_000)), missing, 1))
     return parts

@@ -65,7 +65,7 @@ def build_gap(*, from_ms: int = 1_000, to_ms: int = 2_500) -> Gap:
 
 
 def build_translation(text: str, *, index: int = 0) -> TranslationFinal:
-    """Build the German translation of the final with this index."""
+    """Build the German translation of a final with this index, of revision 9."""
     return TranslationFinal(
         stream_id=STREAM_ID,
         tenant="dev",

@@ -7,10 +7,10 @@ from typing import Final
 __all__ = ["Outbox", "OutboxFullError"]
 
 LIVE_MAX: Final = 50
-"""Queued events beyond which partials, turns and lags are left out: newer ones replace them."""
+"""Queued events beyond which partials, turns and the like are left out: newer ones replace them."""
 EVENTS_MAX: Final = 2_000
 """Queued events beyond which a client is too slow to keep: hours of finals."""
-_LIVE_KINDS: Final = frozenset({"partial", "turn", "lag"})
+_LIVE_KINDS: Final = frozenset({"partial", "partial_translation", "turn", "lag"})
 
 
 class OutboxFullError(Exception):

@@ -15,6 +15,8 @@ export class Revisions {
   #finals = new Map();
   /** @type {Map<string, {epoch: number, revision: number}>} */
   #partials = new Map();
+  /** @type {Map<string, {epoch: number, revision: number}>} By segment and language. */
+  #translations = new Map();
   /** @type {Map<string, number>} Epoch that retracted the segment, oldest first. */
   #retracted = new Map();
 
@@ -32,6 +34,7 @@ export class Revisions {
   close() {
     this.#isClosed = true;
     this.#partials.clear();
+    this.#translations.clear();
   }
 
   /** @returns {boolean} True when this partial is to be shown. */
@@ -45,12 +48,23 @@ export class Revisions {
     return true;
   }
 
+  /** @returns {boolean} True when this translation of a shown partial is newer than the last. */
+  acceptsPartialTranslation({ transcription_id: id, language, epoch, revision }) {
+    if (!this.#partials.has(id) || epoch < this.#epoch) return false;
+    const shown = this.#translations.get(id)?.get(language);
+    const isOld = shown !== undefined && epoch === shown.epoch && revision <= shown.revision;
+    if (isOld || epoch < shown?.epoch) return false;
+    if (!this.#translations.has(id)) this.#translations.set(id, new Map());
+    this.#translations.get(id).set(language, { epoch, revision });
+    return true;
+  }
+
   /** @returns {boolean} True when this final is to be shown, new or as a correction. */
   acceptsFinal({ transcription_id: id, epoch, revision }) {
     const shown = this.#finals.get(id);
     if (this.#isRetracted(id, epoch) || (shown !== undefined && revision <= shown)) return false;
     this.claim(epoch);
-    this.#partials.delete(id);
+    this.#dropPartial(id);
     this.#finals.set(id, revision);
     return true;
   }
@@ -68,7 +82,12 @@ export class Revisions {
   /** Free the memory of a segment that is no longer shown. */
   forget(id) {
     this.#finals.delete(id);
+    this.#dropPartial(id);
+  }
+
+  #dropPartial(id) {
     this.#partials.delete(id);
+    this.#translations.delete(id);
   }
 
   #isRetracted(id, epoch) {

@@ -10,6 +10,13 @@ const ROWS_MAX = 2_000;
 /** A stream has one open segment for each channel or speaker; more are left-overs. */
 const PARTIALS_MAX = 16;
 
+const MISSING_REASONS = {
+  no_engine: (source, target) => `no engine for ${source ?? "an unknown language"}-${target}`,
+  refused: () => "the engine did not take the text",
+  unavailable: () => "no engine answered",
+  undelivered: () => "the provider has not delivered it",
+};
+
 /** Translations that overtook their final: the finals follow within seconds. */
 const EARLY_TRANSLATIONS_MAX = 200;
 
@@ -102,6 +109,8 @@ export class Transcript {
     "stream.lag": (event) => this.#noteFacts({ waitingMs: event.waiting_ms }),
     "stream.opened": (event) => this.#noteFacts(event),
     "translation.final": (event) => this.#takeTranslation(event),
+    "translation.missing": (event) => this.#takeTranslation(event),
+    "translation.partial": (event) => this.#takePartialTranslation(event),
     "turn.ended": () => this.#noteFacts({ isSpeaking: false }),
     "turn.started": () => this.#noteFacts({ isSpeaking: true }),
     gap: (event) => this.#takeGap(event),
@@ -128,15 +137,26 @@ export class Transcript {
     const { transcription_id: id, index, start_ms: atMs } = event;
     this.#removePartial(id);
     const shown = this.#rows.find((row) => row.id === id);
+    if (shown !== undefined) {
+      shown.node.dataset.revision = String(event.revision);
+      // They translate what it said before.
+      for (const outdated of shown.node.querySelectorAll(".translation")) outdated.remove();
+    }
     if (shown?.atMs === atMs) {
       fillSegment(shown.node, event);
+      this.#showEarly(id, shown.node);
       return;
     }
     if (shown !== undefined) this.#removeRow(id);
     const node = shown?.node ?? segmentNode("segment final");
     fillSegment(node, event);
     node.dataset.id = id;
+    node.dataset.revision = String(event.revision);
     this.#insertRow({ id, atMs, index, node });
+    this.#showEarly(id, node);
+  }
+
+  #showEarly(id, node) {
     for (const early of Object.values(this.#early.get(id) ?? {})) showTranslation(node, early);
     this.#early.delete(id);
   }
@@ -144,13 +164,22 @@ export class Transcript {
   #takeTranslation(event) {
     const id = event.transcription_id;
     const row = this.#rows.find((candidate) => candidate.id === id);
-    if (row !== undefined) {
+    if (row !== undefined && event.revision <= Number(row.node.dataset.revision)) {
       showTranslation(row.node, event);
       return;
     }
+    const known = this.#early.get(id)?.[event.language];
+    if (known !== undefined && !counts(event, known)) return;
     this.#early.set(id, { ...this.#early.get(id), [event.language]: event });
     if (this.#early.size > EARLY_TRANSLATIONS_MAX) {
       this.#early.delete(this.#early.keys().next().value);
+    }
+  }
+
+  #takePartialTranslation(event) {
+    const partial = this.#partials.get(event.transcription_id);
+    if (partial !== undefined && this.#revisions.acceptsPartialTranslation(event)) {
+      putTranslation(partial.node, event, translatedText(event));
     }
   }
 
@@ -297,19 +326,46 @@ function fillSegment(node, { text, language, start_ms: startMs, speaker }) {
   if (speaker) shownText.before(element("p", "speaker", `Speaker ${speaker}`));
 }
 
-function showTranslation(node, { language, text, revision }) {
-  const what = node.querySelector(".what");
-  const shown = [...what.querySelectorAll(".translation")].find(
-    (candidate) => candidate.dataset.language === language,
-  );
-  if (shown !== undefined && revision <= Number(shown.dataset.revision)) return;
-  const made = element("p", "translation");
+/** Whether a translation, or the word that there is none, counts more than the one that is known:
+ * of one revision the first text counts, and a text more than none. */
+function counts(event, known) {
+  if (event.revision !== known.revision) return event.revision > known.revision;
+  return event.type === "translation.final" && known.type === "translation.missing";
+}
+
+/** Show a final's translation, or why there is none; one of another text than is shown is left out. */
+function showTranslation(node, event) {
+  const { language, reason, revision, type } = event;
+  if (revision !== Number(node.dataset.revision)) return;
+  const shown = findTranslation(node, language);
+  if (shown !== null && !counts(event, { revision, type: shown.dataset.type })) return;
+  if (type === "translation.final") {
+    putTranslation(node, event, translatedText(event));
+    return;
+  }
+  const source = node.querySelector(".text").lang || null;
+  const why = MISSING_REASONS[reason]?.(source, language) ?? reason;
+  putTranslation(node, event, element("span", "missing", `No translation: ${why}.`));
+}
+
+function findTranslation(node, language) {
+  const all = [...node.querySelectorAll(".translation")];
+  return all.find((candidate) => candidate.dataset.language === language) ?? null;
+}
+
+function translatedText({ language, text }) {
   const words = element("span", "", text);
-  made.dataset.language = language;
-  made.dataset.revision = String(revision ?? 0);
   words.lang = language;
   words.dir = "auto";
-  made.append(element("span", "badge", languageName(language)), " ", words);
-  if (shown === undefined) what.append(made);
+  return words;
+}
+
+function putTranslation(node, { language, type }, content) {
+  const made = element("p", "translation");
+  made.dataset.language = language;
+  made.dataset.type = type;
+  made.append(element("span", "badge", languageName(language)), " ", content);
+  const shown = findTranslation(node, language);
+  if (shown === null) node.querySelector(".what").append(made);
   else shown.replaceWith(made);
 }

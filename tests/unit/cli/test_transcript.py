@@ -1,7 +1,13 @@
 import msgspec
 
 from speechbus_cli.transcript import Line, Transcript, format_clock, printable
-from speechbus_contracts import AnyEvent, SegmentRetracted, StreamClaimed
+from speechbus_contracts import (
+    AnyEvent,
+    SegmentRetracted,
+    StreamClaimed,
+    TranslationMissing,
+    TranslationPartial,
+)
 from tests.support.stand_in_door import (
     STREAM_ID,
     build_final,
@@ -123,6 +129,93 @@ def test_a_late_translation_names_the_time_of_its_sentence() -> None:
         "    de [0:01.0]: wie geht es dir",
         "    de: und dir",
     ]
+
+
+def build_missing(language: str, reason: str, *, index: int = 0) -> TranslationMissing:
+    return TranslationMissing(
+        stream_id=STREAM_ID,
+        tenant="dev",
+        transcription_id=f"{STREAM_ID}-{index}",
+        language=language,
+        revision=9,
+        reason=reason,
+    )
+
+
+def test_a_translation_that_is_missing_says_why() -> None:
+    """Else the person waits for it, or looks for the mistake in the wrong place."""
+    assert lines_of(
+        [
+            build_final("good morning"),
+            build_missing("ja", "no_engine"),
+            build_missing("ja", "no_engine"),
+            build_missing("es", "undelivered"),
+            build_final("how are you", index=1),
+            build_missing("fr", "unavailable"),
+            build_missing("fr", "a reason of tomorrow", index=1),
+        ]
+    ) == [
+        "[0:00.0 - 0:00.8] good morning",
+        "    ja: no translation (no engine for en-ja)",
+        "    es: no translation (the provider has not delivered it)",
+        "[0:01.0 - 0:01.8] how are you",
+        "    fr [0:00.0]: no translation (no engine answered)",
+        "    fr: no translation (a reason of tomorrow)",
+    ]
+
+
+def test_a_translation_that_comes_after_all_is_shown_once() -> None:
+    """Whoever made it first: a second one is another wording of the same."""
+    final, translation = build_final("good morning"), build_translation("guten Morgen")
+    again = msgspec.structs.replace(translation, text="schönen Morgen")
+    missing = build_missing("de", "undelivered")
+
+    assert lines_of([final, missing, translation, again, missing])[1:] == [
+        "    de: no translation (the provider has not delivered it)",
+        "    de: guten Morgen",
+    ]
+
+
+def test_a_translation_of_a_text_that_was_corrected_is_not_shown() -> None:
+    """It would stand below words that it does not translate."""
+    corrected = build_final("good mourning", revision=10)
+    outdated = build_translation("guten Morgen")
+    of_it = msgspec.structs.replace(outdated, text="gute Trauer", revision=10)
+
+    assert lines_of([build_final("good morning"), corrected, outdated, of_it])[2:] == [
+        "    de: gute Trauer"
+    ]
+
+
+def test_a_partial_is_shown_with_its_newest_translation_until_its_final() -> None:
+    """Translators work side by side, and their answers may overtake each other."""
+
+    def translated(text: str, revision: int, *, epoch: int = 1) -> TranslationPartial:
+        return TranslationPartial(
+            stream_id=STREAM_ID,
+            tenant="dev",
+            transcription_id=f"{STREAM_ID}-0",
+            language="de",
+            text=text,
+            start_ms=0,
+            end_ms=800,
+            provider="test",
+            revision=revision,
+            epoch=epoch,
+        )
+
+    transcript = Transcript()
+    transcript.apply(translated("zu früh", 0))
+    assert transcript.open_lines == []
+    transcript.apply(build_partial("good", revision=0))
+    transcript.apply(build_partial("good morning", revision=2))
+    transcript.apply(translated("guten Morgen", 2))
+    transcript.apply(translated("gut", 0))
+    assert transcript.open_lines == ["… good morning", "    de: guten Morgen"]
+
+    transcript.apply(build_final("good morning"))
+    transcript.apply(translated("guten Morgen", 3))
+    assert transcript.open_lines == []
 
 
 def test_recognized_text_cannot_steer_the_terminal() -> None:

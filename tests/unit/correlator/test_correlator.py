@@ -155,6 +155,26 @@ def test_what_nobody_translates_is_not_waited_for() -> None:
     )
 
 
+def test_what_a_provider_still_owes_is_waited_for_until_the_deadline() -> None:
+    """Nobody can step in, and the provider is only slow, perhaps."""
+    undelivered = missing_of(FINAL, "pt", reason="undelivered", source_sequence=1)
+    told = tell((0, FINAL), (300, ES), (2_500, undelivered), (4_000, PT))
+    assert told == [(4_000, 4, "complete", {"es": ES.text, "pt": PT.text}, ())]
+
+    world = run(log_of((0, FINAL), (300, ES), (2_500, undelivered)))
+    assert list(world.published_at_ms.values()) == [200_000 + WAIT_MS]
+    assert world.current()["s1-0"].reasons == {"pt": "undelivered"}
+
+
+def test_of_two_translations_the_first_counts_for_good() -> None:
+    """A provider that delivers after somebody stepped in changes nothing that is shown."""
+    again = translation_of(FINAL, "es", text="otra cosa", source_sequence=1)
+
+    told = tell((0, FINAL), (300, ES), (600, again), (700, PT), (9_000, again))
+
+    assert told == [(700, 4, "complete", {"es": ES.text, "pt": PT.text}, ())]
+
+
 def test_a_correction_is_translated_anew() -> None:
     """The old words belong to the old text."""
     corrected = final_of(0, revision=3, text="better", target_languages=("es",))

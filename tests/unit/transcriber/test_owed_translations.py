@@ -6,13 +6,14 @@ from tests.support.caption_world import missing_of, translation_of
 from tests.support.correlator import final_of
 
 
-def test_only_what_translators_have_to_do_is_owed() -> None:
-    """What the provider promised comes through the worker itself."""
+def test_what_was_asked_for_is_owed_whoever_promised_it() -> None:
+    """A provider may break its promise; then a translator steps in."""
     owed = OwedTranslations()
     owed.add(final_of(0), 3)
-    owed.add(final_of(1, target_languages=("es",), promised_languages=("es",)), 5)
-
     assert owed.first_sequence() is None
+
+    owed.add(final_of(1, target_languages=("es",), promised_languages=("es",)), 5)
+    assert owed.first_sequence() == 5
 
 
 def test_a_translation_or_the_word_that_none_comes_settles_it() -> None:
@@ -32,4 +33,5 @@ def test_a_translation_or_the_word_that_none_comes_settles_it() -> None:
     assert owed.first_sequence() == 7
 
     owed.settle(encode_event(translation_of(second, "pt", source_sequence=7)))
+    owed.settle(encode_event(missing_of(second, "es", reason="undelivered", source_sequence=7)))
     assert owed.first_sequence() is None

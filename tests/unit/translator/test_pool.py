@@ -149,18 +149,39 @@ def test_no_engine_gets_more_at_once_than_it_may() -> None:
 # --- a final ---------------------------------------------------------------------------------
 
 
+STEP_IN_S = 2.5
+
+
+class Log:
+    """Says what the test says."""
+
+    def __init__(self, *languages: str) -> None:
+        self._languages = frozenset(languages)
+
+    async def find_translated(self, final: SegmentFinal, sequence: int) -> frozenset[str]:
+        """Tell it."""
+        return self._languages
+
+
 def handle(
-    engine: SpokenEngine, final: SegmentFinal, *, age_ms: int = 0
+    engine: SpokenEngine,
+    final: SegmentFinal,
+    *,
+    age_ms: int = 0,
+    n_delivered: int = 1,
+    done: Sequence[str] = (),
 ) -> tuple[list[TranslationFinal | TranslationMissing], float | None]:
-    """Return what is published for a final, and when it wants to be tried again (s)."""
+    """Return what is published for a final, and when it wants to be looked at again (s)."""
     published: list[TranslationFinal | TranslationMissing] = []
 
     async def publish(event: TranslationFinal | TranslationMissing) -> None:
         published.append(event)
 
     async def run() -> float | None:
-        translator = Translator(pool_of(engine), publish, retry_for_s=60.0)
-        stored = StoredFinal(sequence=7, at_ms=1_000, n_delivered=1, event=final)
+        translator = Translator(
+            pool_of(engine), Log(*done), publish, retry_for_s=60.0, step_in_s=STEP_IN_S
+        )
+        stored = StoredFinal(sequence=7, at_ms=1_000, n_delivered=n_delivered, event=final)
         return await translator.handle(stored, now_ms=1_000 + age_ms)
 
     again_s = asyncio.run(run())
@@ -174,7 +195,7 @@ def told(events: Sequence[TranslationFinal | TranslationMissing]) -> dict[str, s
     }
 
 
-def test_only_what_the_provider_did_not_promise_is_translated() -> None:
+def test_only_what_the_provider_did_not_promise_is_translated_at_once() -> None:
     """Else two translations of one final would race."""
     engine = SpokenEngine("one", ["en-es", "en-pt"], str.upper)
     final = final_of(
@@ -184,7 +205,7 @@ def test_only_what_the_provider_did_not_promise_is_translated() -> None:
     published, again_s = handle(engine, final)
 
     assert told(published) == {"pt": "SEGMENT 0", "fr": "no_engine", "en-GB": "segment 0"}
-    assert again_s is None
+    assert again_s == STEP_IN_S
     translation = next(each for each in published if each.language == "pt")
     assert translation == TranslationFinal(
         stream_id="s1",
@@ -212,6 +233,52 @@ def test_an_engine_that_is_down_is_tried_again_and_given_up_in_the_end() -> None
 
     published, again_s = handle(engine, final, age_ms=60_001)
     assert (told(published), again_s) == ({"es": "unavailable", "fr": "no_engine"}, None)
+
+
+PROMISED = final_of(0, target_languages=("es", "pt", "fr"), promised_languages=("es", "fr"))
+
+
+def test_a_promise_that_is_not_kept_in_time_is_kept_by_the_pool() -> None:
+    """A provider may be mute, or its session break between a final and its translation."""
+    engine = SpokenEngine("one", ["en-es", "en-pt"], str.upper)
+
+    published, again_s = handle(engine, PROMISED, age_ms=1_000)
+    assert (told(published), again_s) == ({"pt": "SEGMENT 0"}, 1.5)
+
+    published, again_s = handle(engine, PROMISED, age_ms=2_500, n_delivered=2, done=("pt",))
+    # Nobody here can French; the provider still may.
+    assert (told(published), again_s) == ({"es": "SEGMENT 0", "fr": "undelivered"}, None)
+
+
+def test_a_promise_that_was_kept_costs_no_translation() -> None:
+    """The log says so."""
+    engine = SpokenEngine("one", ["en-es", "en-pt"], str.upper)
+
+    published, again_s = handle(
+        engine, PROMISED, age_ms=2_500, n_delivered=2, done=("es", "pt", "fr")
+    )
+
+    assert (published, again_s, engine.asked) == ([], None, [])
+
+
+def test_a_final_that_was_waited_for_with_a_dead_engine_names_the_broken_promise() -> None:
+    """It is not the engine's fault."""
+    engine = SpokenEngine("one", ["en-es", "en-pt", "en-fr"], fail)
+
+    published, again_s = handle(engine, PROMISED, age_ms=60_001)
+
+    assert told(published) == {"es": "undelivered", "pt": "unavailable", "fr": "undelivered"}
+    assert again_s is None
+
+
+def test_what_is_translated_already_is_not_translated_again() -> None:
+    """A killed translator's finals come again, to others that do not remember them."""
+    engine = SpokenEngine("one", ["en-es", "en-pt"], str.upper)
+    final = final_of(0, target_languages=("es", "pt"))
+
+    published, again_s = handle(engine, final, n_delivered=2, done=("es",))
+
+    assert (told(published), again_s, engine.asked) == ({"pt": "SEGMENT 0"}, None, ["segment 0"])
 
 
 def test_a_final_of_another_stream_than_its_subject_is_refused() -> None:
