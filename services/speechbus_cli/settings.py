@@ -14,6 +14,7 @@ __all__ = [
     "INGEST_URL",
     "KEY",
     "NATS_URL",
+    "SERVICE",
     "default_providers",
     "read_environment",
     "read_first_key",
@@ -22,6 +23,7 @@ __all__ = [
 NATS_URL: Final = "SPEECHBUS_NATS_URL"
 INGEST_URL: Final = "SPEECHBUS_URL"
 KEY: Final = "SPEECHBUS_KEY"
+SERVICE: Final = "SPEECHBUS_SERVICE"
 API_KEYS: Final = "SPEECHBUS_INGEST_API_KEYS"
 DEV_TENANT: Final = "dev"
 DEV_KEY: Final = "dev"
