@@ -19,7 +19,10 @@ WITH_INDEX := index="$${PIP_INDEX_URL:-$$(.venv/bin/python -m pip config get glo
 INSTALL := $(WITH_INDEX) $(UV) pip install --python .venv/bin/python
 COMPILE := $(WITH_INDEX) $(UV) pip compile --quiet --universal --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-package speechbus-contracts \
-	--custom-compile-command "make lock" $(ARGS) pyproject.toml
+	--custom-compile-command "make lock" $(ARGS)
+# Of images, one lock for each extra that a Dockerfile's SERVICE or EXTRAS may name. All take the
+# versions that are tested.
+IMAGE_EXTRAS := correlator ctranslate2 ingest local simulate transcriber translator
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -73,8 +76,12 @@ bench: $(DEV) speech ## measure cost and latency per stream
 	@.venv/bin/python -m benchmarks.cost $(ARGS)
 
 lock: $(UV_STAMP) ## resolve the dependencies again (all to the newest: ARGS=--upgrade)
-	@$(COMPILE) --output-file requirements.lock
-	@$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(COMPILE) --extra all --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --extra all --group dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	@for extra in $(IMAGE_EXTRAS); do \
+	  $(COMPILE) --extra $$extra --constraint requirements-dev.lock --output-file deploy/locks/$$extra.lock pyproject.toml || exit 1; \
+	done
+	@$(COMPILE) --constraint requirements-dev.lock --output-file deploy/locks/build.lock deploy/locks/build.in
 
 schema: $(RUNTIME) ## write the JSON Schema files of the contracts
 	@.venv/bin/speechbus schema --write

@@ -22,6 +22,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "transcriber": "speechbus_cli.services:transcriber",
     "correlator": "speechbus_cli.services:correlator",
     "translator": "speechbus_cli.services:translator",
+    "health": "speechbus_cli.health:health",
     "simulate": "speechbus_cli.simulate:simulate",
     "schema": "speechbus_cli.schema:schema",
 }

@@ -20,8 +20,8 @@ def _serve(service: str) -> int:
         module = importlib.import_module(f"speechbus_{service}.service")
     except ModuleNotFoundError as error:
         raise FailedError(
-            f"The {service} cannot start: Python package {error.name} is missing; install Speechbus"
-            " again (`make setup` in a checkout)."
+            f"The {service} cannot start: Python package {error.name} is missing; install"
+            f" speechbus[{service}] (`make setup` in a checkout)."
         ) from None
     serve: Callable[[], int] = module.main
     return serve()

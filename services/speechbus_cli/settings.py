@@ -18,6 +18,7 @@ __all__ = [
     "KEY",
     "NATS_PREFIX",
     "NATS_URL",
+    "SERVICE",
     "default_providers",
     "read_environment",
     "read_first_key",
@@ -28,6 +29,7 @@ NATS_PREFIX: Final = "SPEECHBUS_"
 NATS_URL: Final = f"{NATS_PREFIX}NATS_URL"
 INGEST_URL: Final = "SPEECHBUS_URL"
 KEY: Final = "SPEECHBUS_KEY"
+SERVICE: Final = "SPEECHBUS_SERVICE"
 API_KEYS: Final = "SPEECHBUS_INGEST_API_KEYS"
 DEV_TENANT: Final = "dev"
 DEV_KEY: Final = "dev"

@@ -1,5 +1,6 @@
 """Settings of the transcriber, from SPEECHBUS_TRANSCRIBER_* variables."""
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
@@ -24,6 +25,8 @@ PALABRA_KEY_SESSIONS: Final = 1
 (providers.md 3.7). With client credentials each session is an identity of its own."""
 WEBSOCKET_SCHEMES: Final = ("wss://", "ws://")
 HTTP_SCHEMES: Final = ("https://", "http://")
+LOCAL_PACKAGE: Final = "pocketsphinx"
+"""Of the extra `local`; images have it only where they were built with it."""
 SESSIONS_DEFAULT: Final = 100
 """A tenth of what one process was measured to carry; raise it when cores are free."""
 
@@ -40,7 +43,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     """
     providers: tuple[str, ...] = ()
     """Providers it can reach, in the order to try them: `palabra`, `kotoba`, `local`, `echo`;
-    empty: those with an account, then `local`."""
+    empty: those with an account, then `local` where it is installed."""
     local_sessions_max: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     """Sessions of the local engine; one core carries 8 to 10."""
     local_vad: Literal["silero", "webrtc"] = "silero"
@@ -122,7 +125,8 @@ class Settings(BusSettings, frozen=True, kw_only=True):
     @property
     def route(self) -> tuple[str, ...]:
         """Providers of this worker, in the order to try them."""
-        return self.providers or (*self.accounts.names, "local")
+        local = ("local",) if importlib.util.find_spec(LOCAL_PACKAGE) else ()
+        return self.providers or (*self.accounts.names, *local)
 
     def _list_palabra(self) -> Iterator[PalabraAccount]:
         limit = self.palabra_sessions_max
@@ -164,6 +168,7 @@ class Settings(BusSettings, frozen=True, kw_only=True):
         yield from self.nats_login.find_mistakes()
         if any(name not in PROVIDER_NAMES for name in self.providers):
             yield f"PROVIDERS takes only {', '.join(PROVIDER_NAMES)}"
+        yield from self._find_missing_engine()
         if bool(self.palabra_client_id) != bool(self.palabra_client_secret):
             yield "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together"
         elif "palabra" in self.providers and not self.accounts.palabra:
@@ -185,3 +190,15 @@ class Settings(BusSettings, frozen=True, kw_only=True):
                 parse_token(self.worker_id)
             except ContractError as error:
                 yield f"WORKER_ID is no token: {error}"
+
+    def _find_missing_engine(self) -> Iterator[str]:
+        if "local" in self.providers and not importlib.util.find_spec(LOCAL_PACKAGE):
+            yield (
+                "PROVIDERS with local needs the extra of that name: install speechbus[local], or"
+                " build the image with EXTRAS=local"
+            )
+        if not self.route:
+            yield (
+                "no provider can be reached: set PALABRA_API_KEY or KOTOBA_API_KEY, or install"
+                " speechbus[local] (image: build it with EXTRAS=local)"
+            )

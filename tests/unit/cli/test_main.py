@@ -3,7 +3,7 @@ import pytest
 from speechbus_cli.main import main
 
 SERVICES = ("ingest", "transcriber")
-COMMANDS = ("dev", "transcribe", "watch", "doctor", "bootstrap", "simulate", *SERVICES)
+COMMANDS = ("dev", "transcribe", "watch", "doctor", "bootstrap", "health", "simulate", *SERVICES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -40,6 +40,19 @@ def test_an_account_puts_its_provider_first() -> None:
     assert read(**KEY, SPEECHBUS_TRANSCRIBER_PROVIDERS="echo").route == ("echo",)
 
 
+def test_a_default_image_has_no_local_engine_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker without a provider would take streams and fail each; better it does not start."""
+    monkeypatch.setattr("speechbus_transcriber.settings.LOCAL_PACKAGE", "no_such_package")
+    assert read(**KEY).route == ("palabra",)
+
+    with pytest.raises(SettingsError, match="set PALABRA_API_KEY or KOTOBA_API_KEY, or install"):
+        read()
+    with pytest.raises(SettingsError, match="SPEECHBUS_TRANSCRIBER_PROVIDERS with local needs"):
+        read(SPEECHBUS_TRANSCRIBER_PROVIDERS="local")
+
+
 def test_a_key_and_client_credentials_lead_to_their_own_addresses() -> None:
     """The two generations of keys have different hosts (providers.md 3.1)."""
     assert read(**KEY).accounts.palabra == (
