@@ -5,7 +5,7 @@ import base64
 import random
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -53,7 +53,9 @@ class Told(msgspec.Struct, kw_only=True):
     accepted_samples: int = 0
     """What the server said last that is safe."""
     sequence: int = 0
-    """Of the last stored event."""
+    """Of the last stored event that is no translation."""
+    translations: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """By language, of the last translation."""
     resume_within_s: float = 0.0
     """How long the stream waits for its client; 0: it does not."""
     port: int = 0
@@ -116,6 +118,7 @@ async def _speak_native(
             "stream_id": told.stream_id,
             "samples": told.accepted_samples,
             "sequence": told.sequence,
+            "translations": told.translations,
         }
     async with connect(
         f"ws://127.0.0.1:{port}/v1/streams",
@@ -154,10 +157,7 @@ async def _hear_native(connection: ClientConnection, plan: StreamPlan, told: Tol
     async for data in connection:
         event = msgspec.json.decode(data, type=dict[str, Any])
         kind = event["type"]
-        sequence = event.get("sequence", 0)
-        if sequence and sequence <= told.sequence:
-            continue  # said once more, to one that has come back
-        told.sequence = max(told.sequence, sequence)
+        _note_sequence(told, event)
         if kind == "accepted":
             told.accepted_samples = event["samples"]
         if kind in {"segment.partial", "segment.final"}:
@@ -170,6 +170,15 @@ async def _hear_native(connection: ClientConnection, plan: StreamPlan, told: Tol
             await asyncio.sleep(draw.uniform(0.0, 0.4))
 
 
+def _note_sequence(told: Told, event: Mapping[str, Any]) -> None:
+    if (sequence := event.get("sequence", 0)) == 0:
+        return
+    if event["type"].startswith("translation"):
+        told.translations[event["language"]] = sequence
+    else:
+        told.sequence = sequence
+
+
 def _cut(connection: ClientConnection, *, is_reset: bool) -> None:
     raw: socket.socket = connection.transport.get_extra_info("socket")
     if is_reset:
@@ -180,14 +189,71 @@ def _cut(connection: ClientConnection, *, is_reset: bool) -> None:
 # --- the vendors' doors ---
 
 
+class _Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    """How a vendor's clients speak at our door."""
+
+    path: str
+    query: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    key_field: str | None = None
+    """Of the query; None: the key is a bearer token."""
+    greeting: str | None = None
+    encode: Callable[[bytes], bytes | str]
+    """Of a piece of audio."""
+    finish: str
+    """Asks for the rest."""
+    is_answer: Callable[[Mapping[str, Any]], bool]
+    """Whether a message says that the rest has come."""
+    id_field: str
+    tells_end: bool
+    """Whether the stream is closed with that."""
+
+
+def _encode_append(pcm: bytes) -> str:
+    audio = base64.b64encode(pcm).decode()
+    return f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}'
+
+
+_PALABRA: Final = _Vendor(
+    path="/asr/v1/speech-to-text/stream",
+    query={"format": "pcm_s16le", "sample_rate": "16000", "language": "en"},
+    key_field="token",
+    encode=bytes,
+    finish='{"message_type":"finalize"}',
+    is_answer=lambda message: message["segment"]["text"].endswith("<fin>"),
+    id_field="transcription_id",
+    tells_end=False,
+)
+_KOTOBA: Final = _Vendor(
+    path="/v1/realtime",
+    greeting=msgspec.json.encode(build_update(turns=True)).decode(),
+    encode=_encode_append,
+    finish=msgspec.json.encode(COMMIT).decode(),
+    is_answer=lambda message: message["type"].endswith("committed"),
+    id_field="item_id",
+    tells_end=True,
+)
+
+
 async def _speak_palabra(
     plan: StreamPlan, told: Told, port: int, key: str, stop: asyncio.Event
 ) -> None:
-    query = urlencode(
-        {"token": key, "format": "pcm_s16le", "sample_rate": "16000", "language": "en"}
-    )
+    await _speak_as(_PALABRA, plan, told, port, key, stop)
+
+
+async def _speak_kotoba(
+    plan: StreamPlan, told: Told, port: int, key: str, stop: asyncio.Event
+) -> None:
+    await _speak_as(_KOTOBA, plan, told, port, key, stop)
+
+
+async def _speak_as(
+    vendor: _Vendor, plan: StreamPlan, told: Told, port: int, key: str, stop: asyncio.Event
+) -> None:
+    by_query = {} if vendor.key_field is None else {vendor.key_field: key}
+    query = urlencode({**by_query, **vendor.query})
     async with connect(
-        f"ws://127.0.0.1:{port}/asr/v1/speech-to-text/stream?{query}",
+        f"ws://127.0.0.1:{port}{vendor.path}" + (f"?{query}" if query else ""),
+        additional_headers={} if by_query else {"Authorization": f"Bearer {key}"},
         compression=None,
         proxy=None,
         ping_interval=None,
@@ -196,61 +262,28 @@ async def _speak_palabra(
     ) as connection:
         has_answer = asyncio.Event()
 
-        def hear(message: dict[str, Any]) -> None:
-            _note_id(told, message.get("transcription_id"))
-            if message["segment"]["text"].endswith("<fin>"):
-                has_answer.set()
+        async def hear() -> None:
+            async for data in connection:
+                message = msgspec.json.decode(data, type=dict[str, Any])
+                _note_id(told, message.get(vendor.id_field))
+                if vendor.is_answer(message):
+                    has_answer.set()
+            # An orderly close that was not asked for is a server that goes away.
+            raise ConnectionAbortedError
 
+        async def send(pcm: bytes) -> None:
+            await connection.send(vendor.encode(pcm))
+
+        if vendor.greeting is not None:
+            await connection.send(vendor.greeting)
         async with asyncio.TaskGroup() as tasks:
-            hearing = tasks.create_task(_hear_vendor(connection, hear))
-            await _send_audio(plan, told, connection.send, stop)
-            await connection.send('{"message_type":"finalize"}')
+            hearing = tasks.create_task(hear())
+            await _send_audio(plan, told, send, stop)
+            await connection.send(vendor.finish)
             async with asyncio.timeout(PATIENCE_S):
                 await has_answer.wait()
+            told.has_ended = vendor.tells_end
             hearing.cancel()
-
-
-async def _speak_kotoba(
-    plan: StreamPlan, told: Told, port: int, key: str, stop: asyncio.Event
-) -> None:
-    async with connect(
-        f"ws://127.0.0.1:{port}/v1/realtime",
-        additional_headers={"Authorization": f"Bearer {key}"},
-        compression=None,
-        proxy=None,
-        ping_interval=None,
-        max_queue=None,
-        open_timeout=OPEN_TIMEOUT_S,
-    ) as connection:
-        is_committed = asyncio.Event()
-
-        def hear(message: dict[str, Any]) -> None:
-            _note_id(told, message.get("item_id"))
-            if message["type"].endswith("committed"):
-                is_committed.set()
-
-        async def append(pcm: bytes) -> None:
-            audio = base64.b64encode(pcm).decode()
-            await connection.send(f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}')
-
-        await connection.send(msgspec.json.encode(build_update(turns=True)).decode())
-        async with asyncio.TaskGroup() as tasks:
-            hearing = tasks.create_task(_hear_vendor(connection, hear))
-            await _send_audio(plan, told, append, stop)
-            await connection.send(msgspec.json.encode(COMMIT).decode())
-            async with asyncio.timeout(PATIENCE_S):
-                await is_committed.wait()
-            told.has_ended = True
-            hearing.cancel()
-
-
-async def _hear_vendor(
-    connection: ClientConnection, hear: Callable[[dict[str, Any]], None]
-) -> None:
-    async for data in connection:
-        hear(msgspec.json.decode(data, type=dict[str, Any]))
-    # An orderly close that was not asked for is a server that goes away.
-    raise ConnectionAbortedError
 
 
 def _note_id(told: Told, transcription_id: str | None) -> None:

@@ -37,7 +37,7 @@ from speechbus_cli.errors import (
 )
 from speechbus_cli.kept_audio import KeptAudio
 from speechbus_cli.network_errors import describe_network_error
-from speechbus_contracts import AnyEvent, StreamClosed
+from speechbus_contracts import AnyEvent, StreamClosed, TranslationFinal, TranslationMissing
 from speechbus_runtime.task_groups import plain_errors
 
 __all__ = [
@@ -177,7 +177,9 @@ class _Progress:
         self.kept = kept
         self.stream_id: str | None = None
         self.sequence = 0
-        """Of the last event that has come."""
+        """Of the last event that has come and is no translation."""
+        self.translations: dict[str, int] = {}
+        """By language, of the last translation that has come."""
         self.resume_within_s: float | None = None
         self.lost_at_s: float | None = None
         """When the connection broke, on the event loop's clock; None: it stands."""
@@ -187,7 +189,10 @@ class _Progress:
         resume: Resume | msgspec.UnsetType = msgspec.UNSET
         if self.stream_id is not None:
             resume = Resume(
-                stream_id=self.stream_id, samples=self.kept.kept_from, sequence=self.sequence
+                stream_id=self.stream_id,
+                samples=self.kept.kept_from,
+                sequence=self.sequence,
+                translations=self.translations,
             )
         hello = Hello(
             sample_rate_hz=self.request.sample_rate_hz,
@@ -204,6 +209,13 @@ class _Progress:
         self.resume_within_s = ready.resume_within_s
         self.lost_at_s = None
         self.kept.forget(ready.accepted_samples)
+
+    def note_event(self, event: object, sequence: int) -> None:
+        """A stored event has come; translations come at their own time, each language by itself."""
+        if isinstance(event, TranslationFinal | TranslationMissing):
+            self.translations[event.language] = sequence
+        else:
+            self.sequence = sequence
 
     def may_resume(self, *, now_s: float) -> bool:
         """Whether it makes sense to look for a server that goes on."""
@@ -334,7 +346,8 @@ class _Conversation:
                     "The server says nothing any more: check it, then run the command again."
                 ) from None
             event, sequence = decode_message(raw)
-            self._progress.sequence = max(self._progress.sequence, sequence)
+            if sequence:
+                self._progress.note_event(event, sequence)
             if not isinstance(event, DoorAccepted):
                 break
             self._progress.kept.forget(event.samples)

@@ -1,5 +1,6 @@
 """What the native door and its client say to each other, beside audio and events."""
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -50,6 +51,9 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     stream_id: str
     samples: int
     sequence: int
+    """Of the last event that is no translation."""
+    translations: Mapping[str, int]
+    """By language, of the last translation."""
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):

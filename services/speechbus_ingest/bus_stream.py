@@ -26,6 +26,7 @@ from speechbus_contracts import (
 )
 from speechbus_contracts.subjects import JOB_OPEN
 from speechbus_ingest.audio_end import AudioEnd
+from speechbus_ingest.event_order import Position
 from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.publisher import AudioPublisher, LaneStart
 from speechbus_ingest.stream_audio import StreamAudio
@@ -266,11 +267,13 @@ class BusStream:
         # Of this change: one to the same language in the same place may follow another.
         dedup_id = event_dedup_id(self.stream_id, f"reconfigured-{os.urandom(8).hex()}", 0)
         try:
-            await self._context.publisher.publish(
-                str(WriteSubject(opened.tenant, self.stream_id, "reconfigured")),
-                encode_event(event),
-                headers=encode_headers(build_dedup_headers(dedup_id)),
-            )
+            async with self._events.storing() as note_sequence:
+                ack = await self._context.publisher.publish(
+                    str(WriteSubject(opened.tenant, self.stream_id, "reconfigured")),
+                    encode_event(event),
+                    headers=encode_headers(build_dedup_headers(dedup_id)),
+                )
+                note_sequence(ack.seq)
         finally:
             self._audio.finish_change()
 
@@ -297,8 +300,8 @@ class BusStream:
         """The bus is away: events from now on wait until `recover` has read what was missed."""
         self._events.hold_back()
 
-    async def replay(self, *, after: int) -> None:
-        """Hand on all events stored behind a sequence, to a sink that has those up to it.
+    async def replay(self, *, after: Position) -> None:
+        """Hand on all events stored behind a position, to a sink that has those up to it.
 
         Raises:
             JetStreamUnavailableError: no answer; call `recover`.

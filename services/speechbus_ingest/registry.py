@@ -10,6 +10,7 @@ from typing import Final
 
 from speechbus_contracts import SourceSubject
 from speechbus_ingest.bus_stream import IngestContext, TakenStream
+from speechbus_ingest.event_order import Position
 from speechbus_ingest.formats.decoders import NoDecoderError
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.formats.names import AudioFormat
@@ -210,8 +211,8 @@ class StreamRegistry:
         async with self._seated(stream):
             yield stream
 
-    async def replay(self, stream: IngestStream, *, after: int) -> None:
-        """Hand on all events stored behind a sequence.
+    async def replay(self, stream: IngestStream, *, after: Position) -> None:
+        """Hand on all events stored behind a position.
 
         Raises:
             JetStreamUnavailableError: no answer; the client may try again.

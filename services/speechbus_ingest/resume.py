@@ -44,6 +44,7 @@ from speechbus_contracts import (
 from speechbus_contracts.subjects import WRITE_ROOT
 from speechbus_ingest.audio_end import AudioEnd, find_end
 from speechbus_ingest.bus_stream import IngestContext, TakenStream
+from speechbus_ingest.event_order import Position, StoredEvent, read_stored_event
 from speechbus_ingest.formats.names import AudioFormat
 from speechbus_ingest.publisher import LaneStart
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
@@ -114,8 +115,8 @@ class ResumeRequest(msgspec.Struct, frozen=True, kw_only=True):
     audio_format: AudioFormat
     kept_from: int
     """Samples before those that the client still has: what it was told is accepted."""
-    sequence: int
-    """It has the events up to this one."""
+    position: Position
+    """It has these events."""
 
 
 class Resumer:
@@ -148,14 +149,14 @@ class Resumer:
                 raise ClosedStreamError(stream.end_reason or "")
             async with self._registry.rejoin(stream, request.audio_format, sink):
                 await stream.wait_until_stored()
-                await self._registry.replay(stream, after=request.sequence)
+                await self._registry.replay(stream, after=request.position)
                 yield stream
             return
         self._registry.check_room(request.tenant)  # before anybody lets go of it
         taken = await _take_over(context, request, self._reads)
         adopted = _build_request(taken.opened, request)
         async with self._registry.adopt(adopted, taken, sink) as stream:
-            await self._registry.replay(stream, after=request.sequence)
+            await self._registry.replay(stream, after=request.position)
             yield stream
 
     async def read_missed(self, request: ResumeRequest) -> AsyncGenerator[bytes, None]:
@@ -164,17 +165,30 @@ class Resumer:
         Raises:
             JetStreamUnavailableError: no answer; try again.
         """
-        sequence = request.sequence
-        subject = f"{WRITE_ROOT}.{request.tenant}.{request.stream_id}.>"
+        position = request.position
+        for language in position.translations or ():
+            late = f"translation.{language}"
+            async for event in self._read_log(request, late, after=position.translated(language)):
+                if event.sequence > position.sequence:
+                    break
+                yield with_sequence(event.payload, event.sequence)
+        async for event in self._read_log(request, ">", after=position.sequence):
+            if not position.has(event):
+                yield with_sequence(event.payload, event.sequence)
+
+    async def _read_log(
+        self, request: ResumeRequest, tokens: str, *, after: int
+    ) -> AsyncGenerator[StoredEvent, None]:
+        subject = f"{WRITE_ROOT}.{request.tenant}.{request.stream_id}.{tokens}"
         while messages := await fetch_stored(
             self._registry.context.control_bus,
             TRANSCRIPT_STORE,
             subject,
-            start_sequence=sequence + 1,
+            start_sequence=after + 1,
         ):
             for message in messages:
-                yield with_sequence(message.payload, message.sequence)
-            sequence = messages[-1].sequence
+                yield read_stored_event(message)
+            after = messages[-1].sequence
 
 
 def _build_request(opened: StreamOpened, request: ResumeRequest) -> StreamRequest:

@@ -17,6 +17,7 @@ from speechbus_contracts import (
     encode_event,
 )
 from speechbus_ingest.bus_stream import BusStream, IngestContext, TakenStream
+from speechbus_ingest.event_order import Position
 from speechbus_ingest.formats.decoding import Decoding
 from speechbus_ingest.formats.names import (
     PLAIN,
@@ -417,8 +418,8 @@ class IngestStream:
         while not self.is_stored:  # noqa: ASYNC110 (an event would cost with every chunk)
             await asyncio.sleep(STORED_POLL_S)
 
-    async def replay(self, *, after: int) -> None:
-        """Hand on all events stored behind a sequence.
+    async def replay(self, *, after: Position) -> None:
+        """Hand on all events stored behind a position.
 
         Raises:
             JetStreamUnavailableError: no answer.

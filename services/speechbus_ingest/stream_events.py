@@ -2,14 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 import msgspec
 
 from speechbus_contracts import TRANSCRIPT_STORE, ContractError, StreamClaimed, StreamOpened
 from speechbus_contracts.subjects import ROOT, TRANSCRIPT_ROOT, WRITE_ROOT
-from speechbus_ingest.event_order import EventOrder, StoredEvent, read_event
+from speechbus_ingest.event_order import (
+    EventOrder,
+    Position,
+    StoredEvent,
+    read_event,
+    read_stored_event,
+)
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import fetch_stored
 
@@ -86,10 +93,10 @@ class StreamEvents:
         self._note = note
         self._ask_for_recovery = fall_behind
         self._sids: list[int] = []
-        self._order = EventOrder()
+        self._order = EventOrder(opened.target_languages)
         self._is_behind = False
         self._reading = asyncio.Lock()
-        self._told_sequence = 0
+        self._told = Position()
 
     def subscribe(self) -> None:
         """Take events from now on, until `release`."""
@@ -108,7 +115,7 @@ class StreamEvents:
         """
         self.hold_back()  # from before the subscription stands
         self.subscribe()
-        self._order.sequence = sequence
+        self._order.begin(sequence)
         if claimed is not None:
             self.epoch, self.worker_id = claimed.epoch, claimed.worker
 
@@ -136,7 +143,7 @@ class StreamEvents:
         if self.closed.is_set():
             return
         kind, payload = event.kind, event.payload
-        is_told = event.sequence <= self._told_sequence
+        is_told = self._told.has(event)
         try:
             if kind == "claim":
                 self._note_claim(payload)
@@ -168,15 +175,32 @@ class StreamEvents:
         """The bus is away: events from now on wait until `recover` has read what was missed."""
         self._order.hold()
 
-    async def replay(self, *, after: int) -> None:
-        """Hand on all events stored behind a sequence, to a sink that has those up to it.
+    @asynccontextmanager
+    async def storing(self) -> AsyncGenerator[Callable[[int], None], None]:
+        """Let an event be stored that no other one names as the one before it.
+
+        It is read, and so is all before it, lest it comes by unseen: its JetStream leader may die.
+
+        Yields:
+            To be told its sequence in TRANSCRIPT, as soon as that is known.
+        """
+        self._order.await_event()
+        stored: list[int] = []
+        try:
+            yield stored.append
+        finally:
+            self._order.await_event(max(stored, default=0))
+            self.fall_behind()
+
+    async def replay(self, *, after: Position) -> None:
+        """Hand on all events stored behind a position, to a sink that has those up to it.
 
         Raises:
             JetStreamUnavailableError: no answer; call `recover`.
         """
         self.hold_back()
         async with self._reading:  # a read from further on would leave out what lies between
-            self._told_sequence = after
+            self._told = after
             self._order.go_back(after)
         await self.recover()
 
@@ -193,21 +217,33 @@ class StreamEvents:
         self._is_behind = False
 
     async def _read_stored(self) -> None:
-        subject = f"{WRITE_ROOT}.{self._opened.tenant}.{self.stream_id}.>"
         for tries_left in reversed(range(STALE_TRIES_MAX)):
-            while messages := await fetch_stored(
-                self._bus, TRANSCRIPT_STORE, subject, start_sequence=self._order.sequence + 1
-            ):
-                stored = (
-                    StoredEvent(m.sequence, 0, m.subject.split(".")[5], m.payload) for m in messages
-                )
-                for event in self._order.add_stored(stored):
-                    self._take(event)
-            for event in self._order.release(is_last=not tries_left):
-                self._take(event)
+            for language, taken in self._order.late_languages().items():
+                await self._read_translations(language, taken)
+            while events := await self._fetch(">", self._order.sequence):
+                self._take_all(self._order.add_stored(events))
+            self._take_all(self._order.release(is_last=not tries_left))
             if not self._order.is_holding:
                 return
             await asyncio.sleep(STALE_RETRY_S)
+
+    async def _read_translations(self, language: str, taken: int) -> None:
+        while taken < self._order.sequence and (
+            events := await self._fetch(f"translation.{language}", taken)
+        ):
+            self._take_all(self._order.add_translations(events))
+            taken = events[-1].sequence
+
+    async def _fetch(self, tokens: str, after: int) -> list[StoredEvent]:
+        subject = f"{WRITE_ROOT}.{self._opened.tenant}.{self.stream_id}.{tokens}"
+        messages = await fetch_stored(
+            self._bus, TRANSCRIPT_STORE, subject, start_sequence=after + 1
+        )
+        return [read_stored_event(message) for message in messages]
+
+    def _take_all(self, events: Iterable[StoredEvent]) -> None:
+        for event in events:
+            self._take(event)
 
 
 def with_sequence(payload: bytes, sequence: int) -> bytes:

@@ -1,10 +1,11 @@
 """Ingest's connection to the bus breaks while workers go on writing: its clients miss nothing."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from speechbus_contracts import (
@@ -14,6 +15,8 @@ from speechbus_contracts import (
     StreamClosed,
     StreamCovered,
     StreamId,
+    TranslationFinal,
+    WriteKind,
     WriteSubject,
     build_dedup_headers,
     build_guard_headers,
@@ -29,7 +32,7 @@ from speechbus_ingest.registry import StreamRegistry
 from speechbus_ingest.stream import StreamRequest
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
-from speechbus_runtime.jetstream import read_last, read_specs, request_api
+from speechbus_runtime.jetstream import fetch_stored, read_last, read_specs, request_api
 from speechbus_runtime.publisher import AckedPublisher
 from tests.support.bus_log import wait_until
 from tests.support.encoded import build_wav
@@ -46,9 +49,11 @@ class _Sink:
     def __init__(self) -> None:
         self.kinds: list[str] = []
         self.covered: list[bytes] = []
+        self.payloads: list[bytes] = []
 
     def take_event(self, kind: str, payload: bytes) -> None:
         self.kinds.append(kind)
+        self.payloads.append(payload)
         if kind == "covered":
             self.covered.append(payload)
 
@@ -71,6 +76,32 @@ def test_events_that_were_stored_and_never_republished_arrive_once_and_in_order(
         sent, sink = asyncio.run(_store_without_a_word(system.nats.url))
 
     assert sink.covered == sent
+
+
+def test_a_change_of_language_that_was_never_republished_is_told(tmp_path: Path) -> None:
+    """No other event names it, and nobody but its writer knows that it was stored."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        sink = asyncio.run(_change_language_without_a_word(system.nats.url))
+
+    assert sink.kinds == ["opened", "covered", "reconfigured", "covered"]
+
+
+def test_translations_that_were_never_republished_are_told_with_the_next_or_before_the_end(
+    tmp_path: Path,
+) -> None:
+    """Translators do not know each other; JetStream says what was before on the same subject."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        told = asyncio.run(_translate_without_a_word(system.nats.url))
+
+    assert told == [
+        ("es", 0),
+        ("es", 1),
+        ("de", 0),
+        ("es", 2),
+        ("es", 3),
+        ("de", 1),
+        ("stream.closed", 0),
+    ]
 
 
 def test_audio_accepted_behind_the_end_that_a_worker_saw_is_named_in_a_gap(
@@ -222,6 +253,136 @@ async def _store_without_a_word(url: str) -> tuple[list[bytes], _Sink]:
         await wait_until(lambda: len(sink.covered) >= len(sent))
         stream.closed.set()
     return sent, sink
+
+
+class _Writer:
+    """Writes one stream's events as its owner, or beside it, republished or not."""
+
+    def __init__(self, registry: StreamRegistry, stream_id: str) -> None:
+        self._context = registry.context
+        self._stream_id = stream_id
+        self._previous = 0
+        self._n_events = 0
+
+    async def republish(self, *, on: bool) -> None:
+        """Have JetStream tell what it stores from now on, or not."""
+        (spec,) = await read_specs(self._context.control_bus, [TRANSCRIPT_STORE])
+        config = {**spec.config, "republish": REPUBLISH if on else None}
+        await request_api(self._context.control_bus, f"STREAM.UPDATE.{TRANSCRIPT_STORE}", config)
+
+    async def own(self, event: StreamCovered | StreamClosed, kind: WriteKind) -> None:
+        """Write an event of the owner."""
+        claim_subject = str(WriteSubject("acme", self._stream_id, "claim"))
+        headers = build_guard_headers(
+            self._name_next(), token=0, claim_subject=claim_subject, previous=self._previous
+        )
+        subject = WriteSubject("acme", self._stream_id, kind)
+        self._previous = await self._store(subject, event, headers)
+
+    async def translate(self, event: TranslationFinal) -> None:
+        """Write an event of a translator."""
+        subject = WriteSubject("acme", self._stream_id, "translation", event.language)
+        await self._store(subject, event, build_dedup_headers(self._name_next()))
+
+    async def _store(
+        self, subject: WriteSubject, event: AnyEvent, headers: Mapping[str, str]
+    ) -> int:
+        ack = await self._context.publisher.publish(
+            str(subject), encode_event(event), headers=encode_headers(headers)
+        )
+        return ack.seq
+
+    def _name_next(self) -> str:
+        self._n_events += 1
+        return f"{self._stream_id}:{self._n_events}"
+
+    async def cover(self, covered_ms: int) -> None:
+        """Tell how far it is transcribed."""
+        (last,) = await fetch_stored(
+            self._context.control_bus,
+            TRANSCRIPT_STORE,
+            str(WriteSubject("acme", self._stream_id, "opened")),
+        )
+        self._previous = self._previous or last.sequence
+        event = decode_event(_build_covered(self._stream_id, covered_ms))
+        assert isinstance(event, StreamCovered)
+        await self.own(event, "covered")
+
+
+async def _change_language_without_a_word(url: str) -> _Sink:
+    sink = _Sink()
+    async with (
+        _open_registry(url) as (_, registry),
+        registry.open_stream(REQUEST, sink) as stream,
+    ):
+        writer = _Writer(registry, stream.stream_id)
+        await writer.cover(1)
+        await wait_until(lambda: "covered" in sink.kinds)
+        await writer.republish(on=False)
+        await stream.change_language("fr")
+        await wait_until(lambda: "reconfigured" in sink.kinds)
+        await writer.republish(on=True)
+        await writer.cover(2)
+        await wait_until(lambda: len(sink.covered) == 2)
+        stream.closed.set()
+    return sink
+
+
+async def _translate_without_a_word(url: str) -> list[tuple[str, int]]:
+    sink = _Sink()
+    request = msgspec.structs.replace(REQUEST, target_languages=("es", "de"))
+    async with (
+        _open_registry(url) as (_, registry),
+        registry.open_stream(request, sink) as stream,
+    ):
+        writer = _Writer(registry, stream.stream_id)
+
+        async def translate(language: str, revision: int) -> None:
+            event = TranslationFinal(
+                stream_id=StreamId(stream.stream_id),
+                tenant="acme",
+                transcription_id=f"{stream.stream_id}-0",
+                language=language,
+                text="hola",
+                start_ms=0,
+                end_ms=1,
+                provider="test",
+                revision=revision,
+            )
+            await writer.translate(event)
+
+        await translate("es", 0)
+        await writer.republish(on=False)
+        await translate("es", 1)
+        await translate("de", 0)
+        await writer.republish(on=True)
+        await writer.cover(1)  # the owner knows nothing of translations
+        await translate("es", 2)
+        await wait_until(lambda: sink.kinds.count("translation") == 4)
+        await writer.republish(on=False)
+        await translate("de", 1)
+        await translate("es", 3)
+        await writer.republish(on=True)
+        await writer.cover(2)
+        closed = StreamClosed(
+            stream_id=StreamId(stream.stream_id),
+            tenant="acme",
+            epoch=1,
+            reason="end",
+            audio_ms=0,
+            finals=0,
+            gap_ms=0,
+        )
+        await writer.own(closed, "closed")
+        await wait_until(stream.closed.is_set)
+    events = [decode_event(payload) for payload in sink.payloads]
+    return [
+        (event.language, event.revision)
+        if isinstance(event, TranslationFinal)
+        else ("stream.closed", 0)
+        for event in events
+        if isinstance(event, TranslationFinal | StreamClosed)
+    ]
 
 
 def _build_covered(stream_id: str, covered_ms: int) -> bytes:

@@ -8,7 +8,7 @@ import msgspec
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from speechbus_contracts import AnyEvent, StreamClosed
+from speechbus_contracts import AnyEvent, StreamClosed, TranslationFinal, TranslationMissing
 from tests.support.frame_client import Received, collect
 from tests.support.frame_numbers import FRAME_MS, build_frames
 
@@ -68,7 +68,8 @@ class ResumingClient:
         self._n_frames = n_frames
         self._hello = hello or {}
         self._build = build
-        self._sequence = 0
+        self._sequences: dict[str, int] = {}
+        """Of the last event, by language for translations."""
         self._connection: ClientConnection | None = None
         self._loop = asyncio.get_running_loop()
         self._began_s = 0.0
@@ -140,7 +141,8 @@ class ResumingClient:
             hello["resume"] = {
                 "stream_id": self.stream_id,
                 "samples": self.accepted,
-                "sequence": self._sequence,
+                "sequence": self._sequences.get("", 0),
+                "translations": {k: n for k, n in self._sequences.items() if k},
             }
         return hello
 
@@ -171,8 +173,12 @@ class ResumingClient:
                 event = collect(data)
                 if event is not None:
                     if message.sequence:
-                        assert message.sequence > self._sequence, "an event came twice"
-                        self._sequence = message.sequence
+                        order = ""
+                        if isinstance(event, TranslationFinal | TranslationMissing):
+                            order = event.language
+                        last = self._sequences.get(order, 0)
+                        assert message.sequence > last, "an event came twice"
+                        self._sequences[order] = message.sequence
                     self.events.append(event)
                     self.arrived_at_s.append(self._loop.time())
         return message

@@ -368,9 +368,11 @@ def _parse_hello(text: str | None) -> _Hello:
 def _build_request(hello: _Hello, tenant: str) -> StreamRequest:
     audio_format, sample_rate_hz = _choose_format(hello)
     try:
-        stream_id = hello.resume.stream_id if hello.resume else None
-        for token in (hello.language, *hello.target_languages, *hello.providers, stream_id):
+        for token in (hello.language, *hello.target_languages, *hello.providers):
             if token is not None:
+                parse_token(token)
+        if hello.resume is not None:
+            for token in (hello.resume.stream_id, *(hello.resume.translations or ())):
                 parse_token(token)
     except ContractError:
         raise DoorError(

@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket
 from speechbus_contracts import StreamClosed
 from speechbus_ingest.doors.native_errors import DoorError, overloaded
 from speechbus_ingest.doors.sending import close, send_text
+from speechbus_ingest.event_order import Position
 from speechbus_ingest.registry import SeatTakenError
 from speechbus_ingest.resume import (
     ClosedStreamError,
@@ -25,9 +26,12 @@ from speechbus_runtime.jetstream import JetStreamUnavailableError
 
 __all__ = ["FinishedStreamError", "NativeResuming", "Resume"]
 
+LANGUAGES_MAX: Final = 64
+"""More than a stream may be translated into; each costs a read."""
 _CLOSE_NORMAL: Final = 1000
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+_Sequences = Annotated[dict[str, _Count], msgspec.Meta(max_length=LANGUAGES_MAX)]
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -36,6 +40,7 @@ class Resume(msgspec.Struct, frozen=True):
     stream_id: str
     samples: _Count = 0
     sequence: _Count = 0
+    translations: _Sequences | None = None
 
 
 class FinishedStreamError(Exception):
@@ -83,7 +88,7 @@ class NativeResuming:
             sample_rate_hz=wish.sample_rate_hz,
             audio_format=wish.audio_format,
             kept_from=resume.samples,
-            sequence=resume.sequence,
+            position=Position(resume.sequence, resume.translations),
         )
         try:
             async with self._resumer.resume(request, sink) as stream:

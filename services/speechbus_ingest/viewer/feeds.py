@@ -129,6 +129,9 @@ class StreamFeed:
         self._outbox = Outbox()
         self._sids: list[int] = []
         self._last_sequence = 0
+        """Of what was stored, and then of the owner's events."""
+        self._last_aside = 0
+        """Of what was stored, and then of others' events."""
         self._epoch = 0
         self._is_closed = False
 
@@ -151,6 +154,7 @@ class StreamFeed:
                 for message in batch
             ]
             yield b"".join(stored)
+        self._last_aside = self._last_sequence
         yield _SNAPSHOT_END
         while not self._is_closed:
             events = await _next_events(self._outbox)
@@ -164,7 +168,8 @@ class StreamFeed:
 
     def _receive_stored(self, subject: bytes, _r: bytes, payload: bytes, headers: bytes) -> None:
         event = read_event(subject, payload, headers)
-        self._outbox.take_event(f"{event.sequence} {event.previous}", payload)
+        origin = f"{event.sequence} {event.previous} {event.is_aside:d}"
+        self._outbox.take_event(origin, payload)
 
     def _receive_live(self, subject: bytes, _reply: bytes, payload: bytes, _h: bytes) -> None:
         self._outbox.take_event(subject[subject.rfind(b".") + 1 :].decode(), payload)
@@ -173,13 +178,22 @@ class StreamFeed:
         if self._is_closed:
             return b""
         if origin[:1].isdigit():
-            sequence, previous = (int(number) for number in origin.split())
+            sequence, previous, is_aside = (int(number) for number in origin.split())
             if previous > self._last_sequence and sequence > self._last_sequence:
                 # The viewer comes back, and finds it in what is stored.
                 raise JetStreamUnavailableError("an event came by unseen")
+            if is_aside:
+                return self._pass_aside(sequence, head, payload)
             return self._pass(sequence, head, payload)
         if head is None or head.epoch < self._epoch:
             return b""
+        return _encode(head, payload)
+
+    def _pass_aside(self, sequence: int, head: _Head | None, payload: bytes) -> bytes:
+        """One that says nothing about what the owner wrote before it."""
+        if sequence <= self._last_aside:
+            return b""
+        self._last_aside = sequence
         return _encode(head, payload)
 
     def _pass(self, sequence: int, head: _Head | None, payload: bytes) -> bytes:
@@ -197,8 +211,8 @@ class StreamFeed:
 async def _next_events(outbox: Outbox) -> list[tuple[str, _Head | None, bytes]]:
     """Wait for events; return none when it is time for a heartbeat.
 
-    Each has its origin: of a stored event its sequence and that of the one before it, in digits;
-    of a live one its kind.
+    Each has its origin: of a stored event its sequence, that of the one before it, and 1 if it is
+    not the owner's, in digits; of a live one its kind.
     """
     try:
         async with asyncio.timeout(HEARTBEAT_S):

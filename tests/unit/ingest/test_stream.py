@@ -12,6 +12,7 @@ import pytest
 
 from speechbus_contracts import (
     AUDIO_MAX_AGE_S,
+    PREVIOUS_SEQUENCE,
     AudioChunk,
     ChunkKind,
     decode_chunk,
@@ -39,6 +40,7 @@ RAW: Final = StreamRequest(
     sample_rate_hz=RATE_HZ,
     audio_format=AudioFormat(encoding="mulaw"),
 )
+PREVIOUS: Final = PREVIOUS_SEQUENCE.encode()
 ENCODED: Final = StreamRequest(
     tenant="acme", door="native", sample_rate_hz=None, audio_format="flac"
 )
@@ -125,16 +127,23 @@ class Desk:
 
     async def _work(self, stream: IngestStream) -> None:
         read_samples = 0
-        for sequence in itertools.count(1):
+        self._tell(stream, "opened", b"{}", sequence=1)
+        for sequence in itertools.count(2):
             await asyncio.sleep(1)
             ahead_s = (stream.accepted_samples - read_samples) / RATE_HZ
             self.ahead_s_max = max(self.ahead_s_max, ahead_s)
             read_samples = stream.accepted_samples
-            self.bus.deliver(
-                f"speech.v1.transcript.acme.{stream.stream_id}.covered".encode(),
-                b'{"covered_ms":%d}' % (read_samples * 1000 // RATE_HZ),
-                headers=b"NATS/1.0\r\nNats-Sequence: %d\r\n\r\n" % sequence,
-            )
+            covered = b'{"covered_ms":%d}' % (read_samples * 1000 // RATE_HZ)
+            self._tell(stream, "covered", covered, sequence=sequence)
+
+    def _tell(self, stream: IngestStream, kind: str, payload: bytes, *, sequence: int) -> None:
+        """Republish an event of the stream's only writer."""
+        names = (b"Nats-Sequence: %d" % sequence, b"%b: %d" % (PREVIOUS, sequence - 1))
+        self.bus.deliver(
+            f"speech.v1.transcript.acme.{stream.stream_id}.{kind}".encode(),
+            payload,
+            headers=b"NATS/1.0\r\n%b\r\n\r\n" % b"\r\n".join(names),
+        )
 
 
 def test_the_largest_message_is_published_as_fast_as_it_is_read(tmp_path: Path) -> None:
