@@ -1,7 +1,7 @@
 """deploy/nats/users.conf, against a real server: what each user needs works, all else is refused.
 
-Each user tries everything that anybody could want. What it may is written out here once more, by the
-subjects of a stream; a right that is added without a line here, or lost, fails.
+Each user tries everything that anybody could want. What it may is written out here once more, by
+the subjects of a stream; a right that is added without a line here, or lost, fails.
 """
 
 import asyncio

@@ -158,9 +158,7 @@ def test_a_tenant_reaches_nothing_else(server: NatsServer) -> None:
             other.subscribe_direct("speech.v1.transcript.>", lambda s, _r, _b, _h: seen.append(s))
             other.subscribe_direct("speech.v1.live.>", lambda s, _r, _b, _h: seen.append(s))
             await other.flush()
-            answers = [
-                await answer(reader, subject, {"batch": 1, "no_wait": True}) for subject in tries
-            ]
+            answers = [await answer(reader, subject) for subject in tries]
             for subject in ("speech.v1.write.acme.s9.final", "speech.v1.live.acme.s9.partial"):
                 reader.publish_nowait(subject.encode(), b"forged")
             own = b"$JS.API.DIRECT.GET.TRANSCRIPT.speech.v1.write.acme.before.final"

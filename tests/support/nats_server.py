@@ -18,6 +18,8 @@ from typing import Self
 
 import msgspec
 
+from speechbus_cli.settings import read_environment
+
 __all__ = ["DEV_CONFIG", "NatsServer", "NatsServerError", "choose_free_port"]
 
 DEV_CONFIG = Path(__file__).parents[2] / "deploy" / "nats" / "dev.conf"
@@ -190,7 +192,7 @@ class NatsServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(self._environment or {})},
+                env={**read_environment(), **(self._environment or {})},
                 preexec_fn=partial(_die_with_parent, os.getpid()),
             )
         try:
