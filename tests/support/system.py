@@ -14,8 +14,8 @@ from speechbus_cli.die_with_parent import build_command
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.command_line import COMMAND, build_environment
 from tests.support.nats_cluster import NatsCluster
-from tests.support.nats_server import DEV_CONFIG, NatsServer
-from tests.support.secured_nats import build_secured_nats, login_settings
+from tests.support.nats_server import NatsServer
+from tests.support.secured_nats import build_secured_nats, find_violations, login_settings
 
 __all__ = ["Service", "ServiceError", "System"]
 
@@ -232,9 +232,8 @@ class System:
         translator_settings: Mapping[str, str] | None = None,
         bootstrap_settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
-        nats_config: Path = DEV_CONFIG,
+        nats_config: Path | None = None,
         cluster: NatsCluster | None = None,
-        is_secured: bool = False,
     ) -> None:
         """Prepare a system; nothing runs before `start`.
 
@@ -250,14 +249,14 @@ class System:
             translator_settings: likewise.
             bootstrap_settings: likewise, of `speechbus bootstrap`.
             environment: variables of other names, for all services.
-            nats_config: of the one server `nats`.
+            nats_config: of the one server `nats`; None: the production configuration, and each
+                service has its user. Whoever shows no user, as tests do, may look at everything.
             cluster: to use instead of the one server `nats`.
-            is_secured: the server has the production configuration, and each service its user.
         """
-        self._is_secured = is_secured
+        self._has_users = cluster is None and nats_config is None
         self.nats = (
-            build_secured_nats(folder / "nats")
-            if is_secured
+            build_secured_nats(folder / "nats", has_guest=True)
+            if nats_config is None
             else NatsServer(folder / "nats", config=nats_config)
         )
         self.cluster = cluster
@@ -383,7 +382,10 @@ class System:
         traceback: TracebackType | None,
     ) -> None:
         self.end()
-        if error is not None:
+        if error is None:
+            denied = find_violations(self.nats.log_path)
+            assert denied == [], "a service lacks a right: deploy/nats/users.conf"
+        else:
             for service in self.services:
                 error.add_note(service.read_log_end())
 
@@ -406,7 +408,7 @@ class System:
         return service
 
     def _login(self, user: str) -> Mapping[str, str]:
-        return login_settings(user) if self._is_secured else {}
+        return login_settings(self._folder / "nats", user) if self._has_users else {}
 
     def _choose_port(self) -> int:
         # Those chosen a moment ago are free, too, until their services listen.
