@@ -43,6 +43,7 @@ class AudioFeed:
         self._turn_pause_ms = turn_pause_ms or 0
         self._n_behind_max = math.inf if turn_pause_ms is None else BEHIND_S * sample_rate_hz
         self._skipper: SilenceSkipper | None = None
+        self._has_given = False
         self.waiting: deque[Piece] = deque()
         """What is to be sent before anything else is given."""
 
@@ -58,7 +59,9 @@ class AudioFeed:
                 self._send(pcm)
                 return
             self._skipper = SilenceSkipper(
-                sample_rate_hz=self._rate_hz, turn_pause_ms=self._turn_pause_ms
+                sample_rate_hz=self._rate_hz,
+                turn_pause_ms=self._turn_pause_ms,
+                is_beginning=not self._has_given,
             )
         self.waiting += self._skipper.feed(pcm)
         if n_behind < CAUGHT_UP_S * self._rate_hz:
@@ -85,6 +88,7 @@ class AudioFeed:
 
     def _send(self, pcm: memoryview) -> None:
         if pcm:
+            self._has_given = True
             self._timeline.give(len(pcm) >> 1)
             self._driver.send_audio(pcm)
 
