@@ -39,6 +39,12 @@ def test_a_stream_has_caught_up_within_three_times_the_outage(
     assert play(provider, seconds=20, phase=phase).caught_up_s <= 3 * 20
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.2, 0.4, 0.9])
+def test_a_moment_is_caught_up_with_too(phase: float) -> None:
+    """A second that is not caught up with is late for as long as the stream lives."""
+    assert play("palabra", seconds=0.1, phase=phase).caught_up_s <= 3 * CYCLE_S
+
+
 @pytest.mark.parametrize("phase", [0.0, 0.3, 0.5, 0.7, 0.9])
 def test_a_short_outage_costs_some_pauses_more(phase: float) -> None:
     """What the open segment has said is heard again besides, and pauses come when they come."""
