@@ -12,6 +12,9 @@ __all__ = ["AudioFeed"]
 
 BEHIND_S: Final = 1.5
 """Audio waiting for longer than this is a backlog, not a hiccup."""
+LASTING_S: Final = 2.0
+"""So is what has never been less than `CAUGHT_UP_S` for this long: a client that sends in bursts has
+sent nothing for a moment before each."""
 CAUGHT_UP_S: Final = 0.3
 """From here on everything is sent again: a chunk or two always wait."""
 SENT_AT_ONCE_MS: Final = 100
@@ -42,7 +45,11 @@ class AudioFeed:
         self._rate_hz = sample_rate_hz
         self._turn_pause_ms = turn_pause_ms or 0
         self._n_behind_max = math.inf if turn_pause_ms is None else BEHIND_S * sample_rate_hz
+        self._n_lasting_max = math.inf if turn_pause_ms is None else LASTING_S * sample_rate_hz
+        self._n_lasting = 0
+        """Samples given since audio last waited for less than `CAUGHT_UP_S`."""
         self._skipper: SilenceSkipper | None = None
+        self._has_given = False
         self.waiting: deque[Piece] = deque()
         """What is to be sent before anything else is given."""
 
@@ -53,15 +60,19 @@ class AudioFeed:
             pcm: PCM s16le mono, whole samples.
             n_behind: samples that are there behind it.
         """
+        is_behind = n_behind >= CAUGHT_UP_S * self._rate_hz
+        self._n_lasting = self._n_lasting + (len(pcm) >> 1) if is_behind else 0
         if self._skipper is None:
-            if n_behind <= self._n_behind_max:
+            if n_behind <= self._n_behind_max and self._n_lasting <= self._n_lasting_max:
                 self._send(pcm)
                 return
             self._skipper = SilenceSkipper(
-                sample_rate_hz=self._rate_hz, turn_pause_ms=self._turn_pause_ms
+                sample_rate_hz=self._rate_hz,
+                turn_pause_ms=self._turn_pause_ms,
+                is_beginning=not self._has_given,
             )
         self.waiting += self._skipper.feed(pcm)
-        if n_behind < CAUGHT_UP_S * self._rate_hz:
+        if not is_behind:
             self._stop_skipping()
 
     def send_waiting(self) -> None:
@@ -85,6 +96,7 @@ class AudioFeed:
 
     def _send(self, pcm: memoryview) -> None:
         if pcm:
+            self._has_given = True
             self._timeline.give(len(pcm) >> 1)
             self._driver.send_audio(pcm)
 

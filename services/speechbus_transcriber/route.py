@@ -12,6 +12,7 @@ from speechbus_transcriber.providers.interface import (
 __all__ = ["Route"]
 
 BACKOFF_MIN_S: Final = 0.05
+"""After a first failure: what breaks once mostly stands again at once."""
 BACKOFF_MAX_S: Final = 4.0
 FAILURES_MAX: Final = 3
 """Failures in a row of one provider before the next of the route is tried."""
@@ -102,7 +103,7 @@ class Route:
             self.failures = 0
         self.failures += 1
         self._n_stuck += 1
-        backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4.0**self._n_stuck)
+        backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 4.0 ** min(self._n_stuck - 1, 10))
         if self.failures >= FAILURES_MAX and len(self._names) > 1:
             self._left = [*(other for other in self._left if other != name), name]
             self.failures = self._n_stuck = 0

@@ -49,6 +49,7 @@ class SessionBuilder:
         *,
         wake: Callable[[], None],
         patience_s: float,
+        rest_s: float = 0.0,
         at_worst: str | None = None,
     ) -> Ticket:
         """Ask for the right to a session, for `build`, or else for `withdraw`.
@@ -57,6 +58,7 @@ class SessionBuilder:
             language: of the session.
             wake: called when the ticket gets its lease later.
             patience_s: wait so long for a slot of the best provider before others will do.
+            rest_s: where all providers are dead, wait so long for one to be found well.
             at_worst: a provider that is in use: none that comes behind it will do.
 
         Raises:
@@ -67,7 +69,7 @@ class SessionBuilder:
             raise ProvidersExhaustedError
         if at_worst in order:
             order = order[: order.index(at_worst) + 1]
-        return self._context.governor.ask(order, wake=wake, patience_s=patience_s)
+        return self._context.governor.ask(order, wake=wake, patience_s=patience_s, rest_s=rest_s)
 
     def withdraw(self, ticket: Ticket) -> None:
         """No session is wanted any more."""

@@ -59,9 +59,12 @@ class SilenceSkipper:
         sample_rate_hz: of the audio, 8,000 to 48,000.
         turn_pause_ms: silence that ends a turn: of a pause that long, it is told what of it would
             do so, and of a shorter one nothing more is kept than is near speech.
+        is_beginning: nothing lies before it that a recognizer has to hear the end of.
     """
 
-    def __init__(self, *, sample_rate_hz: int, turn_pause_ms: int) -> None:
+    def __init__(
+        self, *, sample_rate_hz: int, turn_pause_ms: int, is_beginning: bool = False
+    ) -> None:
         self._n_held_max = max(_N_BEFORE, (turn_pause_ms - KEPT_AFTER_MS) // BLOCK_MS)
         n_samples = sample_rate_hz * BLOCK_MS // 1000
         self._block_bytes = 2 * n_samples
@@ -71,7 +74,7 @@ class SilenceSkipper:
             *(number * n_samples // _VAD_SAMPLES for number in range(_VAD_SAMPLES))
         )
         self._rest = b""
-        self._n_quiet = 0
+        self._n_quiet = _N_AFTER if is_beginning else 0
         self._held: deque[bytes] = deque()
         self._is_turn_over = False
         self._skipped_bytes = 0

@@ -57,8 +57,12 @@ Outcome = Literal["closed", "superseded"]
 
 SILENT: Final = "finalize_unanswered"
 """A session that ends without having answered."""
+REST_S: Final = 15.0
+"""While all of its providers are dead a stream lets them be so long, unless one is found well: the
+pool tries their handshakes more often than that, with one worker for all streams."""
 JITTER_MAX_S: Final = 5.0
-"""On top of a wait: half of it, up to this."""
+"""On top of a wait: half of it, up to this. Streams that failed together do not come back
+together."""
 WAITING_S: Final = 1.0
 """A stream that has no room at any provider for so long tells its client."""
 PATIENCE_S: Final = 1.5
@@ -97,6 +101,8 @@ class StreamRun:
         self._lag = LagReports(opened, epoch=self.epoch, live=self._live)
         self._builder = SessionBuilder(opened, owned.epoch, context)
         self._had_session = owned.epoch > 1
+        self._rest_s = 0.0
+        """For the next session: how long to let be what is dead."""
         self._sessions = Succession(
             self._builder,
             self._output,
@@ -228,8 +234,9 @@ class StreamRun:
             wake=self._wake.set,
             # Its former session may be about to give a slot back, here or at its former owner.
             patience_s=PATIENCE_S if self._had_session else 0.0,
+            rest_s=self._rest_s,
         )
-        self._had_session = True
+        self._had_session, self._rest_s = True, 0.0
         try:
             await self._pause(WAITING_S, until=lambda: ticket.lease is not None)
             if ticket.lease is None:
@@ -265,8 +272,11 @@ class StreamRun:
                 error, now_s=self._loop.time(), has_advanced=covered > failed.start_sample
             )
         order = route.order
-        if not all(map(governor.is_dead, order)) and governor.is_dead(failed.lease.provider):
-            backoff_s = 0.0  # somebody else is asked
+        jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (no secret)
+        if governor.is_dead(failed.lease.provider):
+            if all(map(governor.is_dead, order)):
+                self._rest_s = REST_S + random.uniform(0, JITTER_MAX_S)  # noqa: S311 (no secret)
+            backoff_s = jitter_s = 0.0  # somebody else is asked, or nobody until one is well
         logger.log(
             logging.ERROR if isinstance(error, ProviderProtocolError) else logging.WARNING,
             "provider session failed",
@@ -280,8 +290,6 @@ class StreamRun:
             },
         )
         if not self._sessions.is_followed(self._languages.at(covered)):
-            # Streams that failed together do not come back together.
-            jitter_s = random.uniform(0, min(JITTER_MAX_S, backoff_s / 2))  # noqa: S311 (no secret)
             await self._pause(backoff_s + jitter_s)
         self._output.rewind(failed)
         self._reader.rewind()

@@ -94,7 +94,10 @@ class Admission:
         demand: Counter[str] = Counter()
         placed: list[Ticket] = []
         for ticket in self._tickets:
-            names = [name for name in ticket.names if name not in dead] or ticket.names
+            well = [name for name in ticket.names if name not in dead]
+            if not well and now_s < ticket.rest_until_s:
+                continue
+            names = well or ticket.names
             is_patient = now_s < ticket.patient_until_s and any(
                 self._is_usable(seats, now_s=now_s) for seats in self.seats[names[0]]
             )
@@ -117,6 +120,7 @@ class Admission:
         times_s = [seats.throttle.next_at_s(now_s=now_s) for seats in self.by_id.values()]
         times_s += [seats.refused_until_s for seats in self.by_id.values()]
         times_s += [ticket.patient_until_s for ticket in self._tickets]
+        times_s += [ticket.rest_until_s for ticket in self._tickets]
         return min((at_s for at_s in times_s if at_s is not None and at_s > now_s), default=None)
 
     def _place_one(

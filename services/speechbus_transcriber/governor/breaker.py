@@ -16,9 +16,11 @@ STREAMS_MIN: Final = 2
 """Of so many streams, unless the connection itself failed: one stream's audio may be poison."""
 EVIDENCE_S: Final = 30.0
 """Older failures say nothing about now."""
-PAUSE_MIN_S: Final = 2.0
-PAUSE_MAX_S: Final = 30.0
-"""Between two handshakes: from one to the other, doubling."""
+PAUSE_MIN_S: Final = 0.25
+PAUSE_MAX_S: Final = 3.0
+PAUSE_GROWTH: Final = 1.25
+"""Between two handshakes: from the least to the most. Streams catch up with what they have waited
+for too long, and one handshake of the whole pool in some seconds is no load."""
 RELAPSE_S: Final = 60.0
 """Dead again so soon after a good handshake: the pause goes on growing."""
 PROBE_S: Final = 15.0
@@ -42,7 +44,8 @@ class Breaker:
 
     def __init__(self) -> None:
         self.record = BreakerRecord(is_open=False)
-        self._probe_at_s = 0.0
+        self.probe_at_s = 0.0
+        """When somebody may try it."""
         self._closed_at_s: float | None = None
         self._failures: list[tuple[float, str, bool]] = []
 
@@ -53,7 +56,7 @@ class Breaker:
 
     def is_probe_due(self, *, now_s: float) -> bool:
         """Whether somebody should try a handshake."""
-        return self.is_open and now_s >= self._probe_at_s
+        return self.is_open and now_s >= self.probe_at_s
 
     def fail(self, stream_id: str, *, is_handshake: bool, now_s: float) -> bool:
         """A session came to nothing; return whether the provider is dead, which is news.
@@ -82,7 +85,7 @@ class Breaker:
         n_pauses = self.record.n_pauses
         if self._closed_at_s is not None and now_s - self._closed_at_s > RELAPSE_S:
             n_pauses = 0
-        return n_pauses + 1, min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0**n_pauses)
+        return n_pauses + 1, min(PAUSE_MAX_S, PAUSE_MIN_S * PAUSE_GROWTH ** min(n_pauses, 20))
 
     def take(self, record: BreakerRecord, *, age_s: float, now_s: float) -> None:
         """Take the pool's word.
@@ -96,4 +99,4 @@ class Breaker:
             self._closed_at_s = now_s - age_s
         self._failures.clear()
         self.record = record
-        self._probe_at_s = now_s + max(0.0, record.wait_ms / 1000 - max(0.0, age_s))
+        self.probe_at_s = now_s + max(0.0, record.wait_ms / 1000 - max(0.0, age_s))

@@ -25,6 +25,8 @@ class Breakers:
         providers: of this worker.
         state: shared with the pool.
         try_handshake: with the provider of this name; None: it could not be tried.
+        is_connected: whether the pool can be reached: without it nobody tries.
+        on_change: called when a provider is taken for dead, or found well.
         tasks: own what is told and tried.
         now_ms: ms since 1970.
     """
@@ -35,6 +37,8 @@ class Breakers:
         state: SharedState,
         *,
         try_handshake: Callable[[str], Awaitable[bool | None]],
+        is_connected: Callable[[], bool],
+        on_change: Callable[[], None],
         tasks: asyncio.TaskGroup,
         now_ms: Callable[[], int],
     ) -> None:
@@ -42,9 +46,12 @@ class Breakers:
             name: provider.endpoint for name, provider in providers.items() if provider.endpoint
         }
         self._breakers = {name: Breaker() for name in self._endpoints}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._sequences = dict.fromkeys(self._endpoints, 0)
         self._state = state
         self._try_handshake = try_handshake
+        self._is_connected = is_connected
+        self._on_change = on_change
         self._tasks = tasks
         self._now_ms = now_ms
         self._loop = asyncio.get_running_loop()
@@ -79,7 +86,9 @@ class Breakers:
                 self._take(provider, record, age_s=age_s)
 
     def try_due(self) -> None:
-        """Try what it is time to try."""
+        """Try what it is time to try; by itself, it is called when that is so."""
+        if not self._is_connected():
+            return
         for provider, breaker in self._breakers.items():
             if breaker.is_probe_due(now_s=self._loop.time()):
                 record = BreakerRecord(
@@ -105,12 +114,19 @@ class Breakers:
 
     def _take(self, provider: str, record: BreakerRecord, *, age_s: float) -> None:
         breaker = self._breakers[provider]
-        if record.is_open != breaker.is_open:
+        is_change = record.is_open != breaker.is_open
+        if is_change:
             logger.warning(
                 "provider taken for dead" if record.is_open else "provider works again",
                 extra={"provider": provider},
             )
         breaker.take(record, age_s=age_s, now_s=self._loop.time())
+        if (timer := self._timers.pop(provider, None)) is not None:
+            timer.cancel()
+        if record.is_open:
+            self._timers[provider] = self._loop.call_at(breaker.probe_at_s, self.try_due)
+        if is_change:
+            self._on_change()
 
     async def _tell(self, provider: str, record: BreakerRecord) -> bool:
         """Tell all workers; False: another one was quicker, which will be heard."""

@@ -87,6 +87,8 @@ class Governor:
             providers,
             self._state,
             try_handshake=self._try_handshake,
+            is_connected=lambda: self._bus.is_connected,
+            on_change=self._place,
             tasks=self._tasks,
             now_ms=now_ms,
         )
@@ -111,7 +113,12 @@ class Governor:
     # --- for sessions: plain calls -------------------------------------------------------------
 
     def ask(
-        self, names: Sequence[str], *, wake: Callable[[], None], patience_s: float = 0.0
+        self,
+        names: Sequence[str],
+        *,
+        wake: Callable[[], None],
+        patience_s: float = 0.0,
+        rest_s: float = 0.0,
     ) -> Ticket:
         """Ask for a lease; the ticket may have it at once.
 
@@ -119,9 +126,12 @@ class Governor:
             names: providers that will do, in the order of preference.
             wake: called when the ticket gets its lease later.
             patience_s: wait so long for a slot of the first one before others will do.
+            rest_s: where all are dead, wait so long for one to be found well.
         """
-        patient_until_s = self._loop.time() + patience_s
-        ticket = Ticket(names, wake, patient_until_s=patient_until_s)
+        now_s = self._loop.time()
+        ticket = Ticket(
+            names, wake, patient_until_s=now_s + patience_s, rest_until_s=now_s + rest_s
+        )
         self._admission.add(ticket)
         self._place()
         return ticket

@@ -19,7 +19,7 @@ __all__ = ["PATIENCE_S", "try_handshake"]
 
 PATIENCE_S: Final = 3.0
 """A handshake waits so long for a slot: with the opening's time-out it ends before `PROBE_S`."""
-STANDS_S: Final = 1.0
+STANDS_S: Final = 0.25
 """A session that stands so long was accepted: refusals in words come right after the upgrade."""
 SAMPLE_RATE_HZ: Final = 16_000
 

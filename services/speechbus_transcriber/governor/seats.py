@@ -44,6 +44,7 @@ class Ticket:
         wake: called when there is a lease.
         patient_until_s: before this it wants a slot of the first provider, if that has to do with
             slots only: one will be free in a moment.
+        rest_until_s: before this it lets be what is taken for dead.
         lease: None: not yet.
     """
 
@@ -53,10 +54,12 @@ class Ticket:
         wake: Callable[[], None],
         *,
         patient_until_s: float = -math.inf,
+        rest_until_s: float = -math.inf,
     ) -> None:
         self.names = names
         self.wake = wake
         self.patient_until_s = patient_until_s
+        self.rest_until_s = rest_until_s
         self.lease: Lease | None = None
 
 

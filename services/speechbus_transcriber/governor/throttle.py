@@ -90,7 +90,7 @@ class Throttle:
         """
         wait_s = 0.0
         if began_at_s >= self._refused_at_s:
-            wait_s = min(LIMITED_MAX_S, LIMITED_MIN_S * 2.0**self._n_refusals)
+            wait_s = min(LIMITED_MAX_S, LIMITED_MIN_S * 2.0 ** min(self._n_refusals, 10))
             self._n_refusals += 1
         if retry_after_s is not None:
             wait_s = min(RETRY_AFTER_MAX_S, retry_after_s)

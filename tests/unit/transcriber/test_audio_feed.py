@@ -127,6 +127,22 @@ def test_a_stream_that_is_not_behind_is_given_whole() -> None:
         assert timeline.to_stream_ms(20_000) == 20_000
 
 
+def test_what_lasts_is_a_backlog_however_small() -> None:
+    """Else it would stay for as long as the stream lives; a burst is over before it lasts."""
+    small = CHUNK_SAMPLES * 5
+    feed, driver, _ = begin()
+    give(feed, AUDIO, n_behind=small)
+    feed.finish()
+    assert len(driver.audio) * 500 // RATE_HZ < 11_000
+
+    feed, driver, _ = begin()
+    for at in range(0, len(AUDIO), 2 * CHUNK_SAMPLES * 10):
+        give(feed, AUDIO[at : at + 2 * CHUNK_SAMPLES * 9], n_behind=small)
+        give(feed, AUDIO[at + 2 * CHUNK_SAMPLES * 9 :][: 2 * CHUNK_SAMPLES], n_behind=0)
+    feed.finish()
+    assert driver.audio == AUDIO
+
+
 def test_a_marker_comes_behind_all_audio_before_it() -> None:
     """What is held back of a silence as well: finals of all of it were asked for."""
     feed, driver, timeline = begin()

@@ -139,6 +139,21 @@ def test_a_dead_provider_is_skipped_unless_there_is_no_other() -> None:
         assert account_of(ask(admission, "a", dead=["a"])) == "a-0"
 
 
+def test_a_dead_provider_is_let_be_for_a_while_unless_it_is_found_well() -> None:
+    """The pool's handshakes tell sooner than the sessions of a hundred streams, and for less."""
+    admission = build({"a": [None]})
+    first = Ticket(["a"], lambda: None, rest_until_s=15.0)
+    admission.add(first)
+
+    assert admission.place(now_s=14.9, dead=["a"]) == []
+    assert admission.next_at_s(now_s=14.9) == 15.0
+    assert admission.place(now_s=15.0, dead=["a"]) == [first]
+
+    second = Ticket(["a"], lambda: None, rest_until_s=30.0)
+    admission.add(second)
+    assert admission.place(now_s=20.0, dead=[]) == [second]
+
+
 def test_a_refused_credential_is_left_out_while_others_work() -> None:
     """One expired key of several takes no provider down; the last one is asked again."""
     admission = build({"open": [None, None]})

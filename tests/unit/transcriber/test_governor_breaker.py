@@ -43,7 +43,7 @@ def test_pauses_between_handshakes_grow_and_start_anew_after_a_good_while() -> N
     breaker = Breaker()
     waits: list[float] = []
     now_s = 0.0
-    for _ in range(6):
+    for _ in range(2_000):
         n_pauses, wait_s = breaker.next_pause(now_s=now_s)
         waits.append(wait_s)
         record = BreakerRecord(is_open=True, n_pauses=n_pauses, wait_ms=int(wait_s * 1000))
@@ -52,10 +52,14 @@ def test_pauses_between_handshakes_grow_and_start_anew_after_a_good_while() -> N
         assert breaker.is_probe_due(now_s=now_s + wait_s)
         now_s += wait_s
 
-    assert waits == [PAUSE_MIN_S, 4, 8, 16, PAUSE_MAX_S, PAUSE_MAX_S]
-    breaker.take(BreakerRecord(is_open=False, n_pauses=6), age_s=0.0, now_s=now_s)
+    assert waits[0] == PAUSE_MIN_S
+    assert waits == sorted(waits)
+    # Who waits for a provider is late by little more than a quarter of what it was away for.
+    assert all(wait_s <= PAUSE_MIN_S + sum(waits[:n]) / 4 for n, wait_s in enumerate(waits[:100]))
+    assert waits[-1] == PAUSE_MAX_S
+    breaker.take(BreakerRecord(is_open=False, n_pauses=60), age_s=0.0, now_s=now_s)
     assert not breaker.is_probe_due(now_s=now_s)
-    assert breaker.next_pause(now_s=now_s + 1) == (7, PAUSE_MAX_S)
+    assert breaker.next_pause(now_s=now_s + 1) == (61, PAUSE_MAX_S)
     assert breaker.next_pause(now_s=now_s + RELAPSE_S + 1) == (1, PAUSE_MIN_S)
 
 

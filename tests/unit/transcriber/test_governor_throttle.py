@@ -19,14 +19,15 @@ def test_case_12_refusals_in_a_row_are_followed_by_ever_longer_pauses() -> None:
     throttle = Throttle()
     pauses: list[float] = []
     now_s = 0.0
-    for number in range(7):
+    for number in range(2_000):
         throttle.begin(number)
         pauses.append(throttle.refuse(began_at_s=now_s, retry_after_s=None, now_s=now_s))
         assert not throttle.has_room(now_s=now_s + pauses[-1] - 0.01)
         now_s += pauses[-1]
 
     assert pauses[0] == LIMITED_MIN_S
-    assert pauses == [1, 2, 4, 8, 16, LIMITED_MAX_S, LIMITED_MAX_S]
+    assert pauses[:6] == [1, 2, 4, 8, 16, LIMITED_MAX_S]
+    assert set(pauses[6:]) == {LIMITED_MAX_S}
 
 
 def test_a_burst_of_refusals_is_one() -> None:

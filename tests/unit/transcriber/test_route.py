@@ -58,10 +58,10 @@ def test_the_first_provider_is_asked_first_again_when_another_one_has_got_furthe
 def test_waiting_grows_up_to_a_bound_when_there_is_nobody_else() -> None:
     """A provider that is down is not stormed, and is found again soon after it is back."""
     route = Route(["only"])
-    waits = [route.fail(DOWN, now_s=0) for _ in range(6)]
+    waits = [route.fail(DOWN, now_s=0) for _ in range(2_000)]
 
     assert waits == sorted(waits)
-    assert waits[0] < 1
+    assert waits[0] < 0.1
     assert waits[-1] == BACKOFF_MAX_S
     assert route.order == ("only",)
 
