@@ -172,11 +172,7 @@ class Clock:
 
 
 def build(
-    clock: Clock | None = None,
-    *,
-    failures_max: int = 2,
-    origins: Sequence[str] = ("*",),
-    **more: bool,
+    clock: Clock | None = None, *, origins: Sequence[str] = ("*",), is_rebindable: bool = False
 ) -> Gatekeeper:
     """A gate that knows `acme`'s key, and trusts 10.0.0.1."""
     clock = clock or Clock()
