@@ -221,6 +221,47 @@ def test_a_message_of_endless_parts_is_closed() -> None:
     run(test)
 
 
+def test_a_text_that_is_none_is_closed_and_nothing_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """1007, as the protocol wants; it is the client's mistake, and may be speech."""
+
+    async def test() -> None:
+        async with serve() as (server, port):
+            for frames in (
+                [Frame(Opcode.TEXT, b"caf\xe9")],
+                [Frame(Opcode.TEXT, b"\xff"), Frame(Opcode.TEXT, b"\xff")],
+                [Frame(Opcode.TEXT, b"\xc3", fin=False), Frame(Opcode.CONT, b"x")],
+            ):
+                client = await RawWebSocket.connect(f"ws://127.0.0.1:{port}/socket", {})
+                client.send(*frames)
+                async with asyncio.timeout(WITHIN_S):
+                    (closing,) = await client.read_frames()
+                assert closing.data[:2] == (1007).to_bytes(2, "big")
+                await wait_until(lambda: not server.server_state.connections)
+                client.writer.close()
+
+    run(test)
+    assert not caplog.records
+
+
+def test_who_goes_amid_its_request_is_no_mistake_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing is logged: anybody could fill the disk that way."""
+
+    async def test() -> None:
+        async with serve() as (server, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(POST)
+            await wait_until(lambda: bool(server.server_state.tasks))
+            writer.transport.abort()
+            await wait_until(lambda: not server.server_state.tasks)
+
+    run(test)
+    assert not caplog.records
+
+
 def test_pings_that_nobody_reads_the_answers_of_end_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
