@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
-# Extra arguments for the command behind test, test-fast, bench, loss, soak, takeover and lock, as in `make test ARGS=-x`.
+# Extra arguments for the command behind test, test-fast, bench, loss, soak, takeover, fuzz and lock, as in `make test ARGS=-x`.
 ARGS ?=
 
 SPEECH := .cache/speech
@@ -26,7 +26,7 @@ IMAGE_EXTRAS := correlator ctranslate2 ingest local simulate transcriber transla
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast format lint types imports check bench loss soak takeover lock schema speech clean
+.PHONY: help setup demo test test-fast format lint types imports check bench loss soak takeover fuzz lock schema speech clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,9 @@ soak: $(DEV) ## let anything break for 30 minutes, then read the stored transcri
 
 takeover: $(DEV) ## measure how soon another worker reads the streams of one that is gone
 	@.venv/bin/python -m benchmarks.takeover $(ARGS)
+
+fuzz: $(DEV) ## send garbage to every parser and every door for 10 minutes
+	@.venv/bin/python -m benchmarks.fuzz $(ARGS)
 
 loss: $(DEV) ## measure what is lost, doubled or late when something breaks
 	@.venv/bin/python -m benchmarks.loss $(ARGS)

@@ -126,7 +126,15 @@ def build_service_specs(
             "DRAIN_S": DRAIN_S,
             # Who can reach a loopback port can read this process's memory, too.
             **({"VIEWER": "open"} if place.is_loopback else {}),
-            **({"API_KEYS": f"{place.tenant}:{place.key}"} if place.is_own_key else {}),
+            # Everybody knows that key: a page that the person visits must not use it.
+            **(
+                {
+                    "API_KEYS": f"{place.tenant}:{place.key}",
+                    "ALLOWED_ORIGINS": f"http://127.0.0.1:{place.port}",
+                }
+                if place.is_own_key
+                else {}
+            ),
         },
     )
     transcriber = (

@@ -17,6 +17,8 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "transcribe": "speechbus_cli.transcribe:transcribe",
     "watch": "speechbus_cli.watch:watch",
     "doctor": "speechbus_cli.doctor:doctor",
+    "key": "speechbus_cli.key:key",
+    "purge": "speechbus_cli.purge:purge",
     "bootstrap": "speechbus_cli.bootstrap:bootstrap",
     "ingest": "speechbus_cli.services:ingest",
     "transcriber": "speechbus_cli.services:transcriber",

@@ -1,6 +1,7 @@
 """The one place of the command line that reads the environment (beside click's `envvar=`)."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,7 @@ INGEST_URL: Final = "SPEECHBUS_URL"
 KEY: Final = "SPEECHBUS_KEY"
 SERVICE: Final = "SPEECHBUS_SERVICE"
 API_KEYS: Final = "SPEECHBUS_INGEST_API_KEYS"
+_SEPARATORS: Final = re.compile(r"[,\n]")
 DEV_TENANT: Final = "dev"
 DEV_KEY: Final = "dev"
 """Not a secret: `speechbus dev` listens on loopback unless told otherwise."""
@@ -77,7 +79,9 @@ def read_nats_login() -> BusLogin:
 
 
 def read_first_key(environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return tenant and key of the first entry of `SPEECHBUS_INGEST_API_KEYS` (or its `_FILE`).
+    """Return the first tenant and key of `SPEECHBUS_INGEST_API_KEYS` (or its `_FILE`).
+
+    Hashed keys are passed over: they let nobody in.
 
     Returns:
         None when neither variable is set.
@@ -96,7 +100,13 @@ def read_first_key(environment: Mapping[str, str]) -> tuple[str, str] | None:
             raise SettingsMistakeError(
                 f"{API_KEYS}_FILE names a file that cannot be read: correct the path or its rights."
             ) from None
-    tenant, colon, key = keys.strip().split(",")[0].strip().partition(":")
+    entries = [entry.strip() for entry in _SEPARATORS.split(keys) if entry.strip()]
+    usable = [entry for entry in entries if not entry.partition(":")[2].startswith("sha256:")]
+    if entries and not usable:
+        raise SettingsMistakeError(
+            f"{API_KEYS} holds hashed keys only, which this command cannot use: add one as it is."
+        )
+    tenant, colon, key = (usable[0] if usable else "").partition(":")
     if not (tenant and colon and key):
         raise SettingsMistakeError(f"{API_KEYS} holds no `tenant:key`: write for example dev:dev.")
     return tenant, key

@@ -103,7 +103,7 @@ def _refuse(text: str, error: msgspec.ValidationError) -> RequestError:
     """Say what is wrong with a message that is JSON."""
     try:
         kind = _type_decoder.decode(text).type
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         return RequestError("invalid_event", "An event is an object with a type.", param="type")
     if kind not in _TYPES:
         return RequestError("invalid_event", "There is no such event.", param="type")

@@ -157,7 +157,10 @@ def _remember(session: bytes) -> str:
             " socket instead.",
             param="session",
         )
-    return session.decode()
+    try:
+        return session.decode()
+    except UnicodeDecodeError:  # in a field that nobody has read
+        raise RequestError("invalid_json", "The body is no JSON object.") from None
 
 
 def read_remembered_session(remembered: str, dialect: Dialect) -> Asked:
@@ -176,7 +179,7 @@ def read_remembered_session(remembered: str, dialect: Dialect) -> Asked:
         if dialect == "general":
             return read_general_session(remembered.encode())
         return read_session(remembered.encode(), dialect)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise _refuse(error) from None
 
 

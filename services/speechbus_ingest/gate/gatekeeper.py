@@ -1,11 +1,12 @@
 """What every request passes before a door sees it: where it is from, whether it may come in."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import ceil
 from typing import Any, Final
 
 import msgspec
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speechbus_ingest.doors.credentials import find_credential, find_realtime_credential
@@ -95,7 +96,8 @@ class Gatekeeper:
                 return
             refusal = self.check(scope)
             if refusal is None:
-                await app(scope, receive, self._watch(scope, send))
+                with suppress(ClientDisconnect):  # who goes amid its request breaks nothing
+                    await app(scope, receive, self._watch(scope, send))
                 return
             start = {"type": "http.response.start", "status": refusal.status}
             await send({**start, "headers": refusal.headers})

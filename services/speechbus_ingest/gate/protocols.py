@@ -2,7 +2,7 @@
 
 Found with uvicorn 0.54: no limit on the time that a request may take to arrive, none on WebSocket
 connections (`limit_concurrency` looks at plain requests only), none on the parts of a message, none
-on pongs that nobody reads.
+on pongs that nobody reads; and tracebacks in the log over a text message that is no UTF-8.
 """
 
 import asyncio
@@ -191,10 +191,35 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
     def handle_cont(self, event: Frame) -> None:
         """Take another part of a message."""
         if len(self.frames) >= FRAGMENTS_MAX:
-            self.conn.fail(CloseCode.MESSAGE_TOO_BIG)
-            self.handle_parser_exception()
+            self._fail(CloseCode.MESSAGE_TOO_BIG)
             return
         super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message on; as uvicorn's, which logs a traceback over bytes that are no text."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "bytes":
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        else:
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                self._fail(CloseCode.INVALID_DATA)
+                return
+            self.queue.put_nowait({"type": "websocket.receive", "text": text})
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _fail(self, code: CloseCode) -> None:
+        self.conn.fail(code)
+        if self.conn.close_sent is None:  # nothing can be said any more
+            self.transport.abort()
+        else:
+            self.handle_parser_exception()
 
     def handle_ping(self) -> None:
         """Answer a ping, unless its sender reads nothing."""

@@ -1,5 +1,6 @@
 """Whose key is it?"""
 
+import hashlib
 import hmac
 from unittest import mock
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbus_ingest.keys import KeyRing
+from speechbus_ingest.keys import KeyRing, UnreadableHashError
 
 RING = KeyRing([("acme", "one"), ("acme", "two"), ("bolt", "schlüssel-€-𝄞"), ("void", "")])
 
@@ -53,3 +54,42 @@ def test_every_key_of_the_ring_is_found(keys: dict[str, str]) -> None:
     ring = KeyRing((tenant, key) for key, tenant in keys.items())
 
     assert {key: ring.find_tenant(key) for key in keys} == keys
+
+
+# --- hashed keys ---------------------------------------------------------------------------------
+
+
+def hash_key(key: str) -> str:
+    """An entry as `speechbus key new` writes it."""
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def test_a_hashed_key_is_found_and_its_hash_is_none() -> None:
+    """Whoever reads the settings cannot come in with what stands there."""
+    ring = KeyRing([("acme", hash_key("one")), ("bolt", "two")])
+
+    assert ring.find_tenant("one") == "acme"
+    assert ring.find_tenant("two") == "bolt"
+    assert ring.find_tenant(hash_key("one")) is None
+    assert ring.find_tenant(hash_key("one").removeprefix("sha256:")) is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["sha256:", "sha256:abc", hash_key("one").upper().replace("SHA", "sha"), hash_key("one") + "0"],
+)
+def test_half_a_hash_is_a_mistake(entry: str) -> None:
+    """Taken for a plain key it would be one that somebody could read."""
+    with pytest.raises(UnreadableHashError):
+        KeyRing([("acme", entry)])
+
+
+def test_keys_are_replaced_all_or_not() -> None:
+    """A rotation with a slip in it must not lock everybody out."""
+    ring = KeyRing([("acme", "old")])
+    with pytest.raises(UnreadableHashError):
+        ring.replace([("acme", "new"), ("bolt", "sha256:")])
+    assert ring.find_tenant("old") == "acme"
+
+    ring.replace([("acme", "new")])
+    assert (ring.find_tenant("old"), ring.find_tenant("new")) == (None, "acme")

@@ -1,0 +1,1 @@
+"""Garbage for every parser and every door; see `__main__`."""
