@@ -148,7 +148,8 @@ class TranscriptSubject(_StreamEventSubject, frozen=True):
 
 class LiveSubject(msgspec.Struct, frozen=True):
     """Partials and their translations, turns, lag, and that a stream waits: core NATS only, not
-    stored."""
+    stored.
+    """
 
     tenant: str
     stream_id: str

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +15,10 @@ from speechbus_contracts import (
     TRANSCRIPT_STORE,
     TRANSLATOR_CONSUMER,
     ContractError,
+    LiveSubject,
     TranslationFinal,
     TranslationMissing,
+    TranslationPartial,
     WriteSubject,
     build_dedup_headers,
     build_translator_consumer,
@@ -24,6 +26,7 @@ from speechbus_contracts import (
     translation_dedup_id,
     translation_missing_dedup_id,
 )
+from speechbus_contracts.subjects import ROOT
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.lifecycle import EXIT_SETTINGS, run_service
@@ -41,6 +44,7 @@ from speechbus_translator.engines.apertium import Apertium
 from speechbus_translator.engines.ctranslate import CTranslate2, ModelFolderError
 from speechbus_translator.engines.interface import Engine
 from speechbus_translator.engines.libretranslate import LibreTranslate
+from speechbus_translator.partials import PartialTranslator, parse_partial
 from speechbus_translator.pool import EnginePool
 from speechbus_translator.settings import SETTINGS_PREFIX, Settings
 from speechbus_translator.transcript import Transcript
@@ -55,6 +59,9 @@ FINALS_IN_HAND_MAX: Final = 8
 """Of one pull: as many as one engine takes at the same time by default."""
 RETRY_S: Final = 0.25
 """When the log cannot be read."""
+PARTIALS: Final = f"{ROOT}.live.*.*.partial"
+PARTIALS_QUEUE: Final = "translators"
+"""Each partial is translated by one of them."""
 PULLS: Final = 4
 """One text that an engine holds for its whole time-out holds up a quarter."""
 
@@ -125,6 +132,7 @@ async def _prepare(
         headers = encode_headers(build_dedup_headers(dedup_id))
         await publisher.publish(str(subject), encode_event(event), headers=headers)
 
+    partials = _open_partials(bus, pool) if settings.partials else None
     translator = Translator(
         pool,
         Transcript(bus),
@@ -153,8 +161,30 @@ async def _prepare(
     try:
         yield handle
     finally:
+        if partials is not None:
+            await partials.close()
         for engine in engines:
             await engine.close()
+
+
+def _open_partials(bus: BusConnection, pool: EnginePool) -> PartialTranslator:
+    def publish(event: TranslationPartial) -> None:
+        subject = str(LiveSubject(event.tenant, event.stream_id, "partial_translation"))
+        payload = encode_event(event)
+        if len(payload) <= bus.max_payload:
+            bus.publish_nowait(subject.encode(), payload)
+
+    partials = PartialTranslator(
+        lambda text, source, target: pool.translate_passing(text, source=source, target=target),
+        publish,
+    )
+
+    def receive(subject: bytes, _reply: bytes, payload: bytes, _headers: bytes) -> None:
+        with suppress(ContractError):  # garbage; a partial is not worth a line in the log
+            partials.take(parse_partial(subject.decode(), payload))
+
+    bus.subscribe_direct(PARTIALS, receive, queue=PARTIALS_QUEUE)
+    return partials
 
 
 def _open_engines(settings: Settings, ctranslate2: CTranslate2 | None) -> list[Engine]:
