@@ -116,7 +116,7 @@ def test_a_settled_beginning_is_translated_once() -> None:
     assert engine.asked.count("the old man sat down by the road and waited") == 2
     settled_at = max(n for n, text in enumerate(engine.asked) if text.startswith("the old man"))
     assert engine.asked[settled_at] == "the old man sat down by the road and waited"
-    assert len(engine.asked) - settled_at > 5
+    assert len(engine.asked) > settled_at + 2
 
 
 def test_what_its_provider_translates_and_what_is_said_already_is_not_asked_for() -> None:
