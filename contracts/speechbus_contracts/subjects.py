@@ -147,8 +147,7 @@ class TranscriptSubject(_StreamEventSubject, frozen=True):
 
 
 class LiveSubject(msgspec.Struct, frozen=True):
-    """Partials and their translations, turns, lag, and that a stream waits: core NATS only, not
-    stored."""
+    """Partials, their translations, turns, lag, and that a stream waits: core NATS only."""
 
     tenant: str
     stream_id: str

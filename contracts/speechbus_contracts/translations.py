@@ -19,9 +19,7 @@ class _Translation(StreamEvent, frozen=True, kw_only=True):
 
 
 class TranslationPartial(_Translation, frozen=True, kw_only=True, tag="translation.partial"):
-    """A translation that will be replaced; of two the one of the higher epoch counts, then of the
-    higher revision, as of their partials.
-    """
+    """A translation of a partial, which the next one replaces; as of their partials."""
 
     epoch: Integer = 0
     """Of the partial that was translated; 0: not known."""

@@ -1,13 +1,10 @@
 """The correlator as a service: the log in by a durable consumer, captions out."""
 
-import logging
 import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
-
-from faststream.nats import NatsMessage
 
 from speechbus_contracts import (
     CAPTION_STORE,
@@ -23,28 +20,18 @@ from speechbus_correlator.settings import SETTINGS_PREFIX, Settings
 from speechbus_correlator.transcript import Transcript
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError
-from speechbus_runtime.lifecycle import EXIT_SETTINGS, run_service
+from speechbus_runtime.lifecycle import EXIT_SETTINGS
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher
-from speechbus_runtime.pull_service import (
-    STOP_MARGIN_S,
-    Handle,
-    PullService,
-    describe_message,
-    serve_pulls,
-)
+from speechbus_runtime.pull_service import Delivery, Handle, PullService, run_pulls
 from speechbus_runtime.settings import SettingsError, read_settings
 
 __all__ = ["main"]
-
-logger = logging.getLogger(__name__)
 
 SERVICE: Final = "correlator"
 EVENTS_IN_HAND_MAX: Final = 32
 """Events of one pull, handled at the same time. Enough for a backlog (one answer from the store
 then serves 32), and no more than that is delivered again after a crash."""
-RETRY_S: Final = 0.25
-"""What could not be read, or is not there yet at a replica, is looked at again after this long."""
 
 
 def main() -> int:
@@ -69,14 +56,11 @@ def main() -> int:
         stores=(CAPTION_STORE,),
         in_hand_max=EVENTS_IN_HAND_MAX,
         handle_within_s=STORE_WITHIN_S,
+        drops_on=(ContractError,),
+        # Among them what is not there yet at a replica.
+        repeats_on=(CaptionNotStoredError, JetStreamError, JetStreamUnavailableError),
     )
-    return run_service(
-        lambda stop: serve_pulls(
-            spec, stop, lambda bus, publisher: _prepare(bus, publisher, settings)
-        ),
-        service=SERVICE,
-        stop_within_s=STORE_WITHIN_S + STOP_MARGIN_S,
-    )
+    return run_pulls(spec, lambda bus, publisher: _prepare(bus, publisher, settings))
 
 
 @asynccontextmanager
@@ -87,24 +71,11 @@ async def _prepare(
     wait_ms = round(1_000 * settings.deadline_s)
     correlator = Correlator(Transcript(bus), captions.write, wait_ms=wait_ms)
 
-    async def handle(message: NatsMessage) -> None:
-        try:
-            again_ms = await correlator.handle(_read(message), now_ms=time.time_ns() // 1_000_000)
-        except ContractError as error:
-            logger.warning("event dropped: not as agreed", extra=describe_message(message, error))
-            await message.reject()
-        except (CaptionNotStoredError, JetStreamError, JetStreamUnavailableError) as error:
-            logger.warning(
-                "event not joined, it comes again", extra=describe_message(message, error)
-            )
-            await message.nack(delay=RETRY_S)
-        else:
-            await (message.ack() if again_ms is None else message.nack(delay=again_ms / 1_000))
+    async def handle(delivery: Delivery) -> float | None:
+        stored = Stored(
+            delivery.sequence, delivery.stored_at_ms, parse_part(delivery.subject, delivery.payload)
+        )
+        again_ms = await correlator.handle(stored, now_ms=time.time_ns() // 1_000_000)
+        return None if again_ms is None else again_ms / 1_000
 
     yield handle
-
-
-def _read(message: NatsMessage) -> Stored:
-    raw = message.raw_message
-    at_ms = int(raw.metadata.timestamp.timestamp() * 1_000)
-    return Stored(raw.metadata.sequence.stream, at_ms, parse_part(raw.subject, message.body))

@@ -53,6 +53,9 @@ class Transcript:
     ) -> list[Stored]:
         """Return the segment's events from a sequence up to a sequence, or to a moment.
 
+        Nothing when at `from_sequence` there is none of them: whoever named it may be wrong by a
+        day of the stream.
+
         Raises:
             JetStreamUnavailableError: no answer, or one without what must be in it.
         """
@@ -64,6 +67,7 @@ class Transcript:
         return await self._collect(
             segment,
             self._fetch(subject, must_reach=must_reach, start_sequence=from_sequence),
+            from_sequence=from_sequence,
             to_sequence=to_sequence,
             to_ms=to_ms,
         )
@@ -110,6 +114,7 @@ class Transcript:
         segment: Stored,
         messages: AsyncGenerator[StoredMessage],
         *,
+        from_sequence: int | None = None,
         to_sequence: int | None = None,
         to_ms: int | None = None,
     ) -> list[Stored]:
@@ -124,6 +129,8 @@ class Transcript:
                 name = segment.event.transcription_id
                 if stored is not None and stored.event.transcription_id == name:
                     events.append(stored)
+                if from_sequence not in (None, *(each.sequence for each in events[:1])):
+                    break
         return events
 
     async def _fetch(

@@ -162,11 +162,16 @@ class BusConnection(BusClient):
 
     # --- received messages -------------------------------------------------------------------
 
-    def subscribe_direct(self, subject: str, handler: DirectHandler) -> int:
+    def subscribe_direct(self, subject: str, handler: DirectHandler, *, queue: str = "") -> int:
         """Call `handler` in the read loop for each message of `subject`.
 
         The handler must be quick and must not block. An exception in it is logged and the
         connection lives on. The subscription survives reconnects.
+
+        Args:
+            subject: wildcards allowed.
+            handler: gets subject, reply subject, payload and headers.
+            queue: of those that subscribe with the same name, one gets each message.
 
         Returns:
             The id for `unsubscribe_direct`.
@@ -176,8 +181,8 @@ class BusConnection(BusClient):
         self.direct_handlers[sid] = handler
         # nats-py replays what is in `_subs` after a reconnect; the object is never started, so it
         # has neither queue consumer nor task.
-        self._subs[sid] = Subscription(self, sid, subject)
-        self._append(b"SUB %b  %d\r\n" % (subject.encode(), sid))
+        self._subs[sid] = Subscription(self, sid, subject, queue)
+        self._append(b"SUB %b %b %d\r\n" % (subject.encode(), queue.encode(), sid))
         return sid
 
     def unsubscribe_direct(self, sid: int) -> None:

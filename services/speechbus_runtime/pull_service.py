@@ -20,13 +20,14 @@ from speechbus_runtime.bus_rights import follow_rights
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError, request_api
-from speechbus_runtime.lifecycle import StopSignal
+from speechbus_runtime.lifecycle import StopSignal, run_service
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.pull_broker import BusBroker, watch_pulls
 from speechbus_runtime.server_watch import watch_server
+from speechbus_runtime.task_groups import plain_errors
 from speechbus_runtime.telemetry import Telemetry
 
-__all__ = ["STOP_MARGIN_S", "Handle", "PullService", "describe_message", "serve_pulls"]
+__all__ = ["Delivery", "Handle", "PullService", "read_delivery", "run_pulls"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,31 @@ PULL_S: Final = 1.0
 """A pull request is lost when NATS restarts; the next one follows this much later."""
 STOP_MARGIN_S: Final = 3.0
 """For closing the connection (1 s without NATS) and the port."""
+_TIME_TOKENS: Final = (7, 9)
+"""Where the time stands in the reply subject of a delivery: ns; since 2.11 there are more tokens
+before it, with domain and account."""
 CHECK_EVERY_S: Final = 2.0
 """Two small requests; a probe sees a deleted consumer after this long."""
 
-Handle = Callable[[NatsMessage], Awaitable[None]]
-"""Takes a message and settles it: `ack`, `nack`, `reject`, or nothing, and it comes again."""
+RETRY_S: Final = 0.25
+"""What could not be handled now comes again after this long."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A stored message as the consumer delivers it."""
+
+    subject: str
+    payload: bytes
+    sequence: int
+    """In its JetStream stream."""
+    stored_at_ms: int
+    """ms since 1970 by the store's clock, rounded down as in all other ways to read it."""
+    n_delivered: int
+    """How often, this time included."""
+
+
+Handle = Callable[[Delivery], Awaitable[float | None]]
+"""Deals with a message; returns after how many seconds it is to come again, None: never."""
 Prepare = Callable[[BusConnection, AckedPublisher], AbstractAsyncContextManager[Handle]]
 """Makes the handler, with what it reads by and what it stores by, and takes it down again."""
 
@@ -66,16 +87,43 @@ class PullService(msgspec.Struct, frozen=True, kw_only=True):
     more than its own pull."""
     handle_within_s: float
     """Longest time that a message takes: a stop waits for as long."""
+    drops_on: tuple[type[Exception], ...]
+    """Errors of a message that will never be handled, in any number of tries."""
+    repeats_on: tuple[type[Exception], ...]
+    """Errors that pass: the message comes again."""
 
 
-async def serve_pulls(spec: PullService, stop: StopSignal, prepare: Prepare) -> None:
-    """Handle messages until `stop`, then finish those in hand.
+def run_pulls(spec: PullService, prepare: Prepare) -> int:
+    """Handle messages until SIGTERM, then finish those in hand; see `run_service`.
 
     Args:
         spec: of the service.
-        stop: asks for the end.
         prepare: called once the objects are there.
+
+    Returns:
+        The exit code.
     """
+    return run_service(
+        lambda stop: _serve_pulls(spec, stop, prepare),
+        service=spec.service,
+        stop_within_s=spec.handle_within_s + STOP_MARGIN_S,
+    )
+
+
+def read_delivery(message: Msg) -> Delivery:
+    """Return what the consumer delivered."""
+    sequence = message.metadata.sequence
+    return Delivery(
+        message.subject,
+        message.data,
+        sequence.stream,
+        # Not by `metadata.timestamp`, whose fractions of a second are a float's.
+        int(message.reply.split(".")[_TIME_TOKENS[message.reply.count(".") > 8]]) // 1_000_000,
+        message.metadata.num_delivered or 1,
+    )
+
+
+async def _serve_pulls(spec: PullService, stop: StopSignal, prepare: Prepare) -> None:
     health = Health(spec.service)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
     telemetry = Telemetry(spec.service)
@@ -90,14 +138,21 @@ async def serve_pulls(spec: PullService, stop: StopSignal, prepare: Prepare) -> 
         pulling.cancel()
 
 
-def describe_message(message: NatsMessage, error: Exception) -> dict[str, object]:
-    """Return what a person needs to find the message; nothing out of it."""
-    metadata = message.raw_message.metadata
-    return {
-        "jetstream": metadata.stream,
-        "sequence": metadata.sequence.stream,
-        "reason": str(error),
-    }
+async def _settle(spec: PullService, handle: Handle, message: NatsMessage) -> None:
+    delivery = read_delivery(message.raw_message)
+    # What a person needs to find the message; nothing out of it.
+    extra = {"jetstream": spec.jetstream_name, "sequence": delivery.sequence}
+    try:
+        with plain_errors(*spec.drops_on, *spec.repeats_on):
+            again_s = await handle(delivery)
+    except spec.drops_on as error:
+        logger.warning("message dropped: not as agreed", extra={**extra, "reason": str(error)})
+        await message.reject()
+    except spec.repeats_on as error:
+        logger.warning("message comes again", extra={**extra, "reason": str(error)})
+        await message.nack(delay=RETRY_S)
+    else:
+        await (message.ack() if again_s is None else message.nack(delay=again_s))
 
 
 async def _pull(spec: PullService, health: Health, telemetry: Telemetry, prepare: Prepare) -> None:
@@ -140,13 +195,20 @@ async def _start_pulling(
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,  # else a header of the message could make us publish anywhere
         )
-        subscriber(handle)
+        subscriber(_settled_by(spec, handle))
         await broker.start()
         stack.push_async_callback(subscriber.stop)
         assert subscriber.subscription is not None
         name = f"pull-{number}"
         health.register(name, stale_after_s=stale_after_s)
         watch_pulls(subscriber.subscription, bus, beat=_beat_of(health, name))
+
+
+def _settled_by(spec: PullService, handle: Handle) -> Callable[[NatsMessage], Awaitable[None]]:
+    async def settle(message: NatsMessage) -> None:
+        await _settle(spec, handle, message)
+
+    return settle
 
 
 def _beat_of(health: Health, name: str) -> Callable[[], None]:

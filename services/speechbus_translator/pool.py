@@ -81,6 +81,13 @@ class EnginePool:
         if known is not None:
             self._cache.move_to_end(key)
             return known
+        outcome = await self.translate_passing(text, source=source, target=target)
+        if isinstance(outcome, Translated):
+            self._remember(key, outcome)
+        return outcome
+
+    async def translate_passing(self, text: str, *, source: str | None, target: str) -> Outcome:
+        """Do the same for a text that will not come again: it is not remembered."""
         waits_s: list[float] = []
         is_refused = False
         for engine in self._engines:
@@ -89,7 +96,6 @@ class EnginePool:
             outcome = await self._try(engine, text, source=source, target=target)
             match outcome:
                 case Translated():
-                    self._remember(key, outcome)
                     return outcome
                 case Later(after_s=after_s):
                     waits_s.append(after_s)

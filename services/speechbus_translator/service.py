@@ -5,18 +5,18 @@ import logging
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
-
-from faststream.nats import NatsMessage
 
 from speechbus_contracts import (
     TRANSCRIPT_STORE,
     TRANSLATOR_CONSUMER,
     ContractError,
+    LiveSubject,
     TranslationFinal,
     TranslationMissing,
+    TranslationPartial,
     WriteSubject,
     build_dedup_headers,
     build_translator_consumer,
@@ -24,23 +24,19 @@ from speechbus_contracts import (
     translation_dedup_id,
     translation_missing_dedup_id,
 )
+from speechbus_contracts.subjects import ROOT
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.jetstream import JetStreamUnavailableError
-from speechbus_runtime.lifecycle import EXIT_SETTINGS, run_service
+from speechbus_runtime.lifecycle import EXIT_SETTINGS
 from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError
-from speechbus_runtime.pull_service import (
-    STOP_MARGIN_S,
-    Handle,
-    PullService,
-    describe_message,
-    serve_pulls,
-)
+from speechbus_runtime.pull_service import Delivery, Handle, PullService, run_pulls
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_translator.engines.apertium import Apertium
 from speechbus_translator.engines.ctranslate import CTranslate2, ModelFolderError
 from speechbus_translator.engines.interface import Engine
 from speechbus_translator.engines.libretranslate import LibreTranslate
+from speechbus_translator.partials import PartialTranslator, parse_partial
 from speechbus_translator.pool import EnginePool
 from speechbus_translator.settings import SETTINGS_PREFIX, Settings
 from speechbus_translator.transcript import Transcript
@@ -53,8 +49,9 @@ logger = logging.getLogger(__name__)
 SERVICE: Final = "translator"
 FINALS_IN_HAND_MAX: Final = 8
 """Of one pull: as many as one engine takes at the same time by default."""
-RETRY_S: Final = 0.25
-"""When the log cannot be read."""
+PARTIALS: Final = f"{ROOT}.live.*.*.partial"
+PARTIALS_QUEUE: Final = "translators"
+"""Each partial is translated by one of them."""
 PULLS: Final = 4
 """One text that an engine holds for its whole time-out holds up a quarter."""
 
@@ -83,14 +80,10 @@ def main() -> int:
         in_hand_max=FINALS_IN_HAND_MAX,
         pulls=PULLS,
         handle_within_s=HANDLE_WITHIN_S,
+        drops_on=(ContractError, PublishRefusedError),
+        repeats_on=(JetStreamUnavailableError,),
     )
-    return run_service(
-        lambda stop: serve_pulls(
-            spec, stop, lambda bus, publisher: _prepare(bus, publisher, settings, ctranslate2)
-        ),
-        service=SERVICE,
-        stop_within_s=HANDLE_WITHIN_S + STOP_MARGIN_S,
-    )
+    return run_pulls(spec, lambda bus, publisher: _prepare(bus, publisher, settings, ctranslate2))
 
 
 def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
@@ -126,6 +119,7 @@ async def _prepare(
         headers = encode_headers(build_dedup_headers(dedup_id))
         await publisher.publish(str(subject), encode_event(event), headers=headers)
 
+    partials = _open_partials(bus, pool) if settings.partials else None
     translator = Translator(
         pool,
         Transcript(bus),
@@ -134,28 +128,42 @@ async def _prepare(
         step_in_s=settings.step_in_s,
     )
 
-    async def handle(message: NatsMessage) -> None:
-        try:
-            final = _read(message)
-            again_s = await translator.handle(final, now_ms=time.time_ns() // 1_000_000)
-        except* (ContractError, PublishRefusedError) as group:
-            error = group.exceptions[0]
-            logger.warning("final dropped: not as agreed", extra=describe_message(message, error))
-            await message.reject()
-        except* JetStreamUnavailableError as group:
-            logger.warning(
-                "final not looked at, it comes again",
-                extra=describe_message(message, group.exceptions[0]),
-            )
-            await message.nack(delay=RETRY_S)
-        else:
-            await (message.ack() if again_s is None else message.nack(delay=again_s))
+    async def handle(delivery: Delivery) -> float | None:
+        final = StoredFinal(
+            delivery.sequence,
+            delivery.stored_at_ms,
+            delivery.n_delivered,
+            parse_final(delivery.subject, delivery.payload),
+        )
+        return await translator.handle(final, now_ms=time.time_ns() // 1_000_000)
 
     try:
         yield handle
     finally:
+        if partials is not None:
+            await partials.close()
         for engine in engines:
             await engine.close()
+
+
+def _open_partials(bus: BusConnection, pool: EnginePool) -> PartialTranslator:
+    def publish(event: TranslationPartial) -> None:
+        subject = str(LiveSubject(event.tenant, event.stream_id, "partial_translation"))
+        payload = encode_event(event)
+        if len(payload) <= bus.max_payload:
+            bus.publish_nowait(subject.encode(), payload)
+
+    partials = PartialTranslator(
+        lambda text, source, target: pool.translate_passing(text, source=source, target=target),
+        publish,
+    )
+
+    def receive(subject: bytes, _reply: bytes, payload: bytes, _headers: bytes) -> None:
+        with suppress(ContractError):  # garbage; a partial is not worth a line in the log
+            partials.take(parse_partial(subject.decode(), payload))
+
+    bus.subscribe_direct(PARTIALS, receive, queue=PARTIALS_QUEUE)
+    return partials
 
 
 def _open_engines(settings: Settings, ctranslate2: CTranslate2 | None) -> list[Engine]:
@@ -176,14 +184,3 @@ def _open_engines(settings: Settings, ctranslate2: CTranslate2 | None) -> list[E
         elif name == "apertium":
             engines.append(Apertium(Path(settings.apertium_modes)))
     return engines
-
-
-def _read(message: NatsMessage) -> StoredFinal:
-    raw = message.raw_message
-    metadata = raw.metadata
-    return StoredFinal(
-        metadata.sequence.stream,
-        int(metadata.timestamp.timestamp() * 1_000),
-        metadata.num_delivered or 1,
-        parse_final(raw.subject, message.body),
-    )

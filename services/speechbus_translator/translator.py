@@ -15,6 +15,7 @@ from speechbus_contracts import (
     decode_event,
     parse_transcription_id,
 )
+from speechbus_runtime.publisher import PublishRefusedError
 from speechbus_translator.engines.interface import primary
 from speechbus_translator.pool import EnginePool, Later, Outcome, Translated, Untranslated
 
@@ -130,7 +131,10 @@ class Translator:
         outcome = await self._translate(final.event, language)
         match outcome:
             case Translated():
-                await self._publish(_build_translation(final, language, outcome))
+                try:
+                    await self._publish(_build_translation(final, language, outcome))
+                except (ContractError, PublishRefusedError):  # larger than a message, say
+                    await self._publish(_build_missing(final, language, "refused"))
             case Untranslated(reason=reason):
                 await self._publish(_build_missing(final, language, reason))
             case Later() if is_last_try:

@@ -23,19 +23,19 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 WAIT_MS: Final = 2_000
 STEP_IN_S: Final = 0.7
 LANGUAGES: Final = ("es", "pt")
-N_FRAMES: Final = 150
+N_FRAMES: Final = 120
 STREAMS: Final = 100
 """At the simulated Palabra, and as many at a provider that translates nothing."""
-KILLS: Final = 8
+KILLS: Final = 6
 CAPTIONS_BETWEEN: Final = 25
 SCRIPT: Final = """
 segment_ms = 1000
 sessions_per_identity_max = 0
 faults = [
-  {kind = "early_translation", language = "es", after_ms = 1500},
-  {kind = "late_translation", language = "es", after_ms = 2500, delay_ms = 1500},
+  {kind = "early_translation", language = "es", after_ms = 1200},
+  {kind = "late_translation", language = "es", after_ms = 2200, delay_ms = 1500},
   {kind = "reordered_translation", language = "pt", after_ms = 0},
-  {kind = "missing_translation", language = "pt", after_ms = 2500},
+  {kind = "missing_translation", language = "pt", after_ms = 1200},
   {kind = "duplicate_final"},
 ]
 """
@@ -57,6 +57,7 @@ def test_every_final_has_its_caption_whoever_dies(tmp_path: Path) -> None:
                 transcribers=2,
                 correlators=2,
                 translators=2,
+                ingest_settings={"CHUNK_MS": "320"},
                 transcriber_settings={"PROVIDERS": "palabra,echo"},
                 correlator_settings={"DEADLINE_S": str(WAIT_MS / 1_000)},
                 translator_settings={

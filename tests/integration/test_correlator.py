@@ -412,6 +412,24 @@ def test_a_translation_before_its_final_and_one_without_a_source(server: NatsSer
     asyncio.run(run())
 
 
+def test_a_translation_of_a_wrong_source_costs_one_look(server: NatsServer) -> None:
+    """Whoever names the stream's first event must not make us read its whole day."""
+    finals = [final_of(index) for index in range(40)]
+    translation = translation_of(finals[39], "es", source_sequence=1)
+
+    async def run() -> None:
+        async with bus_of(server) as bus:
+            await bus.write(*finals, translation)
+            log = Transcript(bus.connection)
+            event = Stored(41, 0, translation)
+
+            assert await log.read(event, from_sequence=1, to_sequence=41) == []
+            right = await log.read(event, from_sequence=40, to_sequence=41)
+            assert [each.event for each in right] == [finals[39], translation]
+
+    asyncio.run(run())
+
+
 def test_the_log_in_memory_answers_as_the_real_one(server: NatsServer) -> None:
     """What is proven of the rules with the one holds with the other."""
     # One segment: a worker stores those of a stream in order, and a short cut counts on it.

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from speechbus_translator.engines.apertium import Apertium
@@ -136,6 +137,41 @@ def test_a_pipe_answers_each_text_with_its_own_translation(tmp_path: Path) -> No
         await engine.close()
 
     asyncio.run(run())
+
+
+def test_pipes_that_make_room_for_others_leave_no_process_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More pairs than may run, in use at the same time: each ends with the engine at the latest."""
+    monkeypatch.setattr("speechbus_translator.engines.apertium.PAIRS_MAX", 1)
+    mode = write_mode(tmp_path) / "eng-spa.mode"
+    (tmp_path / "eng-por.mode").write_text(mode.read_text())
+
+    async def run() -> list[str]:
+        engine = Apertium(tmp_path)
+        told: list[str] = []
+
+        async def ask(text: str, target: str) -> None:
+            try:
+                told.append(await engine.translate(text, source="en", target=target))
+            except EngineUnavailableError:
+                told.append("later")
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(12):
+                group.create_task(ask(f"text {number}", ("es", "pt")[number % 2]))
+                await asyncio.sleep(0)
+        await engine.close()
+        # Here, since the end of the event loop would end them.
+        children = psutil.Process().children()
+        assert [each for each in children if str(PROGRAM) in each.cmdline()] == []
+        return told
+
+    told = asyncio.run(run())
+
+    assert len(told) == 12
+    assert {each.partition(" ")[0] for each in told} <= {"TEXT", "later"}
+    assert "TEXT 0" in told
 
 
 @pytest.mark.skipif(

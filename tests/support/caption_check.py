@@ -97,8 +97,8 @@ async def check_captions(bus: BusConnection, *, wait_ms: int) -> dict[str, Capti
         if (joined := join(events, wait_ms=wait_ms)) is not None
     }
     assert current == expected
-    for name, events in segments.items():
-        _check_segment(current[name], events)
+    for name, caption in current.items():
+        _check_segment(caption, segments[name])
     return current
 
 

@@ -48,7 +48,7 @@ class FakeBus(BusConnection):
         self._next_sid += 1
         return f"_INBOX.{self._next_sid}"
 
-    def subscribe_direct(self, subject: str, handler: DirectHandler) -> int:
+    def subscribe_direct(self, subject: str, handler: DirectHandler, *, queue: str = "") -> int:
         """Remember the handler for `deliver`."""
         self._next_sid += 1
         self.handlers[self._next_sid] = (subject, handler)

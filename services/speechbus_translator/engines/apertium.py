@@ -75,9 +75,9 @@ class Apertium:
 
     async def close(self) -> None:
         """End all processes."""
-        for pipe in self._pipes.values():
+        while self._pipes:
+            _, pipe = self._pipes.popitem()
             await pipe.close()
-        self._pipes.clear()
 
 
 class _Pipe:
@@ -86,10 +86,13 @@ class _Pipe:
     def __init__(self, mode: Path) -> None:
         self._mode = mode
         self._turn = asyncio.Lock()
+        self._is_closed = False
         self._processes: list[asyncio.subprocess.Process] = []
 
     async def translate(self, text: str) -> str:
         async with self._turn:
+            if self._is_closed:  # while this text waited: nobody would end new processes
+                raise EngineUnavailableError("pipe_closed")
             try:
                 if not self._processes:
                     await self._start()
@@ -104,6 +107,7 @@ class _Pipe:
         return _unescape(answer.rstrip(b"\0").decode(errors="replace"))
 
     async def close(self) -> None:
+        self._is_closed = True
         async with self._turn:
             processes = self._processes
             self._kill()

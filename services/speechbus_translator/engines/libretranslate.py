@@ -99,7 +99,10 @@ class LibreTranslate:
         if status == 400 or status == 413:
             raise EngineRefusedError(f"http_{status}")
         raise EngineUnavailableError(
-            f"http_{status}", retry_after_s=float(retry_after) if retry_after.isdigit() else None
+            f"http_{status}",
+            retry_after_s=float(retry_after)
+            if retry_after.isascii() and retry_after.isdigit()
+            else None,
         )
 
     async def close(self) -> None:

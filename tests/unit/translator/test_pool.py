@@ -12,6 +12,7 @@ from speechbus_contracts import (
     TranslationMissing,
     encode_event,
 )
+from speechbus_runtime.publisher import PublishRefusedError
 from speechbus_translator.engines.interface import EngineRefusedError, EngineUnavailableError
 from speechbus_translator.pool import EnginePool, Later, Translated, Untranslated
 from speechbus_translator.translator import StoredFinal, Translator, parse_final
@@ -279,6 +280,30 @@ def test_what_is_translated_already_is_not_translated_again() -> None:
     published, again_s = handle(engine, final, n_delivered=2, done=("es",))
 
     assert (told(published), again_s, engine.asked) == ({"pt": "SEGMENT 0"}, None, ["segment 0"])
+
+
+def test_a_translation_that_cannot_be_stored_is_missing_and_the_others_are_not() -> None:
+    """An engine in a loop makes more of a text than a message may hold."""
+    published: list[TranslationFinal | TranslationMissing] = []
+
+    async def publish(event: TranslationFinal | TranslationMissing) -> None:
+        await asyncio.sleep(0)
+        if isinstance(event, TranslationFinal) and event.language == "es":
+            raise PublishRefusedError(10054)
+        published.append(event)
+
+    async def run() -> float | None:
+        engine = SpokenEngine("one", ["en-es", "en-pt"], str.upper)
+        translator = Translator(
+            pool_of(engine), Log(), publish, retry_for_s=60.0, step_in_s=STEP_IN_S
+        )
+        final = final_of(0, target_languages=("es", "pt"))
+        stored = StoredFinal(sequence=7, at_ms=1_000, n_delivered=1, event=final)
+        return await translator.handle(stored, now_ms=1_000)
+
+    again_s = asyncio.run(run())
+
+    assert (told(published), again_s) == ({"es": "refused", "pt": "SEGMENT 0"}, None)
 
 
 def test_a_final_of_another_stream_than_its_subject_is_refused() -> None:
