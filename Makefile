@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
-# Extra arguments for the command behind test, test-fast, bench, loss, soak, takeover, fuzz and lock, as in `make test ARGS=-x`.
+# Extra arguments for the command behind test, test-fast, bench, loss, soak, takeover, fuzz, lock, up
+# and sizes, as in `make test ARGS=-x`.
 ARGS ?=
 
 SPEECH := .cache/speech
@@ -26,7 +27,7 @@ IMAGE_EXTRAS := correlator ctranslate2 ingest local simulate transcriber transla
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast format lint types imports check bench loss soak takeover fuzz lock schema speech clean
+.PHONY: help setup demo test test-fast format lint types imports check bench loss soak takeover fuzz lock schema speech secrets up sizes clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -91,6 +92,15 @@ schema: $(RUNTIME) ## write the JSON Schema files of the contracts
 
 speech: $(RUNTIME) ## fetch the speech recordings for the demo and the tests
 	@.venv/bin/python -m speechbus_cli.speech --cache $(SPEECH)
+
+secrets: ## make passwords and keys for docker compose, once
+	@sh deploy/compose/make-secrets.sh
+
+up: secrets ## start the whole system in containers (docker compose)
+	@docker compose up --build $(ARGS)
+
+sizes: $(DEV) ## build each image's environment here and print its size
+	@.venv/bin/python -m benchmarks.image_sizes $(ARGS)
 
 clean: ## remove .venv, .cache and all that tools left behind
 	@rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -62,10 +62,11 @@ def _find_address(service: str) -> str:
         settings: Any = read_settings(module.Settings, prefix=module.SETTINGS_PREFIX)
     except SettingsError as error:
         raise SettingsMistakeError(str(error)) from None
-    host, port = settings.health_host, settings.health_port
+    named: str = settings.health_host
+    port: int | None = settings.health_port
     if port is None:  # only ingest may have none: its doors answer, too
-        host, port = settings.listen_host, settings.listen_port
-    host = _ANY_ADDRESS.get(host, host)
+        named, port = settings.listen_host, settings.listen_port
+    host = _ANY_ADDRESS.get(named, named)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
