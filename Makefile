@@ -76,8 +76,9 @@ lock: $(UV_STAMP) ## resolve the dependencies again (all to the newest: ARGS=--u
 	@$(COMPILE) --output-file requirements.lock
 	@$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
-schema: $(RUNTIME) ## write the JSON Schema files of the contracts
+schema: $(RUNTIME) ## write the JSON Schema files of the contracts, and of the Helm chart's values
 	@.venv/bin/speechbus schema --write
+	@.venv/bin/python -m tests.support.chart_schema
 
 speech: $(RUNTIME) ## fetch the speech recordings for the demo and the tests
 	@.venv/bin/python -m speechbus_cli.speech --cache $(SPEECH)

@@ -1,13 +1,13 @@
 {{/*
-Up at once; down one pod a minute, after a while: each pod that ends hands its streams over, which costs their
-providers a new session.
+Up at once; down one pod a minute, after a while: a transcriber that ends hands its streams over, which costs each a new
+session at its provider; the clients of an ingest that ends connect again.
 */}}
 {{- define "speechbus.scalingBehavior" -}}
 behavior:
   scaleUp:
     stabilizationWindowSeconds: 0
   scaleDown:
-    stabilizationWindowSeconds: {{ default 300 .scaleDownStabilizationSeconds }}
+    stabilizationWindowSeconds: {{ .scaleDownStabilizationSeconds }}
     policies:
       - type: Pods
         value: 1
