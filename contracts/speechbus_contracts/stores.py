@@ -6,6 +6,7 @@ Plain data: `speechbus bootstrap` creates the objects, `speechbus doctor` compar
 from collections.abc import Mapping
 from typing import Any, Final
 
+from speechbus_contracts.ids import parse_token
 from speechbus_contracts.subjects import (
     GOVERN_ROOT,
     JOB_OPEN,
@@ -35,6 +36,7 @@ __all__ = [
     "build_jobs_consumer",
     "build_jobs_store",
     "build_provider_store",
+    "build_reader_consumers",
     "build_session_store",
     "build_transcript_store",
     "build_translator_consumer",
@@ -197,3 +199,25 @@ def build_translator_consumer() -> Mapping[str, Any]:
         "max_deliver": -1,
         "filter_subject": f"{WRITE_ROOT}.*.*.final",
     }
+
+
+def build_reader_consumers(tenant: str) -> tuple[tuple[str, str, Mapping[str, Any]], ...]:
+    """What a tenant's own programs read by: store, name and configuration of each consumer.
+
+    They are made for the tenant: who may make consumers could read, and send, anything
+    (deploy/nats/tenants.conf).
+
+    Raises:
+        ContractError: the tenant is no token.
+    """
+    config = {
+        "ack_policy": "explicit",
+        "ack_wait": 30 * _S,
+        "max_ack_pending": 10_000,
+        "max_deliver": -1,
+    }
+    trees = ((TRANSCRIPT_STORE, WRITE_ROOT), (CAPTION_STORE, f"{ROOT}.caption"))
+    return tuple(
+        (store, f"reader-{tenant}", {**config, "filter_subject": f"{tree}.{parse_token(tenant)}.>"})
+        for store, tree in trees
+    )

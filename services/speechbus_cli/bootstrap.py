@@ -8,7 +8,13 @@ import click
 import msgspec
 
 from speechbus_cli.bus_access import connect_bus_once, hide_password
-from speechbus_cli.errors import CannotConnectError, ExitCode, FailedError, SettingsMistakeError
+from speechbus_cli.errors import (
+    CannotConnectError,
+    ExitCode,
+    FailedError,
+    SettingsMistakeError,
+    UnauthorizedError,
+)
 from speechbus_cli.settings import NATS_URL
 from speechbus_cli.variables import VariablesCommand
 from speechbus_contracts import (
@@ -18,16 +24,21 @@ from speechbus_contracts import (
     JOBS_STORE,
     TRANSCRIPT_STORE,
     TRANSLATOR_CONSUMER,
+    ContractError,
     build_audio_store,
     build_caption_store,
     build_correlator_consumer,
     build_jobs_consumer,
     build_jobs_store,
     build_provider_store,
+    build_reader_consumers,
     build_session_store,
     build_transcript_store,
     build_translator_consumer,
+    parse_token,
 )
+from speechbus_runtime.bus_login import NO_LOGIN, BusLogin
+from speechbus_runtime.bus_settings import BusSettings
 from speechbus_runtime.jetstream import (
     ConsumerSpec,
     JetStreamError,
@@ -57,11 +68,9 @@ _NO_JETSTREAM: Final = frozenset({10039, 10076})
 """JetStream is off for this account, for this server."""
 
 
-class BootstrapSettings(msgspec.Struct, frozen=True, kw_only=True):
+class BootstrapSettings(BusSettings, frozen=True, kw_only=True):
     """How the JetStream objects are made; the same for every run against one cluster."""
 
-    nats_url: str = "nats://127.0.0.1:4222"
-    """NATS server, or several separated by commas."""
     shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     """Number of AUDIO stores; the same in all services."""
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
@@ -73,6 +82,17 @@ class BootstrapSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long transcripts are kept, in seconds; longer than any stream."""
     audio_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20)] = AUDIO_BYTES_MAX
     """Memory that each AUDIO store reserves, in bytes; 2.9 MB carry one stream at 16 kHz."""
+    readers: tuple[str, ...] = ()
+    """Tenants that read the bus themselves: durable consumers `reader-TENANT` are made for each."""
+
+    def __post_init__(self) -> None:
+        """Check what spans characters and fields."""
+        super().__post_init__()
+        for tenant in self.readers:
+            try:
+                parse_token(tenant)
+            except ContractError as error:
+                raise ValueError(f"a tenant of READERS is no token: {error}") from None
 
 
 def read_bootstrap_settings() -> BootstrapSettings:
@@ -117,12 +137,17 @@ def build_specs(
             name=TRANSLATOR_CONSUMER,
             config=build_translator_consumer(),
         ),
+        *(
+            ConsumerSpec(jetstream_name=store, name=name, config=config)
+            for tenant in settings.readers
+            for store, name, config in build_reader_consumers(tenant)
+        ),
     ]
     return [StreamSpec(name=name, config=config) for name, config in stores], consumers
 
 
 async def ensure_objects(
-    url: str, settings: BootstrapSettings, *, create: bool = True
+    url: str, settings: BootstrapSettings, *, login: BusLogin = NO_LOGIN, create: bool = True
 ) -> list[ObjectReport]:
     """Create what is missing (or only look) and report each object.
 
@@ -132,7 +157,9 @@ async def ensure_objects(
         FailedError: JetStream refuses; the text says what to change.
     """
     streams, consumers = build_specs(settings)
-    bus = await connect_bus_once(url, name="bootstrap")
+    bus = await connect_bus_once(url, name="bootstrap", login=login)
+    denied: list[str] = []
+    bus.on_denied(denied.append)
     try:
         raised = await raise_replicas(bus, streams) if create else set[str]()
         return [
@@ -140,9 +167,14 @@ async def ensure_objects(
             for report in await ensure(bus, streams, consumers, create=create)
         ]
     except JetStreamUnavailableError:
+        if denied:
+            raise UnauthorizedError(
+                f"NATS at {hide_password(url)} denies {denied[0]}: use a user that may"
+                " (deploy/nats/users.conf; `bootstrap` may create, `operator` may look)."
+            ) from None
         raise CannotConnectError(
             f"NATS at {hide_password(url)} answers, its JetStream does not: start nats-server with"
-            " --jetstream, and check that this user may use $JS.API.>."
+            " --jetstream."
         ) from None
     except JetStreamError as error:
         raise _explain_refusal(error, n_servers=bus.n_servers) from None
@@ -193,7 +225,9 @@ def bootstrap(*, nats_url: str | None) -> int:
     reported and never overwritten. Only replicas are raised to what the settings say.
     """
     settings = read_bootstrap_settings()
-    reports = asyncio.run(ensure_objects(nats_url or settings.nats_url, settings))
+    reports = asyncio.run(
+        ensure_objects(nats_url or settings.nats_url, settings, login=settings.nats_login)
+    )
     for report in reports:
         click.echo(f"{report.state:<9}  {report.name}")
         for line in report.drift:

@@ -6,12 +6,12 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 
 from speechbus_cli.errors import CannotConnectError, CommandError, UnauthorizedError
 from speechbus_runtime.bus import BusConnection
+from speechbus_runtime.bus_login import NO_LOGIN, BusClient, BusLogin, BusRefusedError, is_refusal
 
 __all__ = ["connect_bus_once", "connect_reader", "explain_nats_error", "hide_password"]
 
@@ -24,23 +24,25 @@ async def _ignore_error(_error: Exception) -> None:
     """Keep nats-py from logging a traceback; what matters is raised."""
 
 
-async def connect_bus_once(url: str, *, name: str) -> BusConnection:
+async def connect_bus_once(url: str, *, name: str, login: BusLogin = NO_LOGIN) -> BusConnection:
     """Return a connection for JetStream requests.
 
     Args:
         url: one or several comma-separated `nats://[user:password@]host:port`.
-        name: shown by the server's monitoring; also prefix of its inbox up to the first dash.
+        name: shown by the server's monitoring; names inboxes up to the first dash, where there is
+            no user.
+        login: what the connection shows, and wants to see.
 
     Raises:
         UnauthorizedError: the server wants another user.
         CannotConnectError: no server answers.
     """
-    await (await connect_reader(url, name=name)).close()
-    bus = BusConnection()
+    await (await connect_reader(url, name=name, login=login)).close()
+    bus = BusConnection(login)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await bus.open(url, name=name)
-    except (TimeoutError, ConnectionError) as error:
+    except (TimeoutError, ConnectionError, BusRefusedError) as error:
         with suppress(Exception):
             await bus.shut_down()
         raise explain_nats_error(error, url) from None
@@ -51,6 +53,7 @@ async def connect_reader(
     url: str,
     *,
     name: str,
+    login: BusLogin = NO_LOGIN,
     on_error: Callable[[Exception], Awaitable[None]] = _ignore_error,
     on_closed: Callable[[], Awaitable[None]] | None = None,
 ) -> Client:
@@ -59,6 +62,7 @@ async def connect_reader(
     Args:
         url: one or several comma-separated `nats://[user:password@]host:port`.
         name: as for `connect_bus_once`.
+        login: likewise.
         on_error: told what nats-py cannot raise, for example dropped messages.
         on_closed: called when the connection is lost or closed.
 
@@ -68,19 +72,20 @@ async def connect_reader(
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await nats.connect(  # pyright: ignore[reportUnknownMemberType]
-                servers=[part.strip() for part in url.split(",")],
+            client = BusClient(wants_tls=login.wants_tls)
+            await client.connect(
+                **login.build_options(url, service=name.partition("-")[0]),
                 name=name,
-                inbox_prefix=f"_INBOX_{name.partition('-')[0]}",
                 allow_reconnect=False,
                 # nats-py looks at `allow_reconnect` only after a connection; with 0 or less it
                 # would try for ever.
                 max_reconnect_attempts=1,
-                reconnect_time_wait=RECONNECT_WAIT_S,  # pyright: ignore[reportArgumentType]
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
                 connect_timeout=2,
                 error_cb=on_error,
                 closed_cb=on_closed,
             )
+            return client
     except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
         raise explain_nats_error(error, url) from None
 
@@ -88,10 +93,11 @@ async def connect_reader(
 def explain_nats_error(error: Exception, url: str) -> CommandError:
     """Return what to tell the person who gave this URL; it names no password."""
     where = hide_password(url)
-    if "authorization" in str(error).lower() or isinstance(error, nats.errors.AuthorizationError):
+    if isinstance(error, BusRefusedError) or is_refusal(error):
         return UnauthorizedError(
-            f"NATS at {where} does not accept this user: put the right one into the URL, as in"
-            " nats://USER:PASSWORD@HOST:4222."
+            f"NATS at {where} does not accept this user, or is not of the expected authority: set"
+            " NATS_USER and NATS_PASSWORD, NATS_CA for TLS (SPEECHBUS_NATS_…, of bootstrap"
+            " SPEECHBUS_BOOTSTRAP_NATS_…)."
         )
     return CannotConnectError(
         f"No NATS server answers at {where}: start one (`speechbus dev` brings its own), or name"

@@ -34,6 +34,7 @@ from speechbus_cli.settings import (
     default_providers,
     read_environment,
     read_first_key,
+    read_nats_login,
 )
 from speechbus_cli.speech import DEFAULT_CACHE
 from speechbus_cli.supervisor import ChildSpec, Supervisor
@@ -240,7 +241,7 @@ async def _serve(
 ) -> None:
     place = options.place
     nats_url = options.nats_url or await _start_nats(options, screen, supervisor)
-    await ensure_objects(nats_url, settings)
+    await ensure_objects(nats_url, settings, login=settings.nats_login)
     for spec in _build_specs(options, settings, nats_url):
         supervisor.start(spec)
     screen.print_line(f"page {place.page_url}")
@@ -287,7 +288,7 @@ async def _wait_until_ready(options: _Options, nats_url: str) -> None:
                 await asyncio.sleep(POLL_INTERVAL_S)
             if options.workers:
                 waiting_for = "a transcriber"
-                connection = await connect_reader(nats_url, name="dev")
+                connection = await connect_reader(nats_url, name="dev", login=read_nats_login())
                 try:
                     await hear_workers(connection, listen_s=READY_TIMEOUT_S, at_least=1)
                 finally:

@@ -20,7 +20,8 @@ from speechbus_cli.errors import CommandError, ExitCode
 from speechbus_cli.heartbeats import hear_workers
 from speechbus_cli.http_probe import probe_http
 from speechbus_cli.running import run_until_interrupted
-from speechbus_cli.settings import INGEST_URL, NATS_URL
+from speechbus_cli.settings import INGEST_URL, NATS_URL, read_nats_login
+from speechbus_runtime.bus_login import BusLogin
 from speechbus_runtime.health import Failure
 from speechbus_runtime.jetstream import ObjectReport
 from speechbus_runtime.settings import SettingsError, read_settings
@@ -48,6 +49,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Places(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str
+    nats_login: BusLogin
     ingest_url: str
 
 
@@ -98,7 +100,7 @@ def _check_accounts() -> Check:
 async def _check_nats(places: _Places, settings: BootstrapSettings) -> Check:
     where = hide_password(places.nats_url)
     try:
-        connection = await connect_bus_once(places.nats_url, name="doctor")
+        connection = await connect_bus_once(places.nats_url, name="doctor", login=places.nats_login)
     except CommandError as error:
         return Check(name="NATS", state="fail", found=where, remedy=str(error))
     server = connection.connected_server_version
@@ -117,7 +119,9 @@ async def _check_nats(places: _Places, settings: BootstrapSettings) -> Check:
 
 async def _check_objects(places: _Places, settings: BootstrapSettings) -> list[Check]:
     try:
-        reports = await ensure_objects(places.nats_url, settings, create=False)
+        reports = await ensure_objects(
+            places.nats_url, settings, login=places.nats_login, create=False
+        )
     except CommandError as error:
         return [Check(name="JetStream", state="fail", found="no answer", remedy=str(error))]
     checks = [Check(name="JetStream", state="ok", found="answers")]
@@ -141,8 +145,16 @@ def _check_object(report: ObjectReport) -> Check:
 
 
 async def _check_workers(places: _Places) -> Check:
+    denied: list[str] = []
+
+    async def note_denial(error: Exception) -> None:
+        if "permissions violation" in str(error).lower():
+            denied.append(str(error))
+
     try:
-        connection = await connect_reader(places.nats_url, name="doctor")
+        connection = await connect_reader(
+            places.nats_url, name="doctor", login=places.nats_login, on_error=note_denial
+        )
     except CommandError:
         return Check(
             name="transcribers", state="fail", found="not looked for", remedy="First mend NATS."
@@ -151,6 +163,13 @@ async def _check_workers(places: _Places) -> Check:
         heard = await hear_workers(connection)
     finally:
         await connection.close()
+    if denied:
+        return Check(
+            name="transcribers",
+            state="fail",
+            found="NATS does not let this user hear heartbeats",
+            remedy="Use a user that may: `operator` in deploy/nats/users.conf.",
+        )
     if not heard:
         return Check(
             name="transcribers",
@@ -232,6 +251,7 @@ Examples:
 \b
 Environment:
   SPEECHBUS_NATS_URL      like --nats-url
+  SPEECHBUS_NATS_USER, SPEECHBUS_NATS_PASSWORD, SPEECHBUS_NATS_CA …   user and TLS
   SPEECHBUS_URL           like --url
   SPEECHBUS_BOOTSTRAP_*   what the JetStream objects should be: `speechbus bootstrap --help`
 \b
@@ -258,7 +278,7 @@ def doctor(*, nats_url: str, url: str) -> int:
     """Check a set-up and say what to do; changes nothing."""
     settings = read_bootstrap_settings()
     build_door_urls(url)  # a mistake in it should not look like a sick server
-    places = _Places(nats_url=nats_url, ingest_url=url)
+    places = _Places(nats_url=nats_url, nats_login=read_nats_login(), ingest_url=url)
     checks = run_until_interrupted(lambda: _check_all(places, settings))
     _print_table(checks)
     return ExitCode.FAILED if any(check.state == "fail" for check in checks) else ExitCode.DONE

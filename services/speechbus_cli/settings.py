@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from speechbus_cli.errors import SettingsMistakeError
+from speechbus_runtime.bus_login import BusLogin
+from speechbus_runtime.bus_settings import BusSettings
+from speechbus_runtime.settings import SettingsError, describe_settings, read_settings
 
 __all__ = [
     "API_KEYS",
@@ -13,13 +16,16 @@ __all__ = [
     "DEV_TENANT",
     "INGEST_URL",
     "KEY",
+    "NATS_PREFIX",
     "NATS_URL",
     "default_providers",
     "read_environment",
     "read_first_key",
+    "read_nats_login",
 ]
 
-NATS_URL: Final = "SPEECHBUS_NATS_URL"
+NATS_PREFIX: Final = "SPEECHBUS_"
+NATS_URL: Final = f"{NATS_PREFIX}NATS_URL"
 INGEST_URL: Final = "SPEECHBUS_URL"
 KEY: Final = "SPEECHBUS_KEY"
 API_KEYS: Final = "SPEECHBUS_INGEST_API_KEYS"
@@ -44,6 +50,28 @@ def default_providers(environment: Mapping[str, str]) -> tuple[str, ...]:
     )
     cloud = {"palabra": has_palabra, "kotoba": has("KOTOBA_API_KEY")}
     return (*(name for name, is_there in cloud.items() if is_there), "local", "echo")
+
+
+def read_nats_login() -> BusLogin:
+    """Read who commands are to NATS: `SPEECHBUS_NATS_USER` and those beside it.
+
+    Raises:
+        SettingsMistakeError: with all mistakes together.
+    """
+    known = {
+        f"{described.variable}{suffix}"
+        for described in describe_settings(BusSettings, NATS_PREFIX)
+        for suffix in ("", "_FILE")
+    }
+    try:
+        return read_settings(
+            BusSettings,
+            prefix=NATS_PREFIX,
+            # The server's own variables may be here as well (deploy/nats/speechbus.conf).
+            environ={name: value for name, value in os.environ.items() if name in known},
+        ).nats_login
+    except SettingsError as error:
+        raise SettingsMistakeError(str(error)) from None
 
 
 def read_first_key(environment: Mapping[str, str]) -> tuple[str, str] | None:

@@ -11,12 +11,18 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from speechbus_cli.bus_access import connect_reader, explain_nats_error
-from speechbus_cli.errors import CannotConnectError, ExitCode, SettingsMistakeError
+from speechbus_cli.errors import (
+    CannotConnectError,
+    ExitCode,
+    SettingsMistakeError,
+    UnauthorizedError,
+)
 from speechbus_cli.running import run_until_interrupted
 from speechbus_cli.screen import Screen, write_json_line
-from speechbus_cli.settings import NATS_URL
+from speechbus_cli.settings import NATS_URL, read_nats_login
 from speechbus_cli.transcript import Transcript, printable
 from speechbus_contracts import ROOT, ContractError, StreamEvent, decode_event, parse_token
+from speechbus_runtime.bus_login import BusLogin
 
 __all__ = ["watch"]
 
@@ -40,7 +46,7 @@ class _Watcher:
         self._dropped = 0
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def connect(self, url: str, token: str) -> Client:
+    async def connect(self, url: str, token: str, login: BusLogin) -> Client:
         """Connect and subscribe to one stream's events, or to all (`*`).
 
         Raises:
@@ -49,7 +55,7 @@ class _Watcher:
         """
         self._ended = asyncio.get_running_loop().create_future()
         connection = await connect_reader(
-            url, name="watch", on_error=self._count_dropped, on_closed=self._close
+            url, name="watch", login=login, on_error=self._note_error, on_closed=self._close
         )
         try:
             for tree in ("transcript", "live"):
@@ -77,7 +83,14 @@ class _Watcher:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    async def _count_dropped(self, error: Exception) -> None:
+    async def _note_error(self, error: Exception) -> None:
+        if "permissions violation" in str(error).lower() and not self._ended.done():
+            self._ended.set_exception(
+                UnauthorizedError(
+                    "NATS does not let this user watch: use one that may (`operator` in"
+                    " deploy/nats/users.conf), by SPEECHBUS_NATS_USER and SPEECHBUS_NATS_PASSWORD."
+                )
+            )
         if isinstance(error, nats.errors.SlowConsumerError):
             self._dropped += 1
             if self._dropped == 1:
@@ -131,6 +144,7 @@ Examples:
 \b
 Environment:
   SPEECHBUS_NATS_URL   like --nats-url
+  SPEECHBUS_NATS_USER, SPEECHBUS_NATS_PASSWORD, SPEECHBUS_NATS_CA …   user and TLS
 \b
 Exit codes: 2 wrong arguments, 3 cannot connect (a connection
 lost later is made again), 4 user not accepted, 130 interrupted (by Ctrl-C, its usual end).
@@ -159,14 +173,15 @@ def watch(stream: str | None, *, is_json: bool, nats_url: str) -> int:
             "STREAM is a stream's id: letters, digits, dash, underscore; `speechbus watch` alone"
             " shows the ids."
         ) from None
-    run_until_interrupted(lambda: _watch(token, nats_url, is_json=is_json))
+    login = read_nats_login()
+    run_until_interrupted(lambda: _watch(token, nats_url, login, is_json=is_json))
     return ExitCode.DONE
 
 
-async def _watch(token: str, url: str, *, is_json: bool) -> None:
+async def _watch(token: str, url: str, login: BusLogin, *, is_json: bool) -> None:
     with Screen(sys.stdout) as screen:
         watcher = _Watcher(screen, is_json=is_json)
-        connection = await watcher.connect(url, token)
+        connection = await watcher.connect(url, token, login)
         if screen.is_terminal and not is_json:
             screen.print_line("watching; end with Ctrl-C", kind="note")
         while True:
@@ -175,12 +190,12 @@ async def _watch(token: str, url: str, *, is_json: bool) -> None:
             finally:
                 await connection.close()
             click.echo("speechbus: connection to NATS lost, trying again", err=True)
-            connection = await _reconnect(watcher, url, token)
+            connection = await _reconnect(watcher, url, token, login)
 
 
-async def _reconnect(watcher: _Watcher, url: str, token: str) -> Client:
+async def _reconnect(watcher: _Watcher, url: str, token: str, login: BusLogin) -> Client:
     while True:
         try:
-            return await watcher.connect(url, token)
+            return await watcher.connect(url, token, login)
         except CannotConnectError:
             await asyncio.sleep(RECONNECT_WAIT_S)

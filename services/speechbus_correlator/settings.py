@@ -4,16 +4,16 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from speechbus_runtime.bus_settings import BusSettings
+
 __all__ = ["SETTINGS_PREFIX", "Settings"]
 
 SETTINGS_PREFIX: Final = "SPEECHBUS_CORRELATOR_"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(BusSettings, frozen=True, kw_only=True):
     """What one correlator process needs to know."""
 
-    nats_url: str = "nats://127.0.0.1:4222"
-    """NATS server, or several separated by commas."""
     deadline_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5.0
     """How long a final waits for its translations, in seconds; the same in all correlators."""
     health_host: str = "127.0.0.1"

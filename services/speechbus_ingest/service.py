@@ -34,6 +34,7 @@ from speechbus_ingest.settings import SETTINGS_PREFIX, Settings
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_ingest.viewer.routes import Viewer
 from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.bus_rights import follow_rights
 from speechbus_runtime.health import Health, watch_event_loop
 from speechbus_runtime.health_routes import health_routes
 from speechbus_runtime.health_server import serve_health
@@ -58,7 +59,6 @@ __all__ = ["main"]
 
 SERVICE: Final = "ingest"
 STOP_MARGIN_S: Final = 5.0
-DENIED: Final = "NATS denied a subject: give this service's user the permissions it needs"
 LOOP_STALE_S: Final = 5.0
 CONNECTIONS_EXTRA: Final = 500
 """HTTP requests and viewers beside the streams."""
@@ -103,12 +103,17 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                     health, telemetry, host=settings.health_host, port=settings.health_port
                 )
             )
-        audio_bus = await unless_stopped(stop, connect_bus(settings.nats_url, name=f"{name}-audio"))
+        login = settings.nats_login
+        audio_bus = await unless_stopped(
+            stop, connect_bus(settings.nats_url, name=f"{name}-audio", login=login)
+        )
         stack.push_async_callback(audio_bus.shut_down)
-        control_bus = await unless_stopped(stop, connect_bus(settings.nats_url, name=name))
+        control_bus = await unless_stopped(
+            stop, connect_bus(settings.nats_url, name=name, login=login)
+        )
         stack.push_async_callback(control_bus.shut_down)
         for bus in (audio_bus, control_bus):
-            bus.on_denied(lambda: health.set_ready("permissions", ok=False, reason=DENIED))
+            follow_rights(bus, health)
             telemetry.follow(bus)
         supervisor = Supervisor(
             control_bus, now_s=loop.time, beat=lambda: health.beat("supervisor")

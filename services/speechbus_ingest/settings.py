@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from speechbus_contracts import ContractError, parse_token
+from speechbus_runtime.bus_settings import BusSettings
 from speechbus_runtime.secret import Secret
 
 __all__ = ["SETTINGS_PREFIX", "Settings"]
@@ -14,7 +15,7 @@ SECRET_CHARS_MIN: Final = 32
 """Shorter ones can be guessed from a single token."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(BusSettings, frozen=True, kw_only=True):
     """What one ingest process needs to know."""
 
     api_keys: tuple[tuple[str, Secret], ...]
@@ -29,8 +30,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
     """Port of /metrics, which clients need not reach, and once more of /healthz and /readyz; 0: any
     free one; empty: no metrics."""
-    nats_url: str = "nats://127.0.0.1:4222"
-    """NATS server, or several separated by commas."""
     viewer: Literal["key", "open"] = "key"
     """Who may read transcripts over HTTP: holders of a key (their own tenant), or everyone."""
     chunk_ms: Annotated[int, msgspec.Meta(ge=20, le=320)] = 100
@@ -68,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check what spans characters and fields."""
+        super().__post_init__()
         for tenant, key in self.api_keys:
             try:
                 parse_token(tenant)

@@ -11,14 +11,19 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from speechbus_runtime.bus_login import (
+    NO_LOGIN,
+    BusClient,
+    BusLogin,
+    BusRefusedError,
+    is_refusal,
+)
 from speechbus_runtime.cancellation import keeps_cancellation
 
 __all__ = ["BusConnection", "DirectHandler", "connect_bus", "encode_headers"]
@@ -40,6 +45,9 @@ BATCHES_MAX: Final = 16
 """Direct gets of a connection at a time. The server sends as fast as it can, and cuts a client
 for which 8 MB wait; a worker that takes over 200 streams asks for some 50 MB."""
 CLOSE_TIMEOUT_S: Final = 1.0
+DENIALS_LOGGED_MAX: Final = 64
+"""Denied subjects that are logged by name, each once for a connection; a stream's id is in most."""
+_DENIED: Final = "permissions violation"
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
 
@@ -114,27 +122,41 @@ class _DirectParser:
             self._rest = buffer[position:] if position < end else b""
 
 
-class BusConnection(Client):
+class BusConnection(BusClient):
     """A nats-py client with direct subscriptions and publishes.
 
     Attributes:
         direct_handlers: handler by subscription id; for the parser.
+        inbox_prefix: of all inboxes; rights name it. Known after `open`.
         permission_errors: denials the server reported; a denied publish is otherwise just silent.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, login: BusLogin = NO_LOGIN) -> None:
+        """Prepare a connection.
+
+        Args:
+            login: what it shows, and wants to see.
+        """
+        super().__init__(wants_tls=login.wants_tls)
+        self.login = login
+        self.inbox_prefix = ""
         self.direct_handlers: dict[int, DirectHandler] = {}
         self.permission_errors = 0
         self._flush_scheduled = False
         self._is_closing = False
         self._has_waited = False
+        self._has_connected = False
+        self._is_refused = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.batches = asyncio.Semaphore(BATCHES_MAX)
         """Held during a batch of stored messages."""
         self._reconnect_hooks: list[Callable[[], Awaitable[None]]] = []
         self._disconnect_hooks: list[Callable[[], None]] = []
-        self._denied_hooks: list[Callable[[], None]] = []
+        self._denied_hooks: list[Callable[[str], None]] = []
+        self._refused_hooks: list[Callable[[str], None]] = []
+        self._denials_logged: set[str] = set()
+        self._refusal = ""
+        """What a person must do so that the server lets us in; empty before `open`."""
         # Given to nats-py in place of its own parser; same two methods.
         self._ps: Any = _DirectParser(self)
 
@@ -190,9 +212,16 @@ class BusConnection(Client):
         elif operation == b"INFO":
             await self._process_info(msgspec.json.decode(line[5:]))
         elif operation == b"-ERR":
-            await self._process_err(line[5:].strip(b"' ").decode(errors="replace").lower())
+            await self._process_server_error(line[5:].strip(b"' ").decode(errors="replace"))
         elif operation != b"+OK":
             raise nats.errors.ProtocolError("nats: unknown operation")
+
+    async def _process_server_error(self, text: str) -> None:
+        if text.lower().startswith(_DENIED):
+            self._note_denial(text[len(_DENIED) :].removeprefix(" for ").strip())
+        else:
+            # The server ends the connection after all others. nats-py would never come back.
+            await self._process_op_err(nats.errors.Error(f"nats: {text}"))
 
     # --- sent messages -----------------------------------------------------------------------
 
@@ -324,33 +353,39 @@ class BusConnection(Client):
         """Call `hook` when the connection is lost."""
         self._disconnect_hooks.append(hook)
 
-    def on_denied(self, hook: Callable[[], None]) -> None:
-        """Call `hook` when the server denies a subject: without it, that looks like a time-out."""
+    def on_denied(self, hook: Callable[[str], None]) -> None:
+        """Call `hook` with what the server denies, each time: to a caller it looks like a time-out.
+
+        The text is `Publish to "SUBJECT"`, or `Subscription to "SUBJECT"`.
+        """
         self._denied_hooks.append(hook)
+
+    def on_refused(self, hook: Callable[[str], None]) -> None:
+        """Call `hook` with what a person must do, whenever a server does not let us in again."""
+        self._refused_hooks.append(hook)
 
     async def open(self, url: str, *, name: str) -> None:
         """Connect, and keep reconnecting for ever; waits for the first server, saying so once.
 
         Args:
-            url: one or several comma-separated `nats://[user:password@]host:port`.
+            url: one or several comma-separated `nats://[user:password@]host:port`; the login's user
+                goes before one in there.
             name: shown by the server's monitoring; no secret.
 
         Raises:
-            nats.errors.Error: the server refuses this user.
+            BusRefusedError: the server refuses this user, or is not of the expected authority.
         """
         self._loop = asyncio.get_running_loop()
+        self._refusal = self.login.explain_refusal(url)
         with keeps_cancellation():
             await self._connect(url, name=name)
+        self._has_connected = True
 
     async def _connect(self, url: str, *, name: str) -> None:
-        servers = [part.strip() for part in url.split(",")]
-        # Of the first: servers that are learned from it come without any.
-        first = urlsplit(servers[0])
+        options = self.login.build_options(url, service=name.partition("-")[0])
+        self.inbox_prefix = options["inbox_prefix"]
         await self.connect(
-            servers=servers,
-            user=first.username if first.password else None,
-            password=first.password,
-            token=None if first.password else first.username,
+            **options,
             name=name,
             allow_reconnect=True,
             connect_timeout=2,
@@ -358,7 +393,6 @@ class BusConnection(Client):
             max_reconnect_attempts=-1,
             ping_interval=PING_INTERVAL_S,
             max_outstanding_pings=PINGS_OUTSTANDING_MAX,
-            inbox_prefix=f"_INBOX_{name.partition('-')[0]}",
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
@@ -397,11 +431,8 @@ class BusConnection(Client):
                 await self.close()
 
     async def _on_error(self, error: Exception) -> None:
-        if "permissions violation" in str(error).lower():
-            self.permission_errors += 1
-            for hook in self._denied_hooks:
-                hook()
-            logger.error("NATS denied a subject: check this service's permissions")
+        if is_refusal(error):
+            self._note_refusal(error)
         elif self.is_connected:
             logger.warning("NATS error", extra={"error": type(error).__name__})
         elif not self._has_waited:
@@ -412,6 +443,26 @@ class BusConnection(Client):
                 "waiting for NATS: start it, or correct NATS_URL",
                 extra={"servers": servers, "error": type(error).__name__},
             )
+
+    def _note_refusal(self, error: Exception) -> None:
+        if not self._has_connected:
+            # nats-py tries for ever; what is raised here goes through to who called `open`.
+            raise BusRefusedError(self._refusal) from None
+        if not self._is_refused:
+            self._is_refused = True
+            logger.error(
+                "NATS lets us in no more", extra={"advice": self._refusal, "error": str(error)}
+            )
+        for hook in self._refused_hooks:
+            hook(self._refusal)
+
+    def _note_denial(self, what: str) -> None:
+        self.permission_errors += 1
+        if what not in self._denials_logged and len(self._denials_logged) < DENIALS_LOGGED_MAX:
+            self._denials_logged.add(what)
+            logger.error("NATS denied a subject: give this user the right", extra={"denied": what})
+        for hook in self._denied_hooks:
+            hook(what)
 
     async def _on_disconnected(self) -> None:
         # Partials and heartbeats from before the cut would be stale after it.
@@ -424,14 +475,19 @@ class BusConnection(Client):
             hook()
 
     async def _on_reconnected(self) -> None:
-        self._has_waited = False
+        self._has_waited = self._is_refused = False
+        self._denials_logged.clear()
         logger.info("NATS connection is back")
         for hook in self._reconnect_hooks:
             await hook()
 
 
-async def connect_bus(url: str, *, name: str) -> BusConnection:
+async def connect_bus(url: str, *, name: str, login: BusLogin = NO_LOGIN) -> BusConnection:
     """Open a connection; see `BusConnection.open`."""
-    bus = BusConnection()
-    await bus.open(url, name=name)
+    bus = BusConnection(login)
+    try:
+        await bus.open(url, name=name)
+    except BusRefusedError:
+        await bus.shut_down()
+        raise
     return bus

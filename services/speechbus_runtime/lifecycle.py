@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import uvloop
 
+from speechbus_runtime.bus_login import BusRefusedError
 from speechbus_runtime.settings import SettingsError
 
 __all__ = [
@@ -142,7 +143,7 @@ def run_service(
     Returns:
         The exit code: 0 after a clean stop; `EXIT_FAILED` after an error (logged with traceback;
         of a ListenError just the text) or a drain that was cut short; `EXIT_SETTINGS` after a
-        SettingsError, whose text is then on stderr.
+        SettingsError or a BusRefusedError, whose text is then on stderr.
     """
     shutdown = _Shutdown(service, stop_within_s)
     former = {number: signal.signal(number, shutdown.handle_signal) for number in _SIGNALS}
@@ -201,6 +202,9 @@ class _Shutdown:
             mistake = _sole_error(error)
             if isinstance(mistake, SettingsError):
                 sys.stderr.write(f"{self._service}: the settings are wrong\n{mistake}\n")
+                return EXIT_SETTINGS
+            if isinstance(mistake, BusRefusedError):
+                sys.stderr.write(f"{self._service}: {mistake}\n")
                 return EXIT_SETTINGS
             if isinstance(mistake, ListenError):
                 sys.stderr.write(f"{mistake}\n")

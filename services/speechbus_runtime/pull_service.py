@@ -15,6 +15,8 @@ from faststream.nats import JStream, NatsMessage, PullSub
 from nats.aio.msg import Msg
 
 from speechbus_runtime.bus import BusConnection, connect_bus
+from speechbus_runtime.bus_login import BusLogin
+from speechbus_runtime.bus_rights import follow_rights
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError, request_api
@@ -47,6 +49,7 @@ class PullService(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     """Names it in logs, connections and inboxes."""
     nats_url: str
+    nats_login: BusLogin
     health_host: str
     health_port: int
     jetstream_name: str
@@ -100,9 +103,10 @@ def describe_message(message: NatsMessage, error: Exception) -> dict[str, object
 async def _pull(spec: PullService, health: Health, telemetry: Telemetry, prepare: Prepare) -> None:
     async with AsyncExitStack() as stack:
         name = f"{spec.service}-{os.getpid()}-{secrets.token_hex(4)}"
-        bus = await connect_bus(spec.nats_url, name=name)
+        bus = await connect_bus(spec.nats_url, name=name, login=spec.nats_login)
         stack.push_async_callback(bus.shut_down)
         _follow_connection(bus, health)
+        follow_rights(bus, health)
         telemetry.follow(bus)
         await _wait_for_objects(spec, bus, health)
         publisher = AckedPublisher(
@@ -131,8 +135,7 @@ async def _start_pulling(
             durable=spec.consumer,
             stream=JStream(spec.jetstream_name, declare=False),
             pull_sub=PullSub(batch_size=spec.in_hand_max, timeout=PULL_S),
-            # As the connection's own; permissions name it.
-            inbox_prefix=f"_INBOX_{spec.service}.".encode(),
+            inbox_prefix=f"{bus.inbox_prefix}.".encode(),  # as the connection's own; rights name it
             decoder=_keep_message,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,  # else a header of the message could make us publish anywhere

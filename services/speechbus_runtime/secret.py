@@ -7,6 +7,8 @@ __all__ = ["HIDDEN", "Secret"]
 
 HIDDEN: Final = "***"
 """What a secret looks like wherever it is printed."""
+FILE_CHARS_MAX: Final = 65_536
+"""Passwords are far smaller; a path to a device would never end."""
 
 
 class Secret:
@@ -16,15 +18,34 @@ class Secret:
     It is no str and no struct on purpose: formatting, JSON and tracebacks find nothing to show.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_path", "_value")
+    _path: str
     _value: str
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, *, path: str = "") -> None:
+        """Keep a text.
+
+        Args:
+            value: the secret.
+            path: of the file that it was read from.
+        """
         object.__setattr__(self, "_value", value)
+        object.__setattr__(self, "_path", path)
 
     def reveal(self) -> str:
         """Return the text; hand it to the call that needs it and keep it nowhere."""
         return self._value
+
+    def reveal_current(self) -> str:
+        """Return what its file holds by now: who rotates a secret replaces the file.
+
+        As it was read first, when there is no file, or none that can be read at the moment.
+        """
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                return file.read(FILE_CHARS_MAX).strip() or self._value
+        except (OSError, ValueError):
+            return self._value
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a secret cannot be changed")

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 
 from speechbus_runtime.bus import BusConnection
+from speechbus_runtime.bus_login import BusClient
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError, request_api
 from speechbus_runtime.replication import has_quorum
 
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 WATCH_S: Final = 2.0
 """One request of a millisecond each time; a node that is cut off is noticed after 4 s or so."""
 CONNECT_TIMEOUT_S: Final = 1
+_AS_BEFORE: Final = ("user", "password", "token", "tls")
+"""Options of a connection to another server."""
 
 
 async def watch_server(
@@ -59,9 +61,11 @@ async def _leave_for_better(bus: BusConnection, store: str) -> None:
 async def _is_better(bus: BusConnection, url: str, store: str) -> bool:
     client: Client | None = None
     try:
-        client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
+        client = BusClient(wants_tls=bus.login.wants_tls)
+        await client.connect(
             url,
-            **{name: bus.options[name] for name in ("user", "password", "token")},
+            **{name: bus.options[name] for name in _AS_BEFORE if name in bus.options},
+            inbox_prefix=bus.inbox_prefix,
             allow_reconnect=False,
             max_reconnect_attempts=1,
             connect_timeout=CONNECT_TIMEOUT_S,

@@ -123,7 +123,10 @@ def read_settings(kind: type[T], *, prefix: str, environ: Mapping[str, str] | No
         try:
             text = _text_of(field, variables)
             if text is not None:
-                values[field.name] = parse_value(text, field.kind)
+                value = parse_value(text, field.kind)
+                if isinstance(value, Secret):
+                    value = Secret(text, path=_file_of(field, variables))
+                values[field.name] = value
             elif field.is_required:
                 mistakes.append(_value_mistake(kind, field, "is required and not set"))
         except _MistakeError as error:
@@ -179,6 +182,10 @@ def _text_of(field: _Field, variables: Mapping[str, str]) -> str | None:
     if text and path:
         raise _MistakeError(field.variable, f"and {file_variable} are both set", "keep one of them")
     return _file_text(file_variable, path) if path else text or None
+
+
+def _file_of(field: _Field, variables: Mapping[str, str]) -> str:
+    return variables.get(f"{field.variable}{FILE_SUFFIX}", "").strip()
 
 
 def _file_text(variable: str, path: str) -> str:

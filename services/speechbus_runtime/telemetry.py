@@ -45,6 +45,12 @@ class Telemetry:
             description="Connections to NATS that broke and stand again.",
         )
         self._reconnects.add(0)
+        self._denials = self.meter.create_counter(
+            "speechbus.bus.denials",
+            unit="{denial}",
+            description="Subjects that NATS denied: this service's user lacks a right.",
+        )
+        self._denials.add(0)
 
     def render(self) -> bytes:
         """Return all of it in Prometheus' text format."""
@@ -65,3 +71,4 @@ class Telemetry:
             self._reconnects.add(1)
 
         bus.on_reconnected(count)
+        bus.on_denied(lambda _what: self._denials.add(1))

@@ -19,6 +19,7 @@ from speechbus_contracts import (
     audio_stream_name,
 )
 from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.bus_rights import follow_rights
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
 from speechbus_runtime.kept_process import KeptProcess
@@ -49,7 +50,6 @@ __all__ = ["main"]
 SERVICE: Final = "transcriber"
 STOP_MARGIN_S: Final = 5.0
 """For closing connections and the engine after the drain."""
-DENIED: Final = "NATS denied a subject: give this service's user the permissions it needs"
 LOOP_STALE_S: Final = 5.0
 """A worker whose heartbeat loop stood still this long does no work."""
 
@@ -83,15 +83,23 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         )
         sockets = await _start_engines(stack, settings)
         audio_bus = await unless_stopped(
-            stop, connect_bus(settings.nats_url, name=f"transcriber-{worker_id}-audio")
+            stop,
+            connect_bus(
+                settings.nats_url,
+                name=f"transcriber-{worker_id}-audio",
+                login=settings.nats_login,
+            ),
         )
         stack.push_async_callback(audio_bus.shut_down)
         control_bus = await unless_stopped(
-            stop, connect_bus(settings.nats_url, name=f"transcriber-{worker_id}")
+            stop,
+            connect_bus(
+                settings.nats_url, name=f"transcriber-{worker_id}", login=settings.nats_login
+            ),
         )
         stack.push_async_callback(control_bus.shut_down)
         for bus in (audio_bus, control_bus):
-            bus.on_denied(lambda: health.set_ready("permissions", ok=False, reason=DENIED))
+            follow_rights(bus, health)
             telemetry.follow(bus)
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from speechbus_contracts import ContractError, parse_token
+from speechbus_runtime.bus_settings import BusSettings
 from speechbus_runtime.secret import Secret
 from speechbus_transcriber.governor.admission import WithoutSlot
 from speechbus_transcriber.providers.kotoba import KotobaAccount
@@ -27,11 +28,9 @@ SESSIONS_DEFAULT: Final = 100
 """A tenth of what one process was measured to carry; raise it when cores are free."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(BusSettings, frozen=True, kw_only=True):
     """What one worker process needs to know."""
 
-    nats_url: str = "nats://127.0.0.1:4222"
-    """NATS server, or several separated by commas."""
     worker_id: str = ""
     """Name of this worker, unique in the pool; empty: one is made up."""
     sessions_max: Annotated[int, msgspec.Meta(ge=1, le=2_000)] | None = None
@@ -155,13 +154,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             ValueError: an unknown provider, one without an account, half of Palabra's client
-                credentials, or a worker id that is no token.
+                credentials, a worker id that is no token, or what `BusSettings` raises.
         """
         # All of them at once: who starts a service should not have to mend it mistake by mistake.
         if mistakes := "\n".join(self._find_mistakes()):
             raise ValueError(mistakes)
 
     def _find_mistakes(self) -> Iterator[str]:
+        yield from self.nats_login.find_mistakes()
         if any(name not in PROVIDER_NAMES for name in self.providers):
             yield f"PROVIDERS takes only {', '.join(PROVIDER_NAMES)}"
         if bool(self.palabra_client_id) != bool(self.palabra_client_secret):

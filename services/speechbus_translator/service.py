@@ -69,6 +69,7 @@ def main() -> int:
     spec = PullService(
         service=SERVICE,
         nats_url=settings.nats_url,
+        nats_login=settings.nats_login,
         health_host=settings.health_host,
         health_port=settings.health_port,
         jetstream_name=TRANSCRIPT_STORE,

@@ -4,6 +4,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from speechbus_runtime.bus_settings import BusSettings
 from speechbus_runtime.secret import Secret
 
 __all__ = ["SETTINGS_PREFIX", "Settings"]
@@ -11,11 +12,9 @@ __all__ = ["SETTINGS_PREFIX", "Settings"]
 SETTINGS_PREFIX: Final = "SPEECHBUS_TRANSLATOR_"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(BusSettings, frozen=True, kw_only=True):
     """What one translator process needs to know."""
 
-    nats_url: str = "nats://127.0.0.1:4222"
-    """NATS server, or several separated by commas."""
     engines: tuple[Literal["ctranslate2", "libretranslate", "apertium"], ...] = (
         "ctranslate2",
         "libretranslate",
