@@ -54,7 +54,7 @@ class Manifests:
             each
             for path, text in rendered.items()
             if path.endswith(".yaml")
-            for each in yaml.safe_load_all(text)
+            for each in yaml.load_all(text, Loader=yaml.CSafeLoader)  # ten times as fast
             if each
         ]
 
@@ -95,8 +95,13 @@ def render_chart(values: Mapping[str, Any] | None = None, *, release: str = RELE
     Raises:
         helm_python.HelmError: the values are refused; the text says why.
     """
+    return Manifests(_render(json.dumps(values or {}), release))
+
+
+@cache
+def _render(values: str, release: str) -> Mapping[str, str]:
     with helm_python.Chart.load(CHART) as chart:
-        return Manifests(chart.render(dict(values or {}), name=release, namespace=NAMESPACE))
+        return chart.render(json.loads(values), name=release, namespace=NAMESPACE)
 
 
 def lint_chart(values: Mapping[str, Any] | None = None) -> list[str]:

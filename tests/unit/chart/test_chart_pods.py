@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from msgspec import structs
 
@@ -30,6 +31,10 @@ from tests.support.chart_schema import COMPONENTS
 SETS = ("default", *EXAMPLES)
 PAGE = Path(__file__).parents[3] / "docs" / "kubernetes.md"
 SECRETS_FOLDER = "/run/secrets/speechbus"
+SECRET_TEXTS = {
+    "api-keys": "tenant:a-key",
+    "ca.crt": Path(certifi.where()).read_text(encoding="utf-8").split("\n\n", 2)[1],
+}
 BUSY_NODE_S = 5.0
 """The least that a grace period has beyond what the process itself allows."""
 
@@ -130,7 +135,7 @@ def read_variables(
     for volume in pod_of(workload)["volumes"]:
         for source in volume.get("projected", {}).get("sources", ()):
             for item in source["secret"]["items"]:
-                value = "tenant:a-key" if item["key"] == "api-keys" else "s" * 40
+                value = SECRET_TEXTS.get(item["key"], "s" * 40)
                 (folder / item["path"]).write_text(value, encoding="utf-8")
     return component_of(workload), {
         name: value.replace(SECRETS_FOLDER, str(folder)) for name, value in variables.items()
