@@ -15,6 +15,7 @@ from speechbus_cli.embedded_nats import choose_port
 from tests.support.command_line import COMMAND, build_environment
 from tests.support.nats_cluster import NatsCluster
 from tests.support.nats_server import DEV_CONFIG, NatsServer
+from tests.support.secured_nats import build_secured_nats, login_settings
 
 __all__ = ["Service", "ServiceError", "System"]
 
@@ -233,6 +234,7 @@ class System:
         environment: Mapping[str, str] | None = None,
         nats_config: Path = DEV_CONFIG,
         cluster: NatsCluster | None = None,
+        is_secured: bool = False,
     ) -> None:
         """Prepare a system; nothing runs before `start`.
 
@@ -250,8 +252,14 @@ class System:
             environment: variables of other names, for all services.
             nats_config: of the one server `nats`.
             cluster: to use instead of the one server `nats`.
+            is_secured: the server has the production configuration, and each service its user.
         """
-        self.nats = NatsServer(folder / "nats", config=nats_config)
+        self._is_secured = is_secured
+        self.nats = (
+            build_secured_nats(folder / "nats")
+            if is_secured
+            else NatsServer(folder / "nats", config=nats_config)
+        )
         self.cluster = cluster
         self._bus = cluster or self.nats
         self.ingests: list[Service] = []
@@ -324,7 +332,7 @@ class System:
             ServiceError: it could not.
         """
         prefix = "SPEECHBUS_BOOTSTRAP_"
-        all_settings = {**self._bootstrap_settings, **settings}
+        all_settings = {**self._login("bootstrap"), **self._bootstrap_settings, **settings}
         variables = {f"{prefix}{name}": value for name, value in all_settings.items()}
         done = subprocess.run(
             [*COMMAND, "bootstrap", "--nats-url", self._bus.url],
@@ -391,11 +399,14 @@ class System:
             name=f"{kind}-{len(services) + 1}",
             folder=self._folder,
             port=self._choose_port(),
-            settings={"NATS_URL": self._bus.url, **settings},
+            settings={"NATS_URL": self._bus.url, **self._login(kind), **settings},
             environment=self._environment,
         )
         services.append(service)
         return service
+
+    def _login(self, user: str) -> Mapping[str, str]:
+        return login_settings(user) if self._is_secured else {}
 
     def _choose_port(self) -> int:
         # Those chosen a moment ago are free, too, until their services listen.
