@@ -87,8 +87,9 @@ lock: $(UV_STAMP) ## resolve the dependencies again (all to the newest: ARGS=--u
 	done
 	@$(COMPILE) --constraint requirements-dev.lock --output-file deploy/locks/build.lock deploy/locks/build.in
 
-schema: $(RUNTIME) ## write the JSON Schema files of the contracts
+schema: $(RUNTIME) ## write the JSON Schema files of the contracts, and of the Helm chart's values
 	@.venv/bin/speechbus schema --write
+	@.venv/bin/python -m tests.support.chart_schema
 
 speech: $(RUNTIME) ## fetch the speech recordings for the demo and the tests
 	@.venv/bin/python -m speechbus_cli.speech --cache $(SPEECH)

@@ -108,8 +108,6 @@ async def _serve(
     name = f"ingest-{os.getpid()}-{secrets.token_hex(4)}"
     health = Health(SERVICE)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
-    health.register("supervisor", stale_after_s=LOOP_STALE_S)
-    health.register("streams", stale_after_s=LOOP_STALE_S)
     telemetry = Telemetry(SERVICE)
     async with AsyncExitStack() as stack:
         stack.enter_context(suppress(StoppedError))
@@ -240,6 +238,9 @@ async def _serve(
         reloading = Reloading(
             settings, read, keys=keys, secrets=token_secrets, certificate=certificate
         )
+        # Not before: who waits for NATS is well, and need not be started again.
+        health.register("supervisor", stale_after_s=LOOP_STALE_S)
+        health.register("streams", stale_after_s=LOOP_STALE_S)
         async with asyncio.TaskGroup() as tasks:
             supervising = tasks.create_task(supervisor.run(), name="supervisor")
             tending = tasks.create_task(registry.run(), name="streams")
