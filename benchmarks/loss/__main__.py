@@ -8,7 +8,8 @@ scripted faults, a system for each row. The audio is frame-numbered speech with 
 Palabra hears real-time pace only and ignores what comes faster; Kotoba takes it as fast as it
 comes. Rows of one stream run side by side, those with many streams alone. Prints each row as soon
 as it is measured, the table at the end, and adds the rows to benchmarks/results/loss.jsonl. Exits
-with 1 when anything was lost, doubled, given up or mistimed.
+with 1 when anything was lost, doubled, given up or mistimed, and when a row did not break what it
+is to break.
 """
 
 import argparse
@@ -128,6 +129,8 @@ def _format(name: str, figures: Figures | None) -> str:
     caught_up = f"{figures.caught_up_s:.1f} s"
     if figures.behind:
         caught_up = f"not at the end, {caught_up} late"
+    if not figures.has_broken:
+        return f"| {name} | not measured: only {figures.breaks} sessions broke | | | | | |"
     unclosed = f" {figures.unclosed} not closed" if figures.unclosed else ""
     return (
         f"| {name} | {figures.lost_s:.2f} s | {figures.doubled_s:.2f} s "
