@@ -107,6 +107,8 @@ def _measure_all(rows: Sequence[Row], *, jobs: int) -> dict[str, Figures]:
 def _measure(row: Row, jobs: int) -> Figures:
     started_s = time.perf_counter()
     figures = measure(row)
+    if not figures.has_broken:  # while others start, a worker may be late and its first session go
+        figures = measure(row)
     RESULTS.parent.mkdir(exist_ok=True)
     result = Measured(
         row=row.name,
