@@ -254,7 +254,7 @@ ROWS: Final = (
     ),
     Row(
         name="fail-over to the second provider",
-        breaks=4,
+        breaks=3,
         scripts={
             "palabra": _segments(
                 3_000,
