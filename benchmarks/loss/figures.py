@@ -32,21 +32,29 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Streams whose last partial or final was late: they never caught up."""
     unclosed: int
     """Streams that were not closed in order."""
+    breaks: int
+    """Sessions at providers that failed."""
+    has_broken: bool
+    """Whether as many sessions failed as had to."""
 
     @property
     def is_kept(self) -> bool:
         """Whether the promise was: nothing lost, doubled or given up, and times right."""
         is_whole = not (self.lost_s or self.doubled_s or self.gap_s or self.unclosed)
-        return is_whole and self.time_error_ms <= FRAME_MS
+        return self.has_broken and is_whole and self.time_error_ms <= FRAME_MS
 
 
-def read_figures(streams: Sequence[Received], *, n_frames: int, began_s: float) -> Figures:
+def read_figures(
+    streams: Sequence[Received], *, n_frames: int, began_s: float, breaks: int, breaks_min: int
+) -> Figures:
     """Compare what clients got with what they sent.
 
     Args:
         streams: of `tests.support.conversation`.
         n_frames: sent by each.
         began_s: when they began, on the loop's clock; the audio was sent in real time from then on.
+        breaks: sessions at providers that failed.
+        breaks_min: so many had to.
     """
     tilings = [check_conversation(stream.finals, n_frames) for stream in streams]
     caught_up = [_find_caught_up(stream, began_s) for stream in streams]
@@ -60,6 +68,8 @@ def read_figures(streams: Sequence[Received], *, n_frames: int, began_s: float) 
         caught_up_s=max(span_s for span_s, _ in caught_up),
         behind=sum(is_behind for _, is_behind in caught_up),
         unclosed=sum(stream.closed is None for stream in streams),
+        breaks=breaks,
+        has_broken=breaks >= breaks_min,
     )
 
 

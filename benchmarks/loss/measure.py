@@ -20,6 +20,8 @@ from tests.support.system import System
 
 __all__ = ["measure"]
 
+FAILED: Final = '"event":"provider session failed"'
+"""In the log of a transcriber."""
 CREDENTIALS: Final = {
     "palabra": {"PALABRA_CLIENT_ID": "bench", "PALABRA_CLIENT_SECRET": "bench"},
     "kotoba": {"KOTOBA_API_KEY": "bench"},
@@ -61,7 +63,17 @@ def measure(row: Row) -> Figures:
         stage = Stage(system, simulators)
         stack.callback(stage.clear)
         streams, began_s = asyncio.run(_stream_all(stage, row))
-    return read_figures(streams, n_frames=row.seconds * FRAMES_PER_S, began_s=began_s)
+        breaks = sum(
+            service.log_path.read_text(errors="replace").count(FAILED)
+            for service in system.transcribers
+        )
+    return read_figures(
+        streams,
+        n_frames=row.seconds * FRAMES_PER_S,
+        began_s=began_s,
+        breaks=breaks,
+        breaks_min=row.breaks,
+    )
 
 
 async def _stream_all(stage: Stage, row: Row) -> tuple[list[Received], float]:

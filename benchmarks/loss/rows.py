@@ -69,6 +69,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Languages, each from a frame on."""
     environment: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     """Variables of the services besides."""
+    breaks: int = 0
+    """Sessions that have to fail, or the row says nothing: a fault may meet one that is gone."""
     strikes: Sequence[tuple[float, Strike]] = ()
     """What happens to the system how many seconds after the streams began."""
 
@@ -113,8 +115,13 @@ def _list_resets() -> Iterator[Row]:
         where = "at a segment's border" if at_border else "inside a segment"
         yield Row(
             name=f"reset {where}{_TIMES[count]}{suffix}",
-            seconds={1: 30, 2: 40, 10: 80}[count],
-            scripts={name: _resets(count, ms=3_000, after_ms=after_ms) for name in route},
+            seconds={1: 30, 2: 40, 10: 110}[count],
+            breaks=count,
+            scripts={
+                # One to spare, should a session go before its fault is due.
+                name: _resets(count + (count == 10), ms=3_000, after_ms=after_ms)
+                for name in route
+            },
             route=route,
         )
 
@@ -126,6 +133,7 @@ def _list_resets_of_long_segments() -> Iterator[Row]:
                 name=f"reset inside a {ms // 1000} s segment{suffix}",
                 seconds=seconds,
                 scripts={route[0]: _resets(1, ms=ms, after_ms=after_ms)},
+                breaks=1,
                 route=route,
             )
 
@@ -143,6 +151,7 @@ def _list_outages() -> Iterator[Row]:
         yield Row(
             name=f"outage of {span_s} s",
             seconds=seconds,
+            breaks=2,
             scripts={
                 "palabra": _segments(
                     3_000,
@@ -161,6 +170,7 @@ def _list_outages() -> Iterator[Row]:
                 name=f"outage of {span_s} s, its server killed{suffix}",
                 seconds=heard_s,
                 scripts=dict.fromkeys(route, PLAIN),
+                breaks=1,
                 route=route,
                 strikes=(
                     (_OUTAGE_BEGINS_S, _kill_palabra),
@@ -239,10 +249,12 @@ ROWS: Final = (
     *_list_outages(),
     Row(
         name="half-open connection",
+        breaks=1,
         scripts={"palabra": _segments(3_000, '{kind = "half_open", session = 1, after_ms = 7400}')},
     ),
     Row(
         name="fail-over to the second provider",
+        breaks=3,
         scripts={
             "palabra": _segments(
                 3_000,
@@ -258,6 +270,7 @@ ROWS: Final = (
     ),
     Row(
         name="session limit of the provider, every 8 s",
+        breaks=3,
         scripts={"palabra": _segments(3_000, '{kind = "close", after_ms = 8000, code = 1000}')},
     ),
     Row(

@@ -22,7 +22,8 @@ START_TRIES: Final = 3
 """NATS may go away while a service starts."""
 QUIET_S: Final = 6.0
 """Between a restart of NATS and the death of an ingest. AUDIO is in memory: what the one has lost
-only the other has, for a moment (docs/architecture.md)."""
+only the other has, for a moment (docs/architecture.md). With three replicas nothing is lost, but an
+election or a node that is cut off keeps the last audio in ingest for seconds."""
 ORPHANS_WAIT_S: Final = 120.0
 """For the streams of a dead ingest to be closed before NATS may go away, for the same reason."""
 
@@ -176,25 +177,19 @@ class Striker:
         if strike.kind == "ingest_freeze":
             await self._freeze(strike, ingests)
             return
-        if not self._is_volatile:
-            await self._end_ingest(strike)
-            return
         async with self._nats:
             await asyncio.sleep(self._nats_back_s + QUIET_S - self._now_s())
-            await self._end_ingest(strike)
-
-    async def _end_ingest(self, strike: Strike) -> None:
-        ingest = self._choose(self._system.ingests[1:], strike)
-        if ingest is None:
-            return
-        self._note_death(ingest.port)
-        async with asyncio.TaskGroup() as tasks:
-            does = self._drain if strike.kind == "ingest_drain" else self._kill
-            tasks.create_task(self._replace(ingest, strike, does))
-            if strike.kind == "ingest_and_worker_kill" and (
-                worker := self._choose(self._system.transcribers[1:], strike)
-            ):
-                tasks.create_task(self._replace(worker, strike, self._kill))
+            ingest = self._choose(ingests[1:], strike)
+            if ingest is None:
+                return
+            self._note_death(ingest.port)
+            async with asyncio.TaskGroup() as tasks:
+                does = self._drain if strike.kind == "ingest_drain" else self._kill
+                tasks.create_task(self._replace(ingest, strike, does))
+                if strike.kind == "ingest_and_worker_kill" and (
+                    worker := self._choose(self._system.transcribers[1:], strike)
+                ):
+                    tasks.create_task(self._replace(worker, strike, self._kill))
 
     async def _strike_nats(self, strike: Strike) -> None:
         async with self._nats:

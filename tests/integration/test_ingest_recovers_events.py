@@ -1,6 +1,8 @@
 """Ingest's connection to the bus breaks while workers go on writing: its clients miss nothing."""
 
 import asyncio
+import gc
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,12 +26,13 @@ from speechbus_contracts import (
     decode_event,
     encode_event,
 )
-from speechbus_ingest.bus_stream import IngestContext
+from speechbus_ingest.bus_stream import BusStream, IngestContext
 from speechbus_ingest.formats.decoders import Decoders
-from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.publisher import AudioLane, AudioPublisher
 from speechbus_ingest.quotas import Quotas
 from speechbus_ingest.registry import StreamRegistry
-from speechbus_ingest.stream import StreamRequest
+from speechbus_ingest.stream import IngestStream, StreamRequest
+from speechbus_ingest.stream_events import StreamEvents
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
 from speechbus_runtime.jetstream import fetch_stored, read_last, read_specs, request_api
@@ -116,6 +119,15 @@ def test_audio_accepted_behind_the_end_that_a_worker_saw_is_named_in_a_gap(
     assert (stored.from_ms, stored.to_ms, stored.gap_ms_total) == (400, 1_000, 600)
 
 
+def test_streams_that_are_closed_leave_nothing_behind(tmp_path: Path) -> None:
+    """An ingest carries some thousands a day, each with audio and subscriptions of its own."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        left = asyncio.run(_open_and_close(system.nats.url, n_streams=20))
+    the_last = Counter({IngestStream: 1, BusStream: 1, StreamEvents: 1, AudioLane: 1})
+
+    assert left <= the_last  # which the registry's loop still names
+
+
 def test_a_decoded_stream_that_the_bus_refuses_ends_alone(tmp_path: Path) -> None:
     """Nobody waits for its opening any more when its first samples come, and others go on."""
     with System(tmp_path, ingests=0, transcribers=0) as system:
@@ -175,6 +187,38 @@ async def _open_what_is_refused(url: str) -> tuple[_Sink, str | None, int]:
             await wait_until(stream.closed.is_set)
         n_subscriptions = len(bus.direct_handlers) - before
     return sink, stream.problem, n_subscriptions
+
+
+async def _open_and_close(url: str, *, n_streams: int) -> Counter[type]:
+    async with _open_registry(url) as (bus, registry):
+        n_handlers = len(bus.direct_handlers)
+        for _ in range(n_streams):
+            await _open_and_close_one(registry)
+        gc.collect()
+        assert len(bus.direct_handlers) == n_handlers
+        kinds = (IngestStream, BusStream, StreamEvents, AudioLane)
+        return Counter(type(it) for it in gc.get_objects() if isinstance(it, kinds))
+
+
+async def _open_and_close_one(registry: StreamRegistry) -> None:
+    async with registry.open_stream(REQUEST, _Sink()) as stream:
+        await stream.take(bytes(32_000))
+        closed = _build_closed(stream.stream_id, audio_ms=1_000)
+        await _Writer(registry, stream.stream_id).own(closed, "closed")
+        await wait_until(stream.closed.is_set)
+    await wait_until(lambda: registry.n_streams == 0)
+
+
+def _build_closed(stream_id: str, *, audio_ms: int) -> StreamClosed:
+    return StreamClosed(
+        stream_id=StreamId(stream_id),
+        tenant="acme",
+        epoch=1,
+        reason="end",
+        audio_ms=audio_ms,
+        finals=0,
+        gap_ms=0,
+    )
 
 
 async def _close_too_early(url: str) -> tuple[AnyEvent | None, _Sink]:
@@ -364,16 +408,7 @@ async def _translate_without_a_word(url: str) -> list[tuple[str, int]]:
         await translate("es", 3)
         await writer.republish(on=True)
         await writer.cover(2)
-        closed = StreamClosed(
-            stream_id=StreamId(stream.stream_id),
-            tenant="acme",
-            epoch=1,
-            reason="end",
-            audio_ms=0,
-            finals=0,
-            gap_ms=0,
-        )
-        await writer.own(closed, "closed")
+        await writer.own(_build_closed(stream.stream_id, audio_ms=0), "closed")
         await wait_until(stream.closed.is_set)
     events = [decode_event(payload) for payload in sink.payloads]
     return [

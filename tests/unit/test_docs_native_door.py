@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechbus_ingest.doors import native, native_errors, native_resume
+from speechbus_ingest.doors import native, native_errors, native_hello, native_resume
 
 PAGE = (Path(__file__).parents[2] / "docs" / "native-door.md").read_text(encoding="utf-8")
 POLICY, TRY_LATER = 1008, 1013
@@ -13,7 +13,7 @@ POLICY, TRY_LATER = 1008, 1013
 
 def find_errors() -> Iterator[tuple[str, int]]:
     """Yield code and close code of every error that the door's source raises."""
-    for module in (native, native_errors, native_resume):
+    for module in (native, native_errors, native_hello, native_resume):
         tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             match node:

@@ -6,37 +6,31 @@ Specified in docs/native-door.md.
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from starlette.websockets import WebSocket
 
-from speechbus_contracts import ContractError, parse_token
 from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.native_errors import DoorError, overloaded
-from speechbus_ingest.doors.native_resume import FinishedStreamError, NativeResuming, Resume
+from speechbus_ingest.doors.native_hello import (
+    Configure,
+    End,
+    Hello,
+    build_request,
+    parse_control,
+    parse_hello,
+)
+from speechbus_ingest.doors.native_resume import FinishedStreamError, NativeResuming
 from speechbus_ingest.doors.outbox import Outbox, OutboxFullError
 from speechbus_ingest.doors.refusals import refusal
 from speechbus_ingest.doors.sending import close, send_text
-from speechbus_ingest.formats.names import (
-    CHANNELS_MAX,
-    ENCODED_FORMATS,
-    RAW_FORMATS,
-    AudioFormat,
-    EncodedFormat,
-    parse_format,
-)
 from speechbus_ingest.formats.undecodable import PROBLEMS
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import OverLimitError, StreamRegistry
 from speechbus_ingest.resume import Resumer
 from speechbus_ingest.seat import Seat
-from speechbus_ingest.stream import (
-    SAMPLE_RATE_HZ_MAX,
-    SAMPLE_RATE_HZ_MIN,
-    IngestStream,
-    StreamRequest,
-)
+from speechbus_ingest.stream import IngestStream
 from speechbus_runtime.jetstream import JetStreamUnavailableError
 from speechbus_runtime.task_groups import plain_errors
 
@@ -57,52 +51,13 @@ CONFIGURE_INTERVAL_S: Final = 1.0
 QUEUED_AFTER_S: Final = 1.0
 ACCEPTED_S: Final = 1.0
 """A client that can resume keeps what it was not told of: this much more than is on its way."""
-KEYWORDS_MAX: Final = 1_000
-KEYWORD_CHARS_MAX: Final = 64
-"""Limits of the provider that takes keywords (providers.md 1.4)."""
 
 _CLOSE_NORMAL: Final = 1000
 _CLOSE_RESTART: Final = 1012
 
-_Tags = Annotated[tuple[str, ...], msgspec.Meta(max_length=16)]
-_Keyword = Annotated[str, msgspec.Meta(min_length=1, max_length=KEYWORD_CHARS_MAX)]
-
-
-class _Hello(msgspec.Struct, frozen=True):
-    type: Literal["hello"]  # as a tag it could be missing
-    format: str
-    sample_rate_hz: int | None = None
-    language: str | None = None
-    target_languages: _Tags = ()
-    providers: _Tags = ()
-    channels: Annotated[int, msgspec.Meta(ge=1, le=CHANNELS_MAX)] = 1
-    split_channels: bool = False
-    filler_filter: bool | None = None
-    keywords: Annotated[tuple[_Keyword, ...], msgspec.Meta(max_length=KEYWORDS_MAX)] = ()
-    skip_silence: bool = True
-    resumable: bool = False
-    resume: Resume | None = None
-
-
-class _Flush(msgspec.Struct, frozen=True, tag="flush"):
-    pass
-
-
-class _Configure(msgspec.Struct, frozen=True, tag="configure"):
-    language: str | None
-
-
-class _End(msgspec.Struct, frozen=True, tag="end"):
-    pass
-
 
 class _GoneError(Exception):
     """The client's side of the connection has ended."""
-
-
-_hello_decoder: Final = msgspec.json.Decoder(_Hello)
-_Control = _Flush | _Configure | _End
-_control_decoder: Final[msgspec.json.Decoder[_Control]] = msgspec.json.Decoder(_Control)
 
 
 class NativeDoor:
@@ -167,7 +122,7 @@ class NativeDoor:
         outbox = Outbox()
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S) as opening:
-                request = _build_request(hello, tenant)
+                request = build_request(hello, tenant)
                 if hello.resume is None:
                     entry = self._registry.open_stream(request, outbox)
                 else:
@@ -313,15 +268,15 @@ async def _receive_audio(socket: WebSocket, stream: IngestStream) -> None:
                 continue  # by this side, which the client learns with its last finals
             await stream.take(data)
         elif message["type"] == "websocket.receive":
-            control = _parse_control(message["text"])
+            control = parse_control(message["text"])
             if has_said_end:
                 raise DoorError("message.invalid", "Nothing may follow 'end'.")
-            has_said_end = isinstance(control, _End)
+            has_said_end = isinstance(control, End)
             if has_said_end:
                 stream.end("end")
             elif stream.end_reason is not None:
                 pass
-            elif isinstance(control, _Configure):
+            elif isinstance(control, Configure):
                 await asyncio.sleep(configured_at_s + CONFIGURE_INTERVAL_S - loop.time())
                 await stream.settle()
                 await stream.change_language(control.language)
@@ -341,7 +296,7 @@ def _see_off(stream: IngestStream) -> _GoneError:
     return _GoneError()
 
 
-async def _receive_hello(socket: WebSocket) -> _Hello:
+async def _receive_hello(socket: WebSocket) -> Hello:
     try:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
             message = await socket.receive()
@@ -349,97 +304,7 @@ async def _receive_hello(socket: WebSocket) -> _Hello:
         raise DoorError("hello.timeout", "Send the hello within 10 s of connecting.") from None
     if message["type"] != "websocket.receive":
         raise _GoneError
-    return _parse_hello(message.get("text"))
-
-
-def _parse_hello(text: str | None) -> _Hello:
-    if text is None:
-        raise DoorError("hello.invalid", "The first message is the hello, a JSON text message.")
-    try:
-        return _hello_decoder.decode(text)
-    except msgspec.ValidationError as error:
-        raise DoorError(
-            "hello.invalid", f"{_field_problem(error)} See docs/native-door.md for an example."
-        ) from None
-    except (msgspec.DecodeError, RecursionError):
-        raise DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
-
-
-def _build_request(hello: _Hello, tenant: str) -> StreamRequest:
-    audio_format, sample_rate_hz = _choose_format(hello)
-    try:
-        for token in (hello.language, *hello.target_languages, *hello.providers):
-            if token is not None:
-                parse_token(token)
-        if hello.resume is not None:
-            for token in (hello.resume.stream_id, *(hello.resume.translations or ())):
-                parse_token(token)
-    except ContractError:
-        raise DoorError(
-            "hello.token", "Languages, providers and ids have 1 to 64 of A-Z a-z 0-9 _ -"
-        ) from None
-    is_resumable = hello.resumable or hello.resume is not None
-    if is_resumable and (isinstance(audio_format, str) or hello.split_channels):
-        raise DoorError(
-            "hello.not_resumable",
-            "A stream can be resumed when it is raw audio and not split into channels: leave"
-            " 'resumable' out, or choose another 'format'.",
-        )
-    return StreamRequest(
-        tenant=tenant,
-        door="native",
-        sample_rate_hz=sample_rate_hz,
-        language=hello.language,
-        target_languages=hello.target_languages,
-        providers=hello.providers,
-        has_filler_filter=hello.filler_filter,
-        keywords=hello.keywords,
-        skips_silence=hello.skip_silence,
-        audio_format=audio_format,
-        split_channels=hello.channels if hello.split_channels else None,
-        is_resumable=is_resumable,
-    )
-
-
-def _choose_format(hello: _Hello) -> tuple[AudioFormat | EncodedFormat, int | None]:
-    """Return the format and, where the audio does not say it itself, the sample rate."""
-    try:
-        audio_format = parse_format(hello.format, channels=hello.channels)
-    except ValueError:
-        formats = ", ".join((*RAW_FORMATS, *ENCODED_FORMATS))
-        raise DoorError("hello.unknown_format", f"'format' is one of: {formats}.") from None
-    if isinstance(audio_format, str):
-        return audio_format, None
-    rate = hello.sample_rate_hz
-    if rate is None or not SAMPLE_RATE_HZ_MIN <= rate <= SAMPLE_RATE_HZ_MAX:
-        raise DoorError(
-            "hello.sample_rate", "'sample_rate_hz' is between 8000 and 48000, for raw formats."
-        )
-    return audio_format, rate
-
-
-def _field_problem(error: msgspec.ValidationError) -> str:
-    # msgspec names types and fields here, never values.
-    return f"{str(error).rstrip('.')}."
-
-
-def _parse_control(text: str) -> _Control:
-    try:
-        control = _control_decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        raise DoorError(
-            "message.invalid",
-            'Text messages are {"type":"flush"}, {"type":"configure","language":…} and'
-            ' {"type":"end"}.',
-        ) from None
-    if isinstance(control, _Configure) and control.language is not None:
-        try:
-            parse_token(control.language)
-        except ContractError:
-            raise DoorError(
-                "message.language", "A language has 1 to 64 of A-Z a-z 0-9 _ - (or is null)."
-            ) from None
-    return control
+    return parse_hello(message.get("text"))
 
 
 async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:

@@ -42,9 +42,15 @@ def final(turn: int, *, lacks: int = 0, early_ms: int = 0) -> SegmentFinal:
     )
 
 
-def read(*late: tuple[AnyEvent, float]) -> Figures:
+def read(*late: tuple[AnyEvent, float], breaks: int = 1) -> Figures:
     """Read one stream whose events came so many seconds after the ends of their turns."""
-    return read_figures([receive(late)], n_frames=N_TURNS * TURN_FRAMES, began_s=BEGAN_S)
+    return read_figures(
+        [receive(late)],
+        n_frames=N_TURNS * TURN_FRAMES,
+        began_s=BEGAN_S,
+        breaks=breaks,
+        breaks_min=1,
+    )
 
 
 def receive(late: Sequence[tuple[AnyEvent, float]]) -> Received:
@@ -74,6 +80,8 @@ def test_a_stream_that_is_whole_and_on_time_reads_zero() -> None:
         caught_up_s=0.0,
         behind=0,
         unclosed=0,
+        breaks=1,
+        has_broken=True,
     )
     assert figures.is_kept
 
@@ -108,6 +116,13 @@ def test_a_stream_that_is_late_to_its_end_has_not_caught_up() -> None:
 
     assert figures.behind == 1
     assert figures.caught_up_s == pytest.approx(2 * 4.5 + 3.25)
+
+
+def test_a_row_in_which_nothing_broke_proves_nothing() -> None:
+    """A fault may wait for a session that was gone before."""
+    figures = read(*((final(turn), 0.25) for turn in range(N_TURNS)), (CLOSED, 0.5), breaks=0)
+
+    assert not figures.is_kept
 
 
 def test_each_row_has_a_name_of_its_own_and_scripts_that_are_understood() -> None:
