@@ -76,8 +76,9 @@ class NatsServer:
             name: Of the server, the same at each start, as clusters need it; None: a fresh one
                 each time, which tells our process from a stranger on the same port.
             arguments: More of the command line.
-            environment: Variables for a configuration that takes its store folder from there;
-                None: it is told on the command line.
+            environment: Variables for a configuration that takes its store folder from there, and
+                has the server's name; None: both are told on the command line. (A server whose name
+                came from there refuses every reload.)
         """
         self._environment = environment
         self.log_path = folder / "nats-server.log"
@@ -178,9 +179,9 @@ class NatsServer:
         command = [
             str(Path(sysconfig.get_path("scripts")) / "nats-server"),
             *(["--config", str(self._config)] if self._config else []),
-            *["--addr", "127.0.0.1", "--port", str(port), "--name", name],
+            *["--addr", "127.0.0.1", "--port", str(port)],
             *(
-                ["--jetstream", "--store_dir", str(self._folder / "store")]
+                ["--name", name, "--jetstream", "--store_dir", str(self._folder / "store")]
                 if self._environment is None
                 else []
             ),
