@@ -1,13 +1,10 @@
 """Users, passwords and TLS at NATS, between real services and servers of the production files."""
 
 import asyncio
-import os
 import re
 import shutil
-import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,17 +37,6 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="need
 EXACT: Final = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
 N_FRAMES: Final = 300
 """Six seconds: two finals."""
-
-
-def reload(server: NatsServer) -> None:
-    """What `nats-server --signal reload` does; return when the server has done it."""
-    n_before = server.log_path.read_text().count("Reloaded server configuration")
-    os.kill(server.pid, signal.SIGHUP)
-    deadline_s = time.monotonic() + 30
-    while (text := server.log_path.read_text()).count("Reloaded server") == n_before:
-        assert "Failed to reload" not in text, text[-500:]
-        assert time.monotonic() < deadline_s, text[-500:]
-        time.sleep(0.01)
 
 
 def get(service: Service, path: str) -> bytes:
@@ -122,7 +108,7 @@ def test_a_denied_right_is_told_by_readiness_log_and_metric(tmp_path: Path) -> N
         system.start()
         stack.callback(system.end)  # the block of a system fails when anything was denied
         take_right(tmp_path / "nats" / "conf" / "users.conf", '"speech.v1.provider.>"')
-        reload(system.nats)
+        system.nats.reload()
         worker = system.transcribers[0]
         worker.stop()
         worker.spawn()
@@ -173,7 +159,7 @@ async def stream_through_a_rotation(system: System, folder: Path) -> tuple[Recei
         write_passwords(folder, suffix="-new")
         for user, text in files.items():
             (folder / "secrets" / user).write_text(text)  # not there yet
-        await asyncio.to_thread(reload, system.nats)
+        await asyncio.to_thread(system.nats.reload)
         await wait_until(lambda: "login" in read_reasons(system.ingest))
         reasons = read_reasons(system.ingest)
         write_passwords(folder, suffix="-new")
