@@ -24,10 +24,14 @@ _USER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that can be part of an inbox."""
 _REFUSALS: Final = (
     "authorization violation",
-    "authentication",
+    "authentication expired",
+    "authentication revoked",
     "user authentication",
+    "account authentication",
+    "the server offers no tls",  # ours, of a greeting
 )
-"""How the server begins its word for a user that it does not know, or not any more."""
+"""How the server begins its word for a user that it does not know, or not any more. `Authentication
+Timeout` is none: the machine is busy."""
 
 
 class BusRefusedError(Exception):
@@ -146,7 +150,7 @@ class BusClient(Client):
 
 def is_refusal(error: Exception) -> bool:
     """Tell whether trying again changes nothing: the wrong user, or the wrong server."""
-    if isinstance(error, (nats.errors.AuthorizationError, ssl.SSLCertVerificationError)):
-        return True
+    if isinstance(error, ssl.SSLError):
+        return "CERTIFICATE" in (error.reason or "")  # theirs, or ours in their eyes
     text = str(error).lower().removeprefix("nats: ").strip("' ")
-    return text.startswith((*_REFUSALS, "the server offers no tls"))
+    return text.startswith(_REFUSALS)

@@ -34,6 +34,8 @@ STOP_TIMEOUT_S = 10.0
 POLL_INTERVAL_S = 0.005
 """A third of the usual start, so that polling adds little to it."""
 
+RELOADED = "Reloaded server configuration"
+
 PORT_ATTEMPTS_MAX = 20
 """Each attempt fails only when another process takes the same random port in the same moment."""
 
@@ -76,8 +78,9 @@ class NatsServer:
             name: Of the server, the same at each start, as clusters need it; None: a fresh one
                 each time, which tells our process from a stranger on the same port.
             arguments: More of the command line.
-            environment: Variables for a configuration that takes its store folder from there;
-                None: it is told on the command line.
+            environment: Variables for a configuration that takes its store folder from there, and
+                has the server's name; None: both are told on the command line. (A server whose name
+                came from there refuses every reload.)
         """
         self._environment = environment
         self.log_path = folder / "nats-server.log"
@@ -149,6 +152,20 @@ class NatsServer:
             raise NatsServerError(self._with_log("nats-server ignored SIGTERM")) from None
         self._process = None
 
+    def reload(self) -> None:
+        """What `nats-server --signal reload` does; returns when the server has done it.
+
+        Raises:
+            NatsServerError: It refused the configuration, or did not answer in time.
+        """
+        n_before = self.log_path.read_text().count(RELOADED)
+        self._running().send_signal(signal.SIGHUP)
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while (log := self.log_path.read_text()).count(RELOADED) == n_before:
+            if "Failed to reload" in log or time.monotonic() > deadline_s:
+                raise NatsServerError(self._with_log("nats-server did not reload"))
+            time.sleep(POLL_INTERVAL_S)
+
     def restart(self) -> None:
         """Stop the server if it runs, then start it on the same port and store."""
         if self._process is not None:
@@ -178,9 +195,9 @@ class NatsServer:
         command = [
             str(Path(sysconfig.get_path("scripts")) / "nats-server"),
             *(["--config", str(self._config)] if self._config else []),
-            *["--addr", "127.0.0.1", "--port", str(port), "--name", name],
+            *["--addr", "127.0.0.1", "--port", str(port)],
             *(
-                ["--jetstream", "--store_dir", str(self._folder / "store")]
+                ["--name", name, "--jetstream", "--store_dir", str(self._folder / "store")]
                 if self._environment is None
                 else []
             ),

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -66,7 +67,7 @@ def build_secured_nats(
         tenants: that read the bus; their passwords are those of `reader-TENANT`.
         has_guest: who shows no user may do anything: a test that looks on.
         more: appended to speechbus.conf, for example a block of TLS.
-        name: of the server; None: as `NatsServer` has it.
+        name: of the server; None: a fresh one.
         arguments: of its command line; None of them: any free port for the monitoring.
     """
     copy = folder / "conf"
@@ -79,8 +80,9 @@ def build_secured_nats(
         guest = '{ user: "guest", password: "guest" }'
         users.write_text(users.read_text().replace(first, f"{guest}\n{first}"))
         more = f"\nno_auth_user: guest\n{more}"
+    name = name or f"test-{uuid.uuid4().hex}"
     config = copy / "speechbus.conf"
-    config.write_text(config.read_text() + more)
+    config.write_text(f'{config.read_text()}\nserver_name: "{name}"\n{more}')
     return NatsServer(
         folder,
         config=config,
