@@ -13,7 +13,7 @@ __all__ = ["AudioFeed"]
 BEHIND_S: Final = 1.5
 """Audio waiting for longer than this is a backlog, not a hiccup."""
 LASTING_S: Final = 2.0
-"""So is what has never been less than `CAUGHT_UP_S` for this long: a client that sends in bursts has
+"""So is what has not been less than `CAUGHT_UP_S` for this long: a client that sends in bursts has
 sent nothing for a moment before each."""
 CAUGHT_UP_S: Final = 0.3
 """From here on everything is sent again: a chunk or two always wait."""

@@ -5,18 +5,16 @@ is left out, and never what is near speech: of each pause, `KEPT_AFTER_MS` and `
 always given.
 """
 
-from array import array
 from collections import deque
 from collections.abc import Iterator
-from operator import itemgetter
 from typing import Final
 
 import msgspec
-import webrtcvad  # pyright: ignore[reportMissingTypeStubs]
+
+from speechbus_transcriber.voice_judge import BLOCK_MS, DIGITAL_SILENCE, VoiceJudge, is_number
 
 __all__ = ["Piece", "SilenceSkipper"]
 
-BLOCK_MS: Final = 20
 KEPT_AFTER_MS: Final = 300
 """Of each silence, from its begin: the ends of words are soft, and a recognizer still hears a pause
 between two words."""
@@ -30,16 +28,10 @@ LOUD_MIN: Final = 200
 """Where nothing this loud (-44 dBFS) was heard of late, speech may be as quiet as silence is."""
 LOUD_FALL: Final = 0.999
 """Per block: half of it is left after 14 s."""
-DIGITAL_SILENCE: Final = 2
-"""Nobody speaks there, however quietly."""
 FLOOR_RISE: Final = 1.01
 """Per block: a room that gets louder is known within some seconds."""
 _N_AFTER: Final = KEPT_AFTER_MS // BLOCK_MS
 _N_BEFORE: Final = KEPT_BEFORE_MS // BLOCK_MS
-_VAD_RATE_HZ: Final = 8_000
-_VAD_SAMPLES: Final = _VAD_RATE_HZ * BLOCK_MS // 1000
-_VAD_MODE: Final = 0
-"""The one that takes most for speech."""
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -66,13 +58,8 @@ class SilenceSkipper:
         self, *, sample_rate_hz: int, turn_pause_ms: int, is_beginning: bool = False
     ) -> None:
         self._n_held_max = max(_N_BEFORE, (turn_pause_ms - KEPT_AFTER_MS) // BLOCK_MS)
-        n_samples = sample_rate_hz * BLOCK_MS // 1000
-        self._block_bytes = 2 * n_samples
-        self._vad = webrtcvad.Vad(_VAD_MODE)
-        # The nearest samples: what the alias adds can only be taken for speech.
-        self._bring_to_vad = itemgetter(
-            *(number * n_samples // _VAD_SAMPLES for number in range(_VAD_SAMPLES))
-        )
+        self._judge = VoiceJudge(sample_rate_hz=sample_rate_hz)
+        self._block_bytes = self._judge.block_bytes
         self._rest = b""
         self._n_quiet = _N_AFTER if is_beginning else 0
         self._held: deque[bytes] = deque()
@@ -144,8 +131,8 @@ class SilenceSkipper:
     def _is_silent(self, block: bytes) -> bool:
         samples = memoryview(block).cast("h")
         highest, lowest = max(samples), min(samples)
-        if lowest > 0 and highest - lowest <= 1:
-            return False  # a number that somebody counts, as tests do: no microphone is so steady
+        if is_number(highest, lowest):
+            return False
         peak = max(highest, -lowest)
         self._floor = max(FLOOR_MIN, min(peak, self._floor * FLOOR_RISE))
         self._loud = max(peak, self._loud * LOUD_FALL)
@@ -153,5 +140,4 @@ class SilenceSkipper:
             return True
         if peak > self._floor * FLOOR_RATIO or self._loud < LOUD_MIN:
             return False
-        narrow = array("h", self._bring_to_vad(samples)).tobytes()
-        return not self._vad.is_speech(narrow, _VAD_RATE_HZ)  # pyright: ignore[reportUnknownMemberType]
+        return not self._judge.hears_voice(samples)

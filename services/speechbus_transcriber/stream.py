@@ -292,7 +292,7 @@ class StreamRun:
         if not self._sessions.is_followed(self._languages.at(covered)):
             await self._pause(backoff_s + jitter_s)
         self._output.rewind(failed)
-        self._reader.rewind()
+        self._reader.rewind(for_sound=error.code == SILENT)
 
     async def _pause(
         self, seconds: float | None, *, until: Callable[[], bool] = lambda: False
@@ -334,7 +334,8 @@ class StreamRun:
             await self._recover(ProviderUnavailableError(SILENT, provider=context.provider))
             return False
         self._sessions.close()
-        if covered < position and not is_sure:
+        is_silence = reader.sound is not None and not reader.sound.may_have_speech
+        if covered < position and not is_sure and not is_silence:
             await self._output.lose(covered, position, context, reason="provider")
         if reader.lost is not None:
             lost, reader.lost = reader.lost, None

@@ -18,6 +18,7 @@ from speechbus_transcriber.languages import Languages
 from speechbus_transcriber.provider_session import ProviderSession
 from speechbus_transcriber.stream_output import StreamOutput
 from speechbus_transcriber.succession import Succession
+from speechbus_transcriber.voice_judge import SoundCheck
 
 __all__ = ["StreamReader"]
 
@@ -65,6 +66,8 @@ class StreamReader:
         """What lies behind the audio that was given; the listener has been asked to finish."""
         self.end_reason: str | None = None
         """Why the stream ends here, if it does; likewise."""
+        self.sound: SoundCheck | None = None
+        """Listens to all that is given from what is covered on; None: nobody wants to know."""
         self._sessions = sessions
         self._output = output
         self._times = times
@@ -146,6 +149,8 @@ class StreamReader:
         self._times.note(tail.position, chunk.captured_at_ns)
         n_behind = tail.n_behind
         pcm = memoryview(chunk.payload)
+        if self.sound is not None:
+            self.sound.feed(pcm)
         feed.give(pcm, n_behind=n_behind)
         if self._sessions.is_successor_waiting:
             self._sessions.hear(pcm)
@@ -212,8 +217,10 @@ class StreamReader:
             if self.is_reading:
                 self._catch_up.remind()
 
-    def rewind(self) -> None:
-        """Read again from what is covered."""
+    def rewind(self, *, for_sound: bool = False) -> None:
+        """Read again from what is covered; `for_sound`: and listen whether anybody may speak."""
+        if for_sound or self.sound is not None:
+            self.sound = SoundCheck(sample_rate_hz=self._rate_hz)
         self._seen = self.seen
         self.tail = AudioTail(start_sample=self._output.covered_sample, epochs=self.tail.epochs)
         self._times.rewind()

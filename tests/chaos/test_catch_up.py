@@ -16,23 +16,25 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
 FALLEN_BEHIND: Final = "stream is behind"
 CAUGHT_UP: Final = "stream has caught up"
-OUTAGE: Final = """
+REFUSALS: Final = [
+    f'{{kind = "refuse", session = {number}, status = 503}}' for number in range(1, 11)
+]
+OUTAGE: Final = f"segment_ms = 1000\nfaults = [{', '.join(REFUSALS)}]\n"
+"""Sessions and handshakes alike."""
+LONG_OUTAGE: Final = """
 segment_ms = 1000
 faults = [
   {kind = "refuse", session = 1, status = 503},
   {kind = "refuse", session = 2, status = 503},
-  {kind = "refuse", session = 3, status = 503},
+  {kind = "refuse", session = 3, status = 429, retry_after_s = 6},
 ]
 """
-LONG_OUTAGE: Final = OUTAGE.replace(
-    "session = 3, status = 503}", "session = 3, status = 429, retry_after_s = 6}"
-)
 
 
 def test_what_sounds_is_heard_once_and_where_it_was_however_much_silence_is_left_out(
     tmp_path: Path,
 ) -> None:
-    """The provider takes real time only, and was away for the first 4 s."""
+    """The provider takes real time only, and was away for the first 5 s."""
     n_frames = 825
     (received,) = play(
         tmp_path,

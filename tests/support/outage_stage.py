@@ -289,11 +289,12 @@ def play_outage(
 
 async def _speak(bus: _Bus, n_frames: int) -> None:
     loop = asyncio.get_running_loop()
-    for number, first in enumerate(range(1, n_frames + 1, FRAMES_PER_CHUNK)):
+    firsts = range(1, n_frames + 1, FRAMES_PER_CHUNK)
+    for number, first in enumerate(firsts):
         await asyncio.sleep(max(0.0, (number + 1) * CHUNK_S - loop.time()))
         pcm = build_conversation(first, min(FRAMES_PER_CHUNK, n_frames + 1 - first))
         _publish(bus, ChunkKind.AUDIO, number, first - 1, pcm)
-    _publish(bus, ChunkKind.END, number + 1, n_frames, b'{"reason":"end"}')
+    _publish(bus, ChunkKind.END, len(firsts), n_frames, b'{"reason":"end"}')
 
 
 def _publish(bus: _Bus, kind: ChunkKind, number: int, n_before: int, payload: bytes) -> None:

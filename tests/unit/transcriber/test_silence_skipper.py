@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from speechbus_cli.speech import Recordings
 from speechbus_transcriber.resampler import Resampler
 from speechbus_transcriber.silence_skipper import (
-    BLOCK_MS,
     KEPT_AFTER_MS,
     KEPT_BEFORE_MS,
     Piece,
     SilenceSkipper,
 )
+from speechbus_transcriber.voice_judge import BLOCK_MS
 from tests.support.frame_numbers import build_frames
 
 pytest_plugins = ["tests.support.speech"]

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, Never
 
 import msgspec
@@ -154,6 +155,29 @@ def test_a_source_is_not_given_up_while_its_audio_is_being_read(provider: Provid
     assert run_virtual(run()) == 40 * 1_600
 
 
+def test_silence_that_two_sessions_say_nothing_about_is_no_gap() -> None:
+    """A server of Palabra's without `finalize` confirms no end, and most streams end in silence."""
+
+    async def run() -> list[AnyEvent]:
+        bus = Server()
+        deaf = partial(DeafEcho, is_deaf=True)
+        stream = _build_stream(bus, build_provider(echo.CAPABILITIES, deaf))
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(stream.run())
+            for _ in range(2):
+                await asyncio.sleep(10.0)
+                for number in range(10):
+                    bus.deliver(AUDIO.encode(), _build_chunk(number, is_silent=True))
+                bus.deliver(AUDIO.encode(), END)
+            await running
+        return bus.written
+
+    (closed,) = run_virtual(run())
+
+    assert isinstance(closed, StreamClosed)
+    assert (closed.audio_ms, closed.gap_ms, closed.finals) == (1_000, 0, 0)
+
+
 @pytest.mark.parametrize("n_deaf", [1, 2])
 def test_an_end_that_the_provider_has_not_confirmed_is_asked_of_another_session(
     n_deaf: int,
@@ -242,8 +266,10 @@ class DeafEcho(echo.EchoProtocol):
         ]
 
 
-def _build_chunk(number: int) -> bytes:
+def _build_chunk(number: int, *, is_silent: bool = False) -> bytes:
     pcm = build_frames(1 + 5 * number, 5)
+    if is_silent:
+        pcm = bytes(len(pcm))
     chunk = AudioChunk(
         kind=ChunkKind.AUDIO,
         number=number,
