@@ -238,14 +238,13 @@ def _read_kotoba(data: bytes, chance: random.Random) -> None:
 
 def _read_secret_request(data: bytes, chance: random.Random) -> None:
     body = damage(data, chance)
-    read = chance.choice(
-        [
-            decode_client_secret_request,
-            lambda body: decode_transcription_session_request(body, "kotoba"),
-            lambda body: decode_transcription_session_request(body, "beta"),
-        ]
-    )
-    asked = read(body)
+    match chance.randrange(3):
+        case 0:
+            asked = decode_client_secret_request(body)
+        case 1:
+            asked = decode_transcription_session_request(body, "kotoba")
+        case _:
+            asked = decode_transcription_session_request(body, "beta")
     for dialect in DIALECTS:
         try:
             read_remembered_session(asked.remembered, dialect)
