@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -126,9 +126,9 @@ def _read_wire(vendor: str) -> Callable[[], Sequence[bytes]]:
 def _find_messages(line: bytes) -> list[bytes]:
     """Return the line, and the texts in it that are JSON themselves."""
     found = [line]
-    entry = msgspec.json.decode(line)
-    fields = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
-    for value in fields:
+    entry: object = msgspec.json.decode(line)
+    values = list(cast("dict[str, object]", entry).values()) if isinstance(entry, dict) else []
+    for value in values:
         if isinstance(value, dict):
             found.append(msgspec.json.encode(value))
         elif isinstance(value, str) and value.startswith("{"):
@@ -238,14 +238,13 @@ def _read_kotoba(data: bytes, chance: random.Random) -> None:
 
 def _read_secret_request(data: bytes, chance: random.Random) -> None:
     body = damage(data, chance)
-    read = chance.choice(
-        [
-            decode_client_secret_request,
-            lambda body: decode_transcription_session_request(body, "kotoba"),
-            lambda body: decode_transcription_session_request(body, "beta"),
-        ]
-    )
-    asked = read(body)
+    match chance.randrange(3):
+        case 0:
+            asked = decode_client_secret_request(body)
+        case 1:
+            asked = decode_transcription_session_request(body, "kotoba")
+        case _:
+            asked = decode_transcription_session_request(body, "beta")
     for dialect in DIALECTS:
         try:
             read_remembered_session(asked.remembered, dialect)
@@ -314,12 +313,12 @@ TARGETS: Final[Mapping[str, Target]] = {
     "ids": Target(lambda: _SUBJECTS, _of_text(parse_transcription_id), (ContractError,)),
     "native-hello": Target(
         lambda: _HELLOS,
-        _of_text(native._parse_hello),  # noqa: SLF001
+        _of_text(native._parse_hello),  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         (DoorError,),
     ),
     "native-control": Target(
         lambda: _CONTROLS,
-        _of_text(native._parse_control),  # noqa: SLF001
+        _of_text(native._parse_control),  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         (DoorError,),
     ),
     "palabra-client": Target(_read_wire("palabra"), _of_text(palabra.decode_client_message)),
