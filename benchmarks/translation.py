@@ -74,7 +74,7 @@ def _system(folder: Path, engine: LibreTranslateServer, *, of_each: int) -> Syst
         correlators=of_each,
         translators=of_each,
         correlator_settings={"DEADLINE_S": str(WAIT_MS / 1_000)},
-        translator_settings={"LIBRETRANSLATE_URL": engine.url},
+        translator_settings={"LIBRETRANSLATE_URL": engine.url, "STEP_IN_S": "1.0"},
     )
 
 

@@ -81,31 +81,34 @@ class Correlator:
         self._wait_ms = wait_ms
         self._settled: OrderedDict[str, int] = OrderedDict()
 
-    async def handle(self, event: Stored, *, now_ms: int) -> int | None:
+    async def handle(self, event: Stored, *, now_ms: int, is_first: bool) -> int | None:
         """Publish what follows from one event of the log.
 
         Args:
             event: as delivered.
             now_ms: this process's clock, which only decides when to look again.
+            is_first: whether nobody has got it before.
 
         Returns:
             After how many ms to look again; None: never.
         """
         match event.event:
             case SegmentFinal():
-                return await self._take_final(event, event.event, now_ms)
+                return await self._take_final(event, event.event, now_ms, is_first=is_first)
             case SegmentRetracted():
                 await self._take_back(event)
                 return None
             case translation:
                 return await self._take_translation(event, translation, now_ms)
 
-    async def _take_final(self, event: Stored, final: SegmentFinal, now_ms: int) -> int | None:
+    async def _take_final(
+        self, event: Stored, final: SegmentFinal, now_ms: int, *, is_first: bool
+    ) -> int | None:
         if not final.target_languages:
             await self._publish(join([event], wait_ms=self._wait_ms))
             return None
         left_ms = event.at_ms + self._wait_ms - now_ms
-        if left_ms > 0:
+        if left_ms > 0 and is_first:  # a clock that is behind costs one wait, not its whole error
             return min(left_ms, self._wait_ms)
         if self._settled.get(final.transcription_id, -1) >= event.sequence:
             return None

@@ -75,7 +75,9 @@ async def _prepare(
         stored = Stored(
             delivery.sequence, delivery.stored_at_ms, parse_part(delivery.subject, delivery.payload)
         )
-        again_ms = await correlator.handle(stored, now_ms=time.time_ns() // 1_000_000)
+        again_ms = await correlator.handle(
+            stored, now_ms=time.time_ns() // 1_000_000, is_first=delivery.n_delivered == 1
+        )
         return None if again_ms is None else again_ms / 1_000
 
     yield handle

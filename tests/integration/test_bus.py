@@ -10,7 +10,7 @@ import nats.errors
 import pytest
 import uvloop
 
-from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
+from speechbus_runtime.bus import BusConnection, DirectHandler, connect_bus, encode_headers
 from tests.support.bus_log import wait_until
 from tests.support.nats_server import NatsServer
 
@@ -109,6 +109,31 @@ def test_direct_and_ordinary_subscriptions_live_side_by_side(server: NatsServer)
             message = await ordinary.next_msg(timeout=PATIENCE_S)
             assert message.headers == {"a": "b"}
             assert (await mailbox.next())[3] == encode_headers({"a": "b"})
+
+    asyncio.run(run())
+
+
+def test_of_a_queue_group_one_gets_each_message(server: NatsServer) -> None:
+    """Any number of processes may share work."""
+
+    async def run() -> None:
+        async with bus_of(server) as bus, bus_of(server) as other:
+            got: list[list[bytes]] = [[], []]
+
+            def put_into(box: list[bytes]) -> DirectHandler:
+                return lambda _s, _r, payload, _h: box.append(payload)
+
+            for each, box in zip((bus, other), got, strict=True):
+                each.subscribe_direct("work", put_into(box), queue="workers")
+                await each.flush()
+            sent = [b"%d" % number for number in range(100)]
+            for payload in sent:
+                bus.publish_nowait(b"work", payload)
+            await bus.flush()
+            await other.flush()
+
+            assert sorted([*got[0], *got[1]]) == sorted(sent)
+            assert all(got)
 
     asyncio.run(run())
 

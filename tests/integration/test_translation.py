@@ -6,7 +6,13 @@ from typing import Any, Final
 
 import pytest
 
-from speechbus_contracts import StreamClosed, TranslationFinal, TranslationMissing
+from speechbus_contracts import (
+    SegmentPartial,
+    StreamClosed,
+    TranslationFinal,
+    TranslationMissing,
+    TranslationPartial,
+)
 from speechbus_runtime.bus import connect_bus
 from tests.support.caption_check import captions_stored, check_captions
 from tests.support.frame_client import Received, stream_frames
@@ -31,7 +37,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             translators=1,
             ingest_settings={"API_KEYS": KEYS},
             correlator_settings={"DEADLINE_S": str(WAIT_MS // 1_000)},
-            translator_settings={"LIBRETRANSLATE_URL": engine.url},
+            translator_settings={"LIBRETRANSLATE_URL": engine.url, "PARTIALS": "true"},
         ) as running,
     ):
         yield running
@@ -65,6 +71,25 @@ def test_a_stream_ends_with_its_translations_or_the_reason_why_not(system: Syste
     missing = [e for e in received.events if isinstance(e, TranslationMissing)]
     assert sorted(e.transcription_id for e in translated) == ids
     assert sorted(e.transcription_id for e in missing) == ids
+
+
+def test_what_is_being_said_is_translated_before_it_is_final(system: System) -> None:
+    """Where translators are told to; each translation names the partial that it is of."""
+    hello = {"language": "en", "target_languages": ["es", "ja"]}
+    received = asyncio.run(
+        stream_frames(system.ingest.url, "key-of-acme", n_frames=120, hello=hello)
+    )
+
+    partials = [e for e in received.events if isinstance(e, SegmentPartial)]
+    texts = {(e.transcription_id, e.epoch, e.revision): e.text for e in partials}
+    translated = [e for e in received.events if isinstance(e, TranslationPartial)]
+    assert len({(e.transcription_id, e.revision) for e in translated}) == len(translated) >= 2
+    for each in translated:
+        assert each.language == "es"
+        text = texts[each.transcription_id, each.epoch, each.revision]
+        assert each.text == f"[es] {text}"
+    finals = [e.text for e in received.events if isinstance(e, TranslationFinal)]
+    assert finals == ["[es] 1-120"]
 
 
 def test_a_palabra_client_gets_translations_of_a_provider_that_makes_none(system: System) -> None:

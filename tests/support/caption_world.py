@@ -38,6 +38,7 @@ class World:
         log: everything that is ever stored, in order.
         faults: draws faults; None: each event is delivered at once, to one instance, once.
         outage: from and to, in ms; nobody runs then.
+        wrong_by_ms: of the clocks of all instances, behind (below 0) or ahead of the store's.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class World:
         *,
         faults: random.Random | None = None,
         outage: tuple[int, int] = (0, 0),
+        wrong_by_ms: int = 0,
     ) -> None:
         self.captions: dict[tuple[str, int], CaptionJoined] = {}
         self.published_at_ms: dict[tuple[str, int], int] = {}
         self._log = log
         self._faults = faults
         self._outage = outage
+        self._wrong_by_ms = wrong_by_ms
         self._now_ms = 0
         """Set by `run`; by itself, nothing has been stored yet."""
         self._instances = [self._start() for _ in range(INSTANCES if faults else 1)]
@@ -65,6 +68,7 @@ class World:
 
     async def _run(self) -> None:
         due = [(event.at_ms, event.sequence) for event in self._log]
+        delivered: set[int] = set()
         while due:
             due.sort()
             due_ms, sequence = due.pop(self._pick(len(due), among_first=4))
@@ -75,11 +79,14 @@ class World:
             which = self._pick(len(self._instances))
             try:
                 again_ms = await self._instances[which].handle(
-                    event, now_ms=self._now_ms + self._skew_ms()
+                    event,
+                    now_ms=self._now_ms + self._skew_ms(),
+                    is_first=sequence not in delivered,
                 )
             except _CrashError:
                 self._instances[which] = self._start()
                 again_ms = 10_000
+            delivered.add(sequence)
             if again_ms is not None:
                 due.append((self._now_ms + again_ms, sequence))
             elif self._happens(0.15):  # the acknowledgement was lost
@@ -109,6 +116,9 @@ class World:
         return self._faults is not None and self._faults.random() < share
 
     def _skew_ms(self) -> int:
+        return self._wrong_by_ms + self._pick_skew()
+
+    def _pick_skew(self) -> int:
         return 0 if self._faults is None else self._faults.choice((-2_000, 0, 2_000))
 
     async def _publish(self, caption: CaptionJoined) -> None:

@@ -211,6 +211,14 @@ def test_a_translation_of_nothing_ends_as_an_orphan() -> None:
     assert ORPHAN_AFTER_MS < told[0][0] <= ORPHAN_AFTER_MS + 1_000
 
 
+def test_a_clock_that_is_an_hour_behind_keeps_the_deadline() -> None:
+    """A machine without time service delays nobody's captions by an hour."""
+    world = World(log_of((0, FINAL), (300, ES)), wrong_by_ms=-3_600_000)
+    world.run()
+
+    assert world.published_at_ms == {("s1-0", 2): 200_000 + WAIT_MS}
+
+
 def test_a_deadline_that_nobody_was_there_for_is_kept_when_somebody_is() -> None:
     """It lies in the log, not in a process."""
     world = World(log_of((0, FINAL), (300, ES)), outage=(200_100, 260_000))
