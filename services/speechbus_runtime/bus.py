@@ -35,6 +35,9 @@ DirectHandler = Callable[[bytes, bytes, bytes, bytes], None]
 
 RECONNECT_WAIT_S: Final = 0.1
 """nats-py's default of 2 s would alone break every hand-over target."""
+REFUSED_WAIT_S: Final = 1.0
+"""A password that is being changed is right within seconds; each try of a hashed one costs the
+server a tenth of a second of a core."""
 PING_INTERVAL_S: Final = 2
 PINGS_OUTSTANDING_MAX: Final = 2
 """A dead link is noticed after about 6 s; the defaults need minutes."""
@@ -433,6 +436,7 @@ class BusConnection(BusClient):
     async def _on_error(self, error: Exception) -> None:
         if is_refusal(error):
             self._note_refusal(error)
+            await asyncio.sleep(REFUSED_WAIT_S)  # nats-py tries again when this returns
         elif self.is_connected:
             logger.warning("NATS error", extra={"error": type(error).__name__})
         elif not self._has_waited:

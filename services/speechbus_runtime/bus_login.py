@@ -26,6 +26,7 @@ _REFUSALS: Final = (
     "authorization violation",
     "authentication",
     "user authentication",
+    "account authentication",
 )
 """How the server begins its word for a user that it does not know, or not any more."""
 
@@ -146,7 +147,7 @@ class BusClient(Client):
 
 def is_refusal(error: Exception) -> bool:
     """Tell whether trying again changes nothing: the wrong user, or the wrong server."""
-    if isinstance(error, (nats.errors.AuthorizationError, ssl.SSLCertVerificationError)):
-        return True
+    if isinstance(error, ssl.SSLError):
+        return "CERTIFICATE" in (error.reason or "")  # theirs, or ours in their eyes
     text = str(error).lower().removeprefix("nats: ").strip("' ")
     return text.startswith((*_REFUSALS, "the server offers no tls"))

@@ -209,7 +209,8 @@ class _Shutdown:
                 sys.stderr.write(f"{self._service}: the settings are wrong\n{mistake}\n")
                 return EXIT_SETTINGS
             if isinstance(mistake, BusRefusedError):
-                sys.stderr.write(f"{self._service}: {mistake}\n")
+                variables = f"SPEECHBUS_{self._service.upper()}_NATS_"
+                sys.stderr.write(f"{self._service}: {mistake}\n".replace("NATS_", variables))
                 return EXIT_SETTINGS
             if isinstance(mistake, ListenError):
                 sys.stderr.write(f"{mistake}\n")

@@ -10,13 +10,15 @@ import sys
 import sysconfig
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
+
+from speechbus_cli.settings import read_environment
 
 __all__ = ["DEV_CONFIG", "NatsServer", "NatsServerError", "choose_free_port"]
 
@@ -63,6 +65,7 @@ class NatsServer:
         config: Path | None = DEV_CONFIG,
         name: str | None = None,
         arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare a server; nothing runs before `start`.
 
@@ -73,7 +76,11 @@ class NatsServer:
             name: Of the server, the same at each start, as clusters need it; None: a fresh one
                 each time, which tells our process from a stranger on the same port.
             arguments: More of the command line.
+            environment: Variables for a configuration that takes its store folder from there, and
+                has the server's name; None: both are told on the command line. (A server whose name
+                came from there refuses every reload.)
         """
+        self._environment = environment
         self.log_path = folder / "nats-server.log"
         self._config = config
         self._name = name
@@ -172,8 +179,12 @@ class NatsServer:
         command = [
             str(Path(sysconfig.get_path("scripts")) / "nats-server"),
             *(["--config", str(self._config)] if self._config else []),
-            *["--addr", "127.0.0.1", "--port", str(port), "--name", name],
-            *["--jetstream", "--store_dir", str(self._folder / "store")],
+            *["--addr", "127.0.0.1", "--port", str(port)],
+            *(
+                ["--name", name, "--jetstream", "--store_dir", str(self._folder / "store")]
+                if self._environment is None
+                else []
+            ),
             *self._arguments,
         ]
         with self.log_path.open("ab") as log:
@@ -182,6 +193,7 @@ class NatsServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**read_environment(), **(self._environment or {})},
                 preexec_fn=partial(_die_with_parent, os.getpid()),
             )
         try:

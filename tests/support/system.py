@@ -14,7 +14,8 @@ from speechbus_cli.die_with_parent import build_command
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.command_line import COMMAND, build_environment
 from tests.support.nats_cluster import NatsCluster
-from tests.support.nats_server import DEV_CONFIG, NatsServer
+from tests.support.nats_server import NatsServer
+from tests.support.secured_nats import build_secured_nats, find_violations, login_settings
 
 __all__ = ["Service", "ServiceError", "System"]
 
@@ -231,7 +232,7 @@ class System:
         translator_settings: Mapping[str, str] | None = None,
         bootstrap_settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
-        nats_config: Path = DEV_CONFIG,
+        nats_config: Path | None = None,
         cluster: NatsCluster | None = None,
     ) -> None:
         """Prepare a system; nothing runs before `start`.
@@ -248,10 +249,16 @@ class System:
             translator_settings: likewise.
             bootstrap_settings: likewise, of `speechbus bootstrap`.
             environment: variables of other names, for all services.
-            nats_config: of the one server `nats`.
+            nats_config: of the one server `nats`; None: the production configuration, and each
+                service has its user. Whoever shows no user, as tests do, may look at everything.
             cluster: to use instead of the one server `nats`.
         """
-        self.nats = NatsServer(folder / "nats", config=nats_config)
+        self._has_users = cluster is None and nats_config is None
+        self.nats = (
+            build_secured_nats(folder / "nats", has_guest=True)
+            if nats_config is None
+            else NatsServer(folder / "nats", config=nats_config)
+        )
         self.cluster = cluster
         self._bus = cluster or self.nats
         self.ingests: list[Service] = []
@@ -324,7 +331,7 @@ class System:
             ServiceError: it could not.
         """
         prefix = "SPEECHBUS_BOOTSTRAP_"
-        all_settings = {**self._bootstrap_settings, **settings}
+        all_settings = {**self._login("bootstrap"), **self._bootstrap_settings, **settings}
         variables = {f"{prefix}{name}": value for name, value in all_settings.items()}
         done = subprocess.run(
             [*COMMAND, "bootstrap", "--nats-url", self._bus.url],
@@ -375,7 +382,10 @@ class System:
         traceback: TracebackType | None,
     ) -> None:
         self.end()
-        if error is not None:
+        if error is None:
+            denied = find_violations(self.nats.log_path)
+            assert denied == [], "a service lacks a right: deploy/nats/users.conf"
+        else:
             for service in self.services:
                 error.add_note(service.read_log_end())
 
@@ -391,11 +401,14 @@ class System:
             name=f"{kind}-{len(services) + 1}",
             folder=self._folder,
             port=self._choose_port(),
-            settings={"NATS_URL": self._bus.url, **settings},
+            settings={"NATS_URL": self._bus.url, **self._login(kind), **settings},
             environment=self._environment,
         )
         services.append(service)
         return service
+
+    def _login(self, user: str) -> Mapping[str, str]:
+        return login_settings(self._folder / "nats", user) if self._has_users else {}
 
     def _choose_port(self) -> int:
         # Those chosen a moment ago are free, too, until their services listen.
