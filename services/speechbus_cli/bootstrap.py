@@ -15,6 +15,7 @@ from speechbus_cli.errors import (
     SettingsMistakeError,
     UnauthorizedError,
 )
+from speechbus_cli.running import run_until_interrupted
 from speechbus_cli.settings import NATS_URL
 from speechbus_cli.variables import VariablesCommand
 from speechbus_contracts import (
@@ -37,6 +38,7 @@ from speechbus_contracts import (
     build_translator_consumer,
     parse_token,
 )
+from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.bus_login import NO_LOGIN, BusLogin
 from speechbus_runtime.bus_settings import BusSettings
 from speechbus_runtime.jetstream import (
@@ -60,6 +62,10 @@ __all__ = [
 ]
 
 BOOTSTRAP_PREFIX: Final = "SPEECHBUS_BOOTSTRAP_"
+ELECTION_S: Final = 20.0
+"""A cluster that has just started, or lost its leader, has one after 4 to 9 s, and its servers know
+of each other soon after."""
+AGAIN_S: Final = 0.5
 _NO_ROOM: Final = frozenset({10023, 10028, 10047})
 """Insufficient resources; not enough memory, not enough storage."""
 _NO_PEERS: Final = frozenset({10005, 10074})
@@ -161,11 +167,9 @@ async def ensure_objects(
     denied: list[str] = []
     bus.on_denied(denied.append)
     try:
-        raised = await raise_replicas(bus, streams) if create else set[str]()
-        return [
-            msgspec.structs.replace(report, state="raised") if report.name in raised else report
-            for report in await ensure(bus, streams, consumers, create=create)
-        ]
+        if not create:
+            return list(await ensure(bus, streams, consumers, create=False))
+        return await _create(bus, streams, consumers, denied)
     except JetStreamUnavailableError:
         if denied:
             raise UnauthorizedError(
@@ -180,6 +184,31 @@ async def ensure_objects(
         raise _explain_refusal(error, n_servers=bus.n_servers) from None
     finally:
         await bus.shut_down()
+
+
+async def _create(
+    bus: BusConnection,
+    streams: Sequence[StreamSpec],
+    consumers: Sequence[ConsumerSpec],
+    denied: Sequence[str],
+) -> list[ObjectReport]:
+    """Create what is missing, and wait for a cluster's leader meanwhile."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + ELECTION_S
+    while True:
+        try:
+            raised = await raise_replicas(bus, streams)
+            return [
+                msgspec.structs.replace(report, state="raised") if report.name in raised else report
+                for report in await ensure(bus, streams, consumers, create=True)
+            ]
+        except JetStreamUnavailableError:
+            if bus.n_servers == 1 or denied or loop.time() > deadline_s:
+                raise
+        except JetStreamError as error:
+            if error.err_code not in _NO_PEERS or bus.n_servers == 1 or loop.time() > deadline_s:
+                raise
+        await asyncio.sleep(AGAIN_S)
 
 
 def _explain_refusal(error: JetStreamError, *, n_servers: int) -> FailedError:
@@ -208,7 +237,7 @@ Examples:
   SPEECHBUS_BOOTSTRAP_REPLICAS=3 speechbus bootstrap --nats-url nats://nats.example:4222
 \b
 Exit codes: 0 all objects are as they should be, 1 one differs or was refused, 2 wrong settings,
-3 cannot connect, 4 user not accepted.
+3 cannot connect, 4 user not accepted, 130 interrupted: run it again.
 """,
 )
 @click.option(
@@ -225,8 +254,8 @@ def bootstrap(*, nats_url: str | None) -> int:
     reported and never overwritten. Only replicas are raised to what the settings say.
     """
     settings = read_bootstrap_settings()
-    reports = asyncio.run(
-        ensure_objects(nats_url or settings.nats_url, settings, login=settings.nats_login)
+    reports = run_until_interrupted(
+        lambda: ensure_objects(nats_url or settings.nats_url, settings, login=settings.nats_login)
     )
     for report in reports:
         click.echo(f"{report.state:<9}  {report.name}")

@@ -18,6 +18,7 @@ from speechbus_ingest.quotas import Quotas
 from speechbus_ingest.stream import IngestStream, StreamRequest
 from speechbus_ingest.stream_events import EventSink, StreamEvents
 from speechbus_runtime.jetstream import JetStreamUnavailableError
+from speechbus_runtime.lifecycle import LossError
 
 __all__ = ["AudioNotStoredError", "OverLimitError", "SeatTakenError", "StreamRegistry"]
 
@@ -39,7 +40,7 @@ HAND_OVER_S: Final = 2.0
 """Storing the last chunks takes milliseconds."""
 
 
-class AudioNotStoredError(Exception):
+class AudioNotStoredError(LossError):
     """The process ends with accepted audio that only it has."""
 
 
@@ -275,9 +276,10 @@ class StreamRegistry:
         except TimeoutError:
             left = [stream for stream in streams if not stream.closed.is_set()]
             logger.warning("streams still open at shutdown", extra={"left": len(left)})
-            if not all(stream.is_stored for stream in left):
+            if lost := sum(not stream.is_stored for stream in left):
                 raise AudioNotStoredError(
-                    "accepted audio is lost with this process: the bus did not take it in time"
+                    f"accepted audio of {lost} stream(s) is lost with this process: the bus did not"
+                    " take it in time"
                 ) from None
             # Else their workers have all of it, end markers included, and will finish.
 

@@ -22,6 +22,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_SETTINGS",
     "ListenError",
+    "LossError",
     "StopSignal",
     "StoppedError",
     "run_service",
@@ -100,6 +101,10 @@ class ListenError(Exception):
         super().__init__(f"cannot listen on {host}:{port} ({reason}): {remedy}")
 
 
+class LossError(Exception):
+    """The service stops as asked, and what it had accepted ends with it; the text says what."""
+
+
 class StoppedError(Exception):
     """The service was asked to stop before it had started."""
 
@@ -142,8 +147,8 @@ def run_service(
 
     Returns:
         The exit code: 0 after a clean stop; `EXIT_FAILED` after an error (logged with traceback;
-        of a ListenError just the text) or a drain that was cut short; `EXIT_SETTINGS` after a
-        SettingsError or a BusRefusedError, whose text is then on stderr.
+        of a ListenError or LossError just the text) or a drain that was cut short; `EXIT_SETTINGS`
+        after a SettingsError or a BusRefusedError, whose text is then on stderr.
     """
     shutdown = _Shutdown(service, stop_within_s)
     former = {number: signal.signal(number, shutdown.handle_signal) for number in _SIGNALS}
@@ -209,6 +214,9 @@ class _Shutdown:
                 return EXIT_SETTINGS
             if isinstance(mistake, ListenError):
                 sys.stderr.write(f"{mistake}\n")
+                return EXIT_FAILED
+            if isinstance(mistake, LossError):
+                logger.error(str(mistake))  # noqa: TRY400  (nothing to trace)
                 return EXIT_FAILED
             logger.exception("service failed")
             return EXIT_FAILED

@@ -168,6 +168,19 @@ def test_sigterm_ends_every_process(running: RunningDev) -> None:
     assert [arguments for pid, arguments in family.items() if is_alive(pid)] == []
 
 
+def test_sigterm_ends_every_process_also_when_nats_is_gone(tmp_path: Path) -> None:
+    """A server of somebody else's, which went first: there was no stream, so nothing is lost."""
+    with NatsServer(tmp_path / "nats") as nats:
+        running = start_dev(tmp_path / "data", "--nats-url", nats.url)
+        with running.process:
+            family = running.family()
+            nats.kill()
+            running.process.send_signal(signal.SIGTERM)
+
+            assert running.process.wait(60) == 0
+    assert [arguments for pid, arguments in family.items() if is_alive(pid)] == []
+
+
 def test_a_killed_service_comes_back(running: RunningDev, numbered: Path) -> None:
     """Somebody who kills a worker to see what happens finds a system that works."""
     running.kill("main transcriber")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
@@ -115,7 +116,7 @@ async def speak_while_scaling(system: ComposeSystem, secrets: Path) -> list[Spea
 
     async def open_stream(**hello: object) -> None:
         connection = await connect(
-            f"ws://{system.addresses['ingest']}:8080/v1/streams",
+            f"ws://{system.find_published('ingest')}/v1/streams",
             additional_headers={"Authorization": f"Bearer {key}"},
             compression=None,
             proxy=None,
@@ -180,3 +181,19 @@ def test_a_wrong_password_stops_the_start(tmp_path: Path, secrets: Path) -> None
 
     with pytest.raises(ContainerError, match="bootstrap-1 ended with 4"):
         ComposeSystem(file, tmp_path).__enter__()
+
+
+def test_three_servers_of_nats_become_a_cluster(tmp_path: Path, secrets: Path) -> None:
+    """`bootstrap` waits for all three and then has three copies of each store."""
+    whole = read_compose(
+        variables={"SPEECHBUS_SECRETS": str(secrets), "SPEECHBUS_NATS_MEMORY_MAX": "3GB"},
+        env_files=[REPOSITORY / "deploy" / "compose" / "cluster.env"],
+    )
+    names = ("nats", "nats-1", "nats-2", "bootstrap")
+    file = msgspec.structs.replace(whole, services={n: whole.services[n] for n in names})
+
+    with ComposeSystem(file, tmp_path) as system:
+        (bootstrap,) = system.containers["bootstrap"]
+        assert bootstrap.wait_for_exit(60) == 0
+        assert system.stop() == {"nats-1": 0, "nats-1-1": 0, "nats-2-1": 0}
+    assert "created    TRANSCRIPT" in bootstrap.log_path.read_text()

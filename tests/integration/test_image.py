@@ -81,7 +81,7 @@ def test_an_image_without_a_service_says_which_extra_it_lacks(environment: Path)
 
 
 def test_nothing_in_an_image_installs_or_compiles(environment: Path) -> None:
-    """What an intruder does not find it has to bring along, onto a file system that takes nothing."""
+    """What an intruder does not find has to be brought along, onto a disk that takes nothing."""
     found = {path.name for path in (environment / "bin").iterdir()}
     packages = {path.name for path in environment.glob("lib/python*/site-packages/*")}
 

@@ -12,7 +12,7 @@ import websockets
 
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.bus_log import wait_until
-from tests.support.command_line import run_speechbus
+from tests.support.command_line import run_speechbus, start_speechbus
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 from tests.support.native_client import NativeClient, connect_native, watch_bus
 from tests.support.simulator import simulator
@@ -21,7 +21,7 @@ from tests.support.system import Service, ServiceKind, System
 pytestmark = pytest.mark.nats
 
 EXACT: Final = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
-KINDS: Final[tuple[ServiceKind, ...]] = ("correlator", "transcriber", "ingest")
+KINDS: Final[tuple[ServiceKind, ...]] = ("correlator", "translator", "transcriber", "ingest")
 CUT_SHORT: Final = "stop took too long"
 
 
@@ -45,7 +45,7 @@ def test_services_without_streams_end_at_once_and_cleanly(
     tmp_path: Path, *, is_nats_up: bool
 ) -> None:
     """A deployment ends pods in any order; one that hangs or fails holds up all others."""
-    with System(tmp_path, correlators=1) as system:
+    with System(tmp_path, correlators=1, translators=1) as system:
         if not is_nats_up:
             system.nats.kill()
         for service in system.services:
@@ -191,7 +191,8 @@ def test_services_with_streams_end_in_time_when_nats_is_gone(tmp_path: Path) -> 
     assert code == 1012
     assert ends == {"correlator-1": (0, True), "transcriber-1": (0, True), "ingest-1": (1, True)}
     log = (tmp_path / "ingest-1.log").read_text()
-    assert "Exception in ASGI application" not in log
+    assert "accepted audio of 1 stream(s) is lost with this process" in log
+    assert "Traceback" not in log
     assert "never awaited" not in log
 
 
@@ -231,11 +232,24 @@ def test_a_service_that_was_started_first_begins_when_nats_comes(
                 service.kill()
 
 
+def test_a_bootstrap_that_waits_for_nats_can_be_stopped_and_says_that_it_is_not_done() -> None:
+    """0 would let everything start that waits for its objects."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and says nothing
+        port = frozen.getsockname()[1]
+        process = start_speechbus("bootstrap", "--nats-url", f"nats://127.0.0.1:{port}")
+        with process, frozen.accept()[0]:
+            process.terminate()
+            output, errors = process.communicate(timeout=40)
+
+    assert (process.returncode, output, errors) == (130, b"", b"")
+
+
 def _service(folder: Path, kind: ServiceKind, *, nats_port: int) -> Service:
     settings: dict[ServiceKind, dict[str, str]] = {
         "ingest": {"API_KEYS": "acme:key"},
         "transcriber": {"PROVIDERS": "echo"},
         "correlator": {},
+        "translator": {},
     }
     return Service(
         kind,

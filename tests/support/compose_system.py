@@ -209,6 +209,11 @@ class ComposeSystem:
         self.containers: dict[str, list[Container]] = {name: [] for name in file.services}
         self.addresses = {name: self._next_address() for name in file.services}
 
+    def find_published(self, name: str) -> str:
+        """Return host and port of a service's one published port."""
+        (port,) = self._file.services[name].ports
+        return f"{self.addresses[name]}:{port.target}"
+
     def up(self) -> None:
         """Start all, each after what it depends on, and return when all are healthy.
 
