@@ -1,4 +1,4 @@
-"""The containers of the Helm chart as processes: their commands and variables, probes and signals."""
+"""The containers of the Helm chart as processes: commands, variables, probes and signals."""
 
 import asyncio
 import http.client
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -61,8 +61,8 @@ class Container:
         pod = pod_of(workload)
         (self.spec,) = pod["containers"]
         self.grace_s: float = pod.get("terminationGracePeriodSeconds", 30)
-        self.grace_s -= self.spec.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get(
-            "seconds", 0
+        self.grace_s -= (
+            self.spec.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         )
         self.ports = {
             each["name"]: (each["containerPort"], choose_port(HOST, 0))
@@ -85,7 +85,7 @@ class Container:
                     (self._log / item["path"]).write_text(text, encoding="utf-8")
 
     def _place(self, name: str, value: str, nats_url: str) -> str:
-        """Return the value of a variable on this machine, where each pod has not its own address."""
+        """Return the value of a variable here, where pods have no addresses of their own."""
         if name.endswith("_NATS_URL"):
             assert value == "nats://speech-nats:4222"
             return nats_url
@@ -150,7 +150,9 @@ class Container:
 
     def count_streams(self) -> float:
         """Read the metric that scaling goes by."""
-        found = re.search(r"^speechbus_\w+_streams(?:\{.*\})? (\S+)$", self.get("/metrics")[1], re.M)
+        found = re.search(
+            r"^speechbus_\w+_streams(?:\{.*\})? (\S+)$", self.get("/metrics")[1], re.M
+        )
         assert found is not None
         return float(found[1])
 
@@ -160,13 +162,15 @@ class Container:
 
 
 def write_nats_config(manifests: Manifests, folder: Path) -> Path:
-    """Write what NATS' own chart would mount: its configuration, and the users' folder beside it."""
+    """Write what NATS' own chart would mount: its configuration, and the users beside it."""
     config, users = folder / "nats-config", folder / "nats-speechbus"
     config.mkdir()
     users.mkdir()
     for name, text in manifests.get("ConfigMap", "-bus-users")["data"].items():
         (users / name).write_text(text, encoding="utf-8")
-    passwords = (f'{u.upper()}_PASSWORD: "{SECRETS["speechbus-nats", f"nats_{u}_password"]}"' for u in USERS)
+    passwords = (
+        f'{u.upper()}_PASSWORD: "{SECRETS["speechbus-nats", f"nats_{u}_password"]}"' for u in USERS
+    )
     (users / "passwords.conf").write_text("\n".join(passwords), encoding="utf-8")
     (users / "tenants.conf").write_text("", encoding="utf-8")
     lines = ["jetstream: {max_memory_store: 4GB, max_file_store: 2GB}"]
@@ -185,7 +189,7 @@ def write_nats_config(manifests: Manifests, folder: Path) -> Path:
 @contextmanager
 def run_pods(
     manifests: Manifests, folder: Path, nats_url: str, replicas: Mapping[str, int]
-) -> Iterator[dict[str, list[Container]]]:
+) -> Generator[dict[str, list[Container]]]:
     """Start the containers of all Deployments, and kill what is left of them in the end."""
     pods: dict[str, list[Container]] = {}
     try:
@@ -206,7 +210,7 @@ def run_pods(
 
 
 def test_the_chart_runs_and_scaling_down_cuts_no_stream(tmp_path: Path) -> None:
-    """Commands, variables, secrets, probes and rights fit together, in front of a NATS with users."""
+    """Commands, variables, secrets, probes and rights fit together."""
     manifests = render_chart(VALUES)
     logs = tmp_path / "pods"
     logs.mkdir()
@@ -220,7 +224,11 @@ def test_the_chart_runs_and_scaling_down_cuts_no_stream(tmp_path: Path) -> None:
             for container in everything:
                 container.wait_until_ready()
             assert {
-                (container.spec["name"], container.probe("livenessProbe"), container.get("/metrics")[0])
+                (
+                    container.spec["name"],
+                    container.probe("livenessProbe"),
+                    container.get("/metrics")[0],
+                )
                 for container in everything
             } == {(name, 200, 200) for name in pods}
 

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import helm_python
 import yaml
 from jsonschema import Draft202012Validator
-from kubernetes_validate.utils import schema_contents
+from jsonschema import ValidationError as SchemaError
 from referencing import Registry, Resource
 
 __all__ = [
@@ -132,16 +133,20 @@ def variables_of(workload: Object, manifests: Manifests) -> dict[str, str]:
 def _validator(kind: str, api_version: str, version: str) -> Draft202012Validator:
     group, _, number = api_version.rpartition("/")
     suffix = f"{group.partition('.')[0]}-{number}" if group else number
-    folder = f"kubernetes-json-schema/v{version}.0-local-strict"
-    schema = schema_contents(f"{folder}/{kind.lower()}-{suffix}.json", version)
-    return Draft202012Validator(schema, registry=_registry(folder, version))
+    schema = _read_schema(f"{kind.lower()}-{suffix}", version)
+    return Draft202012Validator(schema, registry=_registry(version))
+
+
+def _read_schema(name: str, version: str) -> Object:
+    """Return a schema that the package `kubernetes-validate` brings; the kind must be known."""
+    folder = files("kubernetes_validate") / "kubernetes-json-schema" / f"v{version}.0-local-strict"
+    schema: Object = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return schema
 
 
 @cache
-def _registry(folder: str, version: str) -> "Registry[Any]":
-    definitions: Resource[Any] = Resource.from_contents(
-        schema_contents(f"{folder}/_definitions.json", version)
-    )
+def _registry(version: str) -> "Registry[Any]":
+    definitions: Resource[Any] = Resource.from_contents(_read_schema("_definitions", version))
     registry: Registry[Any] = Registry()
     return definitions @ registry
 
@@ -151,7 +156,8 @@ def find_schema_mistakes(each: Object, version: str) -> list[str]:
     if each["apiVersion"].startswith(("keda.sh/", "monitoring.coreos.com/")):
         return list(_find_model_mistakes(each))
     validator = _validator(each["kind"], each["apiVersion"], version)
-    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(each)]
+    errors: Iterator[SchemaError] = validator.iter_errors(each)  # pyright: ignore[reportUnknownMemberType]
+    return [f"{error.json_path}: {error.message}" for error in errors]
 
 
 def _find_model_mistakes(each: Object) -> Iterator[str]:
@@ -176,14 +182,16 @@ def _find_model_mistakes(each: Object) -> Iterator[str]:
 def _find_missing(given: object, known: object, *, path: str) -> Iterator[str]:
     match given, known:
         case dict(), dict():
-            for key, value in given.items():
-                if key in known:
-                    yield from _find_missing(value, known[key], path=f"{path}.{key}")
+            there = cast("Object", known)
+            for key, value in cast("Object", given).items():
+                if key in there:
+                    yield from _find_missing(value, there[key], path=f"{path}.{key}")
                 else:
                     yield f"{path}: {key!r} is unknown"
         case list(), list():
-            for index, (value, there) in enumerate(zip(given, known, strict=True)):
-                yield from _find_missing(value, there, path=f"{path}[{index}]")
+            pairs = zip(cast("list[object]", given), cast("list[object]", known), strict=True)
+            for index, pair in enumerate(pairs):
+                yield from _find_missing(*pair, path=f"{path}[{index}]")
         case _:
             if json.dumps(given) != json.dumps(known):
                 yield f"{path}: {given!r} became {known!r}"

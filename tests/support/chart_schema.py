@@ -1,4 +1,4 @@
-"""Settings of the services in the chart's values.schema.json: which the chart takes, and of what form.
+"""Settings of the services in the chart's values.schema.json: which there are, and of what form.
 
     python -m tests.support.chart_schema
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any
 
 import msgspec
 
@@ -69,7 +68,7 @@ def _lets(
     )
 
 
-def _has_port(ports: Any, target: Place, port: int, protocol: str) -> bool:
+def _has_port(ports: Sequence[Object] | None, target: Place, port: int, protocol: str) -> bool:
     if not ports:
         return True
     return any(
@@ -79,7 +78,7 @@ def _has_port(ports: Any, target: Place, port: int, protocol: str) -> bool:
     )
 
 
-def _has_peer(peers: Any, other: Place) -> bool:
+def _has_peer(peers: Sequence[Object] | None, other: Place) -> bool:
     return not peers or any(_is_peer(each, other) for each in peers)
 
 

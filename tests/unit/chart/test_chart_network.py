@@ -55,7 +55,9 @@ def find_places(manifests: Manifests) -> dict[str, Place]:
 def find_flows(manifests: Manifests) -> Iterator[tuple[str, str, int]]:
     """Every connection that is let through and has an end in this release."""
     places = find_places(manifests)
-    ours = {each["metadata"]["labels"]["app.kubernetes.io/component"] for each in manifests.workloads}
+    ours = {
+        each["metadata"]["labels"]["app.kubernetes.io/component"] for each in manifests.workloads
+    }
     ours.add("nats")
     policies = manifests.of("NetworkPolicy")
     for source, here in places.items():
@@ -65,8 +67,6 @@ def find_flows(manifests: Manifests) -> Iterator[tuple[str, str, int]]:
             for port in PORTS:
                 if is_allowed(policies, here, there, port):
                     yield source, target, port
-
-
 
 
 def test_by_default_only_what_is_needed_is_let_through() -> None:

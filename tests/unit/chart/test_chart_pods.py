@@ -46,7 +46,7 @@ def component_of(workload: Object) -> str:
 
 @pytest.mark.parametrize("name", SETS)
 def test_pods_have_no_more_rights_than_a_locked_room(name: str) -> None:
-    """Namespaces that enforce the profile `restricted` admit them, and more is closed than it asks."""
+    """Namespaces that enforce `restricted` admit them, and more is closed than it asks."""
     for workload in render_chart(read_example(name)).workloads:
         pod = pod_of(workload)
         (container,) = pod["containers"]
@@ -98,9 +98,7 @@ def list_secret_keys(manifests: Manifests) -> set[tuple[str, str]]:
 def test_every_key_of_a_secret_is_documented() -> None:
     """A pod whose key is missing stays in ContainerCreating."""
     text = PAGE.read_text(encoding="utf-8")
-    keys = {
-        key for name in SETS for _, key in list_secret_keys(render_chart(read_example(name)))
-    }
+    keys = {key for name in SETS for _, key in list_secret_keys(render_chart(read_example(name)))}
 
     assert len(keys) > 10
     assert sorted(key for key in keys if f"`{key}`" not in text) == []
@@ -153,8 +151,10 @@ def test_services_accept_every_variable(name: str, tmp_path: Path) -> None:
         settings = read_settings(kind, prefix=prefix, environ=variables)
         seen.append(component)
 
-        others = [v for v in variables if not v.startswith((prefix, "PALABRA_", "KOTOBA_", "OTEL_"))]
-        assert set(others) <= {"HTTPS_PROXY", "SSL_CERT_FILE"}
+        others = [
+            v for v in variables if not v.startswith((prefix, "PALABRA_", "KOTOBA_", "OTEL_"))
+        ]
+        assert set(others) <= {"SSL_CERT_FILE"}
         assert getattr(settings, "nats_url", "").startswith(("nats://", "tls://"))
     assert set(seen) >= {"ingest", "transcriber", "correlator", "bootstrap"}
 
@@ -259,7 +259,7 @@ def read_bytes(quantity: str) -> int:
 
 
 def test_memory_suffices_for_what_is_configured() -> None:
-    """The figures of docs/kubernetes.md, "Sizing"; a pod beyond its limit is killed without a drain."""
+    """As docs/kubernetes.md, "Sizing", says; a pod beyond its limit is killed without a drain."""
     values = read_values()
     limits = {
         name: read_bytes(values[name]["resources"]["limits"]["memory"])

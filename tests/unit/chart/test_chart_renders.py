@@ -1,4 +1,4 @@
-"""The chart as Helm renders it, against the schemas of Kubernetes, KEDA and the Prometheus Operator."""
+"""The chart as Helm renders it, against the schemas of those who will read it."""
 
 import copy
 from collections import Counter

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import helm_python
 import pytest
 
-from tests.support.chart import read_values, render_chart
+from tests.support.chart import Object, read_values, render_chart
 from tests.support.chart_schema import SCHEMA_PATH, render_schema
 
 
@@ -22,7 +22,7 @@ def find_open_objects(schema: dict[str, Any], path: str) -> Iterator[str]:
     for key, each in {**schema.get("properties", {}), **schema.get("definitions", {})}.items():
         yield from find_open_objects(each, f"{path}.{key}")
     if isinstance(items := schema.get("items"), dict):
-        yield from find_open_objects(items, f"{path}[]")
+        yield from find_open_objects(cast("Object", items), f"{path}[]")
 
 
 def test_only_what_kubernetes_and_nats_know_better_is_open() -> None:
@@ -44,94 +44,92 @@ def test_only_what_kubernetes_and_nats_know_better_is_open() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"replicas": 3}, "additional properties 'replicas' not allowed"),
-        ({"ingest": {"replica": 3}}, "at '/ingest': additional properties 'replica' not allowed"),
-        (
-            {"ingest": {"settings": {"STREAM_MAX": 3}}},
-            "at '/ingest/settings': additional properties 'STREAM_MAX' not allowed",
-        ),
-        (
-            {"ingest": {"settings": {"API_KEYS": "acme:secret"}}},
-            "at '/ingest/settings': additional properties 'API_KEYS' not allowed",
-        ),
-        (
-            {"transcriber": {"settings": {"PALABRA_API_KEY": "secret"}}},
-            "at '/transcriber/settings': additional properties 'PALABRA_API_KEY' not allowed",
-        ),
-        (
-            {"transcriber": {"settings": {"SESSIONS_MAX": 0}}},
-            "at '/transcriber/settings/SESSIONS_MAX': minimum: got 0, want 1",
-        ),
-        (
-            {"transcriber": {"settings": {"WITHOUT_SLOT": "later"}}},
-            "value must be one of 'next', 'wait'",
-        ),
-        (
-            {"transcriber": {"secretKeys": ["palabra"]}},
-            "'palabra-api-key', 'palabra-client-id', 'palabra-client-secret', 'kotoba-api-key'",
-        ),
-        (
-            {"transcriber": {"autoscaling": {"kind": "hpa and keda"}}},
-            "at '/transcriber/autoscaling/kind': value must be one of 'none', 'hpa', 'keda'",
-        ),
-        ({"ingest": {"existingSecret": ""}}, "at '/ingest/existingSecret'"),
-        ({"image": {"tag": 1.0}}, "at '/image/tag': got number, want string"),
-        ({"image": {"registry": "registry.example"}}, "at '/image/registry'"),
-        ({"bus": {"url": "http://nats.example"}}, "at '/bus/url'"),
-        ({"ingest": {"ingress": {"hosts": ["https://speech.example"]}}}, "/ingest/ingress/hosts/0"),
-        ({"networkPolicy": {"doorsFrom": [{}]}}, "at '/networkPolicy/doorsFrom/0'"),
-        ({"nats": {"config": {"cluster": {"replicas": 1}}}}, "at '/nats/config/cluster/replicas'"),
-        ({"nats": {"enabled": False}}, "There is no NATS: set bus.url to yours"),
-        ({"bus": {"url": "nats://nats.example:4222"}}, "are two NATS"),
-        (
-            {"bus": {"url": "nats://me:secret@nats.example"}, "nats": {"enabled": False}},
-            "bus.url has a user or password",
-        ),
-        ({"global": {"busSecret": ""}}, "has users with passwords: set global.busSecret"),
-        ({"bus": {"tls": {"clientCertificate": True}}}, "needs bus.tls.existingSecret"),
-        (
-            {"bootstrap": {"settings": {"REPLICAS": 3}}},
-            "asks for 3 replicas of NATS' 1 server(s): set nats.config.cluster.enabled=true",
-        ),
-        (
-            {"ingest": {"autoscaling": {"minReplicas": 11}}},
-            "ingest.autoscaling.minReplicas is more than maxReplicas",
-        ),
-        (
-            {
-                "transcriber": {
-                    "settings": {"SESSIONS_MAX": 50},
-                    "autoscaling": {"kind": "hpa", "targetStreams": 50},
-                }
-            },
-            "targetStreams (50) must be less than transcriber.settings.SESSIONS_MAX (50)",
-        ),
-        (
-            {"ingest": {"autoscaling": {"kind": "hpa", "targetStreams": 1000}}},
-            "targetStreams (1000) must be less than ingest.settings.STREAMS_MAX (1000)",
-        ),
-        (
-            {
-                "bus": {"url": "nats://nats.example:4222"},
-                "nats": {"enabled": False},
-                "transcriber": {"autoscaling": {"kind": "keda"}},
-            },
-            "set transcriber.autoscaling.keda.natsMonitoring",
-        ),
-        ({"transcriber": {"secretKeys": ["palabra-client-id"]}}, "come together"),
-        (
-            {"transcriber": {"secretKeys": ["kotoba-api-key"], "existingSecret": ""}},
-            "transcriber.secretKeys needs transcriber.existingSecret",
-        ),
-        ({"ingest": {"ingress": {"enabled": True}}}, "needs at least one host"),
-    ],
-)
-def test_a_mistake_is_refused_and_the_text_says_where(
-    values: dict[str, Any], message: str
-) -> None:
+MISTAKES: list[tuple[Object, str]] = [
+    ({"replicas": 3}, "additional properties 'replicas' not allowed"),
+    ({"ingest": {"replica": 3}}, "at '/ingest': additional properties 'replica' not allowed"),
+    (
+        {"ingest": {"settings": {"STREAM_MAX": 3}}},
+        "at '/ingest/settings': additional properties 'STREAM_MAX' not allowed",
+    ),
+    (
+        {"ingest": {"settings": {"API_KEYS": "acme:secret"}}},
+        "at '/ingest/settings': additional properties 'API_KEYS' not allowed",
+    ),
+    (
+        {"transcriber": {"settings": {"PALABRA_API_KEY": "secret"}}},
+        "at '/transcriber/settings': additional properties 'PALABRA_API_KEY' not allowed",
+    ),
+    (
+        {"transcriber": {"settings": {"SESSIONS_MAX": 0}}},
+        "at '/transcriber/settings/SESSIONS_MAX': minimum: got 0, want 1",
+    ),
+    (
+        {"transcriber": {"settings": {"WITHOUT_SLOT": "later"}}},
+        "value must be one of 'next', 'wait'",
+    ),
+    (
+        {"transcriber": {"secretKeys": ["palabra"]}},
+        "'palabra-api-key', 'palabra-client-id', 'palabra-client-secret', 'kotoba-api-key'",
+    ),
+    (
+        {"transcriber": {"autoscaling": {"kind": "hpa and keda"}}},
+        "at '/transcriber/autoscaling/kind': value must be one of 'none', 'hpa', 'keda'",
+    ),
+    ({"ingest": {"existingSecret": ""}}, "at '/ingest/existingSecret'"),
+    ({"image": {"tag": 1.0}}, "at '/image/tag': got number, want string"),
+    ({"image": {"registry": "registry.example"}}, "at '/image/registry'"),
+    ({"bus": {"url": "http://nats.example"}}, "at '/bus/url'"),
+    ({"ingest": {"ingress": {"hosts": ["https://speech.example"]}}}, "/ingest/ingress/hosts/0"),
+    ({"networkPolicy": {"doorsFrom": [{}]}}, "at '/networkPolicy/doorsFrom/0'"),
+    ({"nats": {"config": {"cluster": {"replicas": 1}}}}, "at '/nats/config/cluster/replicas'"),
+    ({"nats": {"enabled": False}}, "There is no NATS: set bus.url to yours"),
+    ({"bus": {"url": "nats://nats.example:4222"}}, "are two NATS"),
+    (
+        {"bus": {"url": "nats://me:secret@nats.example"}, "nats": {"enabled": False}},
+        "bus.url has a user or password",
+    ),
+    ({"global": {"busSecret": ""}}, "has users with passwords: set global.busSecret"),
+    ({"bus": {"tls": {"clientCertificate": True}}}, "needs bus.tls.existingSecret"),
+    (
+        {"bootstrap": {"settings": {"REPLICAS": 3}}},
+        "asks for 3 replicas of NATS' 1 server(s): set nats.config.cluster.enabled=true",
+    ),
+    (
+        {"ingest": {"autoscaling": {"minReplicas": 11}}},
+        "ingest.autoscaling.minReplicas is more than maxReplicas",
+    ),
+    (
+        {
+            "transcriber": {
+                "settings": {"SESSIONS_MAX": 50},
+                "autoscaling": {"kind": "hpa", "targetStreams": 50},
+            }
+        },
+        "targetStreams (50) must be less than transcriber.settings.SESSIONS_MAX (50)",
+    ),
+    (
+        {"ingest": {"autoscaling": {"kind": "hpa", "targetStreams": 1000}}},
+        "targetStreams (1000) must be less than ingest.settings.STREAMS_MAX (1000)",
+    ),
+    (
+        {
+            "bus": {"url": "nats://nats.example:4222"},
+            "nats": {"enabled": False},
+            "transcriber": {"autoscaling": {"kind": "keda"}},
+        },
+        "set transcriber.autoscaling.keda.natsMonitoring",
+    ),
+    ({"transcriber": {"secretKeys": ["palabra-client-id"]}}, "come together"),
+    (
+        {"transcriber": {"secretKeys": ["kotoba-api-key"], "existingSecret": ""}},
+        "transcriber.secretKeys needs transcriber.existingSecret",
+    ),
+    ({"ingest": {"ingress": {"enabled": True}}}, "needs at least one host"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), MISTAKES)
+def test_a_mistake_is_refused_and_the_text_says_where(values: dict[str, Any], message: str) -> None:
     """Better than a pod that does not start, at three in the morning."""
     with pytest.raises(helm_python.HelmError) as refused:
         render_chart(values)

@@ -1,8 +1,7 @@
-"""Names that must agree: labels and selectors, ports, targets of scaling, stores, limits of NATS."""
+"""Names that must agree: selectors and labels, ports, targets of scaling, limits of NATS."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -58,9 +57,9 @@ def test_every_selector_finds_the_pods_that_it_means(name: str) -> None:
             if component is None:
                 right = found == manifests.workloads
             else:
-                right = [
-                    f["metadata"]["labels"]["app.kubernetes.io/component"] for f in found
-                ] == [component]
+                right = [f["metadata"]["labels"]["app.kubernetes.io/component"] for f in found] == [
+                    component
+                ]
             if not right:
                 missed.append(f"{each['kind']} {each['metadata']['name']}")
 
@@ -153,10 +152,11 @@ def test_keda_asks_for_the_jobs_that_wait() -> None:
 def test_scaling_down_goes_pod_by_pod_and_not_on_the_backlog_alone() -> None:
     """An empty backlog is the normal state of a pool that carries its streams."""
 
-    def scale_down(values: dict[str, Any]) -> Any:
+    def scale_down(values: Object) -> Object:
         (scaler,) = render_chart(values).of("ScaledObject")
         config = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
-        return config["behavior"]["scaleDown"]
+        down: Object = config["behavior"]["scaleDown"]
+        return down
 
     values = read_example("keda")
     assert scale_down(values) == {
