@@ -17,7 +17,7 @@ from speechbus_contracts import (
     parse_subject,
     parse_transcription_id,
 )
-from speechbus_ingest.doors import native
+from speechbus_ingest.doors import native_hello
 from speechbus_ingest.doors.credentials import find_credential, find_realtime_credential
 from speechbus_ingest.doors.native_errors import DoorError
 from speechbus_ingest.formats.framing import (
@@ -313,12 +313,12 @@ TARGETS: Final[Mapping[str, Target]] = {
     "ids": Target(lambda: _SUBJECTS, _of_text(parse_transcription_id), (ContractError,)),
     "native-hello": Target(
         lambda: _HELLOS,
-        _of_text(native._parse_hello),  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        _of_text(native_hello.parse_hello),
         (DoorError,),
     ),
     "native-control": Target(
         lambda: _CONTROLS,
-        _of_text(native._parse_control),  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        _of_text(native_hello.parse_control),
         (DoorError,),
     ),
     "palabra-client": Target(_read_wire("palabra"), _of_text(palabra.decode_client_message)),

@@ -9,7 +9,7 @@ import click
 
 from speechbus_cli.bus_access import connect_bus_once, hide_password
 from speechbus_cli.errors import CannotConnectError, ExitCode, FailedError, SettingsMistakeError
-from speechbus_cli.settings import NATS_URL
+from speechbus_cli.settings import NATS_URL, read_nats_login
 from speechbus_contracts import (
     CAPTION_STORE,
     ROOT,
@@ -139,7 +139,7 @@ def _parse_extent(stream: str | None, tenant: str | None) -> Extent:
 
 
 async def _purge(extent: Extent, url: str, *, is_forced: bool) -> Mapping[str, int]:
-    bus = await connect_bus_once(url, name="purge")
+    bus = await connect_bus_once(url, name="purge", login=read_nats_login())
     try:
         if not is_forced:
             await _refuse_live(bus, extent)
