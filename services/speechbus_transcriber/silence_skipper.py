@@ -51,7 +51,7 @@ class SilenceSkipper:
         sample_rate_hz: of the audio, 8,000 to 48,000.
         turn_pause_ms: silence that ends a turn: of a pause that long, it is told what of it would
             do so, and of a shorter one nothing more is kept than is near speech.
-        is_beginning: nothing lies before it that a recognizer has to hear the end of.
+        is_beginning: nothing lies before it: no turn to end, nor a word.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SilenceSkipper:
         self._rest = b""
         self._n_quiet = _N_AFTER if is_beginning else 0
         self._held: deque[bytes] = deque()
-        self._is_turn_over = False
+        self._is_turn_over = is_beginning
         self._skipped_bytes = 0
         # Not the first block's: audio may begin in the middle of a word.
         self._floor = float(FLOOR_MIN)
@@ -87,6 +87,8 @@ class SilenceSkipper:
                 self._n_quiet = self._n_quiet + 1 if is_silent else 0
                 # The silence has ended. What was left out lies before what is held of it.
                 piece = self._take_held() if self._held else None
+                if not is_silent:
+                    self._is_turn_over = False
             if piece is not None:
                 if ready:
                     yield Piece(0, bytes(ready))

@@ -100,6 +100,11 @@ class Breakers:
                 self._take(provider, record, age_s=0.0)
                 self._tasks.create_task(self._try(provider, record), name=f"probe:{provider}")
 
+    def close(self) -> None:
+        """Try nothing any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+
     def _declare(self, provider: str, breaker: Breaker, *, is_open: bool) -> None:
         """Say that a provider is dead, or that it is not any more: here at once, then to all."""
         n_pauses, wait_s = breaker.next_pause(now_s=self._loop.time())

@@ -266,7 +266,10 @@ class Governor:
         """Govern until cancelled."""
         async with self._tasks:
             self._tasks.create_task(self._learn_and_settle(), name="ledgers")
-            await self._watch()
+            try:
+                await self._watch()
+            finally:
+                self._breakers.close()
 
     async def stop(self) -> None:
         """Give back what this worker has; its streams have ended. Waits `FAREWELL_S` at most."""

@@ -227,3 +227,15 @@ def test_how_audio_is_cut_changes_nothing(cuts: list[int]) -> None:
 
     assert check_order(MIXED, cut) == check_order(MIXED, whole) > 0
     assert b"".join(p.pcm for p in cut) == b"".join(p.pcm for p in whole)
+
+
+def test_silence_at_a_sessions_beginning_is_left_out_but_for_what_is_near_speech() -> None:
+    """There is no word before it to hear the end of, nor a turn to end."""
+    skipper = SilenceSkipper(sample_rate_hz=16_000, turn_pause_ms=TURN_PAUSE_MS, is_beginning=True)
+    sound = random.Random(5).randbytes(2 * 16_000)
+    pieces = [*skipper.feed(memoryview(bytes(5 * 2 * 16_000) + sound)), skipper.release()]
+
+    kept = bytes(2 * 16 * KEPT_BEFORE_MS)
+    assert b"".join(piece.pcm for piece in pieces) == kept + sound
+    assert sum(piece.n_skipped for piece in pieces) == 5 * 16_000 - len(kept) // 2
+    assert not any(piece.ends_turn for piece in pieces)
