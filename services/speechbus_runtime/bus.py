@@ -50,7 +50,8 @@ for which 8 MB wait; a worker that takes over 200 streams asks for some 50 MB.""
 CLOSE_TIMEOUT_S: Final = 1.0
 DENIALS_LOGGED_MAX: Final = 64
 """Denied subjects that are logged by name, each once for a connection; a stream's id is in most."""
-_DENIED: Final = "permissions violation"
+_DENIED: Final = ("permissions violation", "maximum subscriptions exceeded", "invalid subject")
+"""How the server begins what it says of one subject only."""
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
 
@@ -221,7 +222,7 @@ class BusConnection(BusClient):
 
     async def _process_server_error(self, text: str) -> None:
         if text.lower().startswith(_DENIED):
-            self._note_denial(text[len(_DENIED) :].removeprefix(" for ").strip())
+            self._note_denial(text.partition(" for ")[2] or text)
         else:
             # The server ends the connection after all others. nats-py would never come back.
             await self._process_op_err(nats.errors.Error(f"nats: {text}"))
