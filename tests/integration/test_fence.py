@@ -14,6 +14,8 @@ from speechbus_contracts import (
     build_dedup_headers,
     encode_event,
 )
+from speechbus_contracts.subjects import TRANSCRIPT_ROOT
+from speechbus_ingest.event_order import StoredEvent, read_event
 from speechbus_runtime.bus import BusConnection, connect_bus, encode_headers
 from speechbus_runtime.publisher import Ack, AckedPublisher, StaleGuardError
 from speechbus_runtime.telemetry import Telemetry
@@ -21,6 +23,8 @@ from speechbus_transcriber.claim import OwnedStream, claim_stream
 from speechbus_transcriber.event_log import EventLog
 from speechbus_transcriber.measures import Measures
 from tests.support.bus_log import BusLog, wait_until
+from tests.support.caption_world import translation_of
+from tests.support.correlator import Bus, final_of
 from tests.support.metrics import parse_metrics
 from tests.support.system import System
 
@@ -85,6 +89,46 @@ class _ClosingPublisher(AckedPublisher):
             )
             await EventLog(self.owned, self, Measures(Telemetry("test"), capacity=1)).write(closed)
         return await super().publish(subject, payload, headers=headers, store=store)
+
+
+def test_a_translation_that_a_translator_made_before_hides_no_event_of_the_owner(
+    tmp_path: Path,
+) -> None:
+    """The owner's own is dropped as a repetition; what it wrote last is still what it says."""
+    with System(tmp_path, ingests=0, transcribers=0) as system:
+        events = asyncio.run(_translate_after_a_translator(system.nats.url))
+
+    finals = [event for event in events if event.kind == "final"]
+    assert [event.kind for event in events].count("translation") == 1
+    assert finals[2].previous == finals[1].sequence
+
+
+async def _translate_after_a_translator(url: str) -> list[StoredEvent]:
+    bus = await connect_bus(url, name="test")
+    events: list[StoredEvent] = []
+    bus.subscribe_direct(
+        f"{TRANSCRIPT_ROOT}.>",
+        lambda subject, _, payload, headers: events.append(read_event(subject, payload, headers)),
+    )
+    publisher = AckedPublisher(bus)
+    await publisher.publish(
+        str(WriteSubject("acme", "s-1", "opened")),
+        encode_event(OPENED),
+        headers=encode_headers(build_dedup_headers("s-1:opened:0")),
+    )
+    owned = await _claim(bus, publisher, "first", 1)
+    assert owned is not None
+    log = EventLog(owned, publisher, Measures(Telemetry("test"), capacity=1))
+    finals = [final_of(index, stream_id="s-1", target_languages=("es",)) for index in range(3)]
+    sequence = await log.write(finals[0])
+    translation = translation_of(finals[0], "es", source_sequence=sequence)
+    await Bus(bus).write(translation)
+    await log.write(finals[1])
+    await log.write(translation)
+    await log.write(finals[2])
+    await wait_until(lambda: [event.kind for event in events].count("final") == 3)
+    await bus.shut_down()
+    return events
 
 
 async def _claim(

@@ -76,7 +76,7 @@ class CTranslate2:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, _translate, model, text)
-        except RuntimeError:
+        except Exception:  # noqa: BLE001 - whatever two libraries raise, some of it with the text
             raise EngineUnavailableError("model_failed") from None
 
     async def close(self) -> None:
