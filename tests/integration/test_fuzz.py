@@ -8,7 +8,7 @@ from benchmarks.fuzz.parsers import TARGETS
 
 SEED = "make test"
 INPUTS = 60
-ATTEMPTS = 60
+ATTEMPTS = 50
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -176,6 +176,28 @@ def test_slow_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) 
     run(test)
 
 
+def test_connections_have_a_number() -> None:
+    """WebSockets, too, which uvicorn does not count; who comes later is told when to try again."""
+
+    async def test() -> None:
+        async with serve() as (server, port):
+            assert server.config.limit_concurrency is not None
+            server.config.limit_concurrency = 3
+            clients = [
+                await RawWebSocket.connect(f"ws://127.0.0.1:{port}/socket", {}) for _ in range(3)
+            ]
+            refused = await ask(port, UPGRADE + b"\r\n")
+            assert b" 503 " in refused
+            assert b"\r\nretry-after: 5\r\n" in refused
+            clients[0].writer.transport.abort()
+            await wait_until(lambda: len(server.server_state.connections) < 3)
+            assert b" 101 " in await ask(port, UPGRADE + b"\r\n")
+            for client in clients:
+                client.writer.transport.abort()
+
+    run(test)
+
+
 def test_a_head_has_a_size() -> None:
     """16 KiB, as one header, as many, and as a long path."""
 

@@ -2,6 +2,10 @@
 
 import asyncio
 import hashlib
+import os
+import signal
+import ssl
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from speechbus_cli.embedded_nats import choose_port
 from speechbus_ingest.doors.kotoba import KotobaDoor
 from speechbus_ingest.doors.native import NativeDoor
 from speechbus_ingest.doors.palabra import PalabraDoor
@@ -22,7 +27,7 @@ from speechbus_ingest.routes import build_app
 from speechbus_ingest.viewer.routes import Viewer
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_routes import health_routes
-from tests.support.command_line import run_speechbus
+from tests.support.command_line import build_environment, run_speechbus, start_speechbus
 from tests.support.frame_numbers import build_frames
 from tests.support.native_client import NativeClient, connect_native
 from tests.support.redaction import assert_nothing_private
@@ -35,6 +40,7 @@ SECRET: Final = "thirty-two characters at the least"
 TEXT: Final = "29501-29531"
 """What acme's stream says; five digits on both sides are in no log by chance."""
 PATIENCE_S: Final = 30.0
+CERTIFICATES: Final = Path(__file__).parents[1] / "support" / "certificates"
 
 
 def hash_key(key: str) -> str:
@@ -468,6 +474,7 @@ def test_a_changed_key_file_is_taken_over_and_a_spoilt_one_is_not(
             KEYS["acme"] = "a-newer-key-of-acme"
             await asyncio.to_thread(wait_for, 200)
             await asyncio.to_thread(path.write_text, "acme:sha256:spoilt\n")
+            os.kill(system.ingest.pid, signal.SIGHUP)  # else it looks within five seconds
             await asyncio.to_thread(wait_for_log, system, "settings were not taken over")
             assert owned.ask("acme", "GET", "/v1/streams").status_code == 200
             await client.send(build_frames(1, 50))
@@ -479,6 +486,7 @@ def test_a_changed_key_file_is_taken_over_and_a_spoilt_one_is_not(
     finally:
         KEYS.update(before)
         write_keys(path, KEYS)
+        os.kill(system.ingest.pid, signal.SIGHUP)
         wait_for(200)
 
 
@@ -487,6 +495,42 @@ def wait_for_log(system: System, text: str) -> None:
     while text not in system.ingest.log_path.read_text():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+def test_the_port_speaks_tls_where_it_has_a_certificate(system: System) -> None:
+    """And nothing else; a certificate without its key is told before anything runs."""
+    certificate, key = (CERTIFICATES / name for name in ("first.pem", "first.key.pem"))
+    port = choose_port("127.0.0.1", 0)
+    settings = {
+        "SPEECHBUS_INGEST_API_KEYS": "acme:key",
+        "SPEECHBUS_INGEST_NATS_URL": system.nats.url,
+        "SPEECHBUS_INGEST_LISTEN_PORT": str(port),
+        "SPEECHBUS_INGEST_DECODERS_MAX": "0",
+        "SPEECHBUS_INGEST_TLS_CERTIFICATE_PATH": str(certificate),
+    }
+    wrong = run_speechbus("ingest", **settings, SPEECHBUS_INGEST_TLS_KEY_PATH=str(certificate))
+    assert (wrong.returncode, b"no certificate and its key" in wrong.stderr) == (2, True)
+    trust = ssl.create_default_context(cafile=certificate)
+    environment = build_environment(**settings, SPEECHBUS_INGEST_TLS_KEY_PATH=str(key))
+    ingest = start_speechbus("ingest", environment=environment, errors=subprocess.DEVNULL)
+    try:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            assert time.monotonic() < deadline_s
+            try:
+                url = f"https://127.0.0.1:{port}/readyz"
+                if httpx.get(url, verify=trust, trust_env=False).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
+    finally:
+        ingest.kill()
+        ingest.communicate()
 
 
 # --- quotas -------------------------------------------------------------------------------------

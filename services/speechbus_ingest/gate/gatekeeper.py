@@ -25,6 +25,8 @@ __all__ = ["Gatekeeper", "Refusal"]
 
 UNAUTHORIZED: Final = 401
 TOO_MANY: Final = 429
+UNAVAILABLE: Final = 503
+FULL_RETRY_S: Final = 5
 TOKEN_CHARS_MAX: Final = 4_096
 """Of the longest kind of token, a client secret with settings."""
 
@@ -135,6 +137,17 @@ class Gatekeeper:
                 retry_after_s=ceil(retry_after_s),
             )
         return None
+
+    def refuse_for_want_of_room(self, scope: Scope) -> Refusal:
+        """Return the answer to an upgrade when there are as many connections as can be."""
+        return _refuse(
+            scope["path"],
+            UNAVAILABLE,
+            "too_many_connections",
+            "Service Unavailable",
+            "Too many connections: try again later.",
+            retry_after_s=FULL_RETRY_S,
+        )
 
     def note_refusal(self, scope: Scope, status: int) -> None:
         """Learn how a door has refused somebody."""

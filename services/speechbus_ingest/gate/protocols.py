@@ -120,6 +120,8 @@ class GuardedHttp(H11Protocol):
             for part in value.decode("latin-1").split(",")
         ]
         refusal = self._gatekeeper.check(scope, is_upgrade=True)
+        if refusal is None and len(self.connections) > (self.limit_concurrency or 0):
+            refusal = self._gatekeeper.refuse_for_want_of_room(scope)
         if refusal is not None:
             self._refuse(refusal)
             return
