@@ -75,7 +75,11 @@ def _rows(variants: Sequence[str]) -> Iterator[str]:
 
 
 def _megabytes(count: int) -> str:
-    return f"{count / BYTES_PER_MB:.1f}" if count < 10 * BYTES_PER_MB else f"{count / BYTES_PER_MB:.0f}"
+    return (
+        f"{count / BYTES_PER_MB:.1f}"
+        if count < 10 * BYTES_PER_MB
+        else f"{count / BYTES_PER_MB:.0f}"
+    )
 
 
 @click.command()

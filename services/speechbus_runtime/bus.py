@@ -24,14 +24,12 @@ from speechbus_runtime.bus_login import (
     BusRefusedError,
     is_refusal,
 )
+from speechbus_runtime.bus_parser import DirectHandler, DirectParser
 from speechbus_runtime.cancellation import keeps_cancellation
 
 __all__ = ["BusConnection", "DirectHandler", "connect_bus", "encode_headers"]
 
 logger = logging.getLogger(__name__)
-
-DirectHandler = Callable[[bytes, bytes, bytes, bytes], None]
-"""Takes subject, reply subject, payload and raw header block (empty without headers)."""
 
 RECONNECT_WAIT_S: Final = 0.1
 """nats-py's default of 2 s would alone break every hand-over target."""
@@ -50,7 +48,8 @@ for which 8 MB wait; a worker that takes over 200 streams asks for some 50 MB.""
 CLOSE_TIMEOUT_S: Final = 1.0
 DENIALS_LOGGED_MAX: Final = 64
 """Denied subjects that are logged by name, each once for a connection; a stream's id is in most."""
-_DENIED: Final = "permissions violation"
+_DENIED: Final = ("permissions violation", "maximum subscriptions exceeded", "invalid subject")
+"""How the server begins what it says of one subject only."""
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
 
@@ -58,71 +57,6 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     """Return the header block of a message, ready for `publish_nowait`."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return _HEADER_LINE + lines.encode() + b"\r\n"
-
-
-class _DirectParser:
-    """NATS protocol parser; takes the place of nats-py's regular expressions.
-
-    Messages of direct subscriptions go straight to their handlers, everything else takes nats-py's
-    way. Keeps at most one unfinished message (the server limits those to `max_payload`).
-    """
-
-    def __init__(self, bus: "BusConnection") -> None:
-        self._bus = bus
-        self._rest = b""
-        self._resets = 0
-
-    def reset(self) -> None:
-        """Forget what was not complete: the connection is a new one."""
-        self._rest = b""
-        self._resets += 1
-
-    async def parse(self, data: bytes = b"") -> None:
-        """Handle every complete operation in `data`.
-
-        Raises:
-            nats.errors.ProtocolError: the server speaks something else.
-        """
-        buffer = self._rest + data if self._rest else data
-        position = 0
-        end = len(buffer)
-        direct = self._bus.direct_handlers
-        resets = self._resets
-        while position < end:
-            line_end = buffer.find(b"\r\n", position)
-            if line_end < 0:
-                break
-            line = buffer[position:line_end]
-            body = line_end + 2
-            if line.startswith((b"MSG ", b"HMSG ")):
-                parts = line.split()
-                with_headers = line[0] == 72  # "H"
-                try:
-                    size = int(parts[-1])
-                    sid = int(parts[2])
-                    header_size = int(parts[-2]) if with_headers else 0
-                except (ValueError, IndexError):
-                    raise nats.errors.ProtocolError("nats: malformed MSG") from None
-                after = body + size + 2
-                if after > end:
-                    break
-                has_reply = len(parts) == (6 if with_headers else 5)
-                reply = parts[3] if has_reply else b""
-                headers = buffer[body : body + header_size]
-                payload = buffer[body + header_size : body + size]
-                position = after
-                handler = direct.get(sid)
-                if handler is None:
-                    await self._bus.process_queued(sid, parts[1], reply, payload, headers)
-                else:
-                    self._bus.call_direct(handler, parts[1], reply, payload, headers)
-                continue
-            position = body
-            await self._bus.process_operation(line)
-        # An operation (`-ERR`), or a wait in one, may have ended the connection: its last bytes
-        # would be read as the beginning of the next one's.
-        if resets == self._resets:
-            self._rest = buffer[position:] if position < end else b""
 
 
 class BusConnection(BusClient):
@@ -161,7 +95,7 @@ class BusConnection(BusClient):
         self._refusal = ""
         """What a person must do so that the server lets us in; empty before `open`."""
         # Given to nats-py in place of its own parser; same two methods.
-        self._ps: Any = _DirectParser(self)
+        self._ps: Any = DirectParser(self)
 
     # --- received messages -------------------------------------------------------------------
 
@@ -221,7 +155,7 @@ class BusConnection(BusClient):
 
     async def _process_server_error(self, text: str) -> None:
         if text.lower().startswith(_DENIED):
-            self._note_denial(text[len(_DENIED) :].removeprefix(" for ").strip())
+            self._note_denial(text.partition(" for ")[2] or text)
         else:
             # The server ends the connection after all others. nats-py would never come back.
             await self._process_op_err(nats.errors.Error(f"nats: {text}"))

@@ -24,11 +24,14 @@ _USER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A name that can be part of an inbox."""
 _REFUSALS: Final = (
     "authorization violation",
-    "authentication",
+    "authentication expired",
+    "authentication revoked",
     "user authentication",
     "account authentication",
+    "the server offers no tls",  # ours, of a greeting
 )
-"""How the server begins its word for a user that it does not know, or not any more."""
+"""How the server begins its word for a user that it does not know, or not any more. `Authentication
+Timeout` is none: the machine is busy."""
 
 
 class BusRefusedError(Exception):
@@ -150,4 +153,4 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, ssl.SSLError):
         return "CERTIFICATE" in (error.reason or "")  # theirs, or ours in their eyes
     text = str(error).lower().removeprefix("nats: ").strip("' ")
-    return text.startswith((*_REFUSALS, "the server offers no tls"))
+    return text.startswith(_REFUSALS)

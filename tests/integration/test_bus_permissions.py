@@ -38,3 +38,26 @@ async def _publish_denied(url: str) -> list[str]:
     await wait_until(lambda: bus.permission_errors == 1)
     await bus.shut_down()
     return denied
+
+
+def test_more_subscriptions_than_the_server_takes_are_denials(tmp_path: Path) -> None:
+    """They look like denied ones: nothing comes. The connection and what it has stay."""
+    config = tmp_path / "few.conf"
+    config.write_text("max_subscriptions: 2\n")
+    with NatsServer(tmp_path / "nats", config=config) as server:
+        denied, heard = asyncio.run(_subscribe_too_often(server.url))
+
+    assert (denied, heard) == (["maximum subscriptions exceeded"], [b"a"])
+
+
+async def _subscribe_too_often(url: str) -> tuple[list[str], list[bytes]]:
+    denied: list[str] = []
+    heard: list[bytes] = []
+    bus = await connect_bus(url, name="test")
+    bus.on_denied(denied.append)
+    for subject in ("a", "b", "c"):
+        bus.subscribe_direct(subject, lambda subject, *_: heard.append(subject))
+    bus.publish_nowait(b"a", b"")
+    await bus.flush()
+    await bus.shut_down()
+    return denied, heard

@@ -23,7 +23,13 @@ from speechbus_runtime.jetstream import (
 from speechbus_runtime.secret import Secret
 from tests.support.certificates import make_authority, make_certificate
 from tests.support.nats_server import NatsServer, choose_free_port
-from tests.support.secured_nats import CONFIG_FOLDER, build_environment, password_of, write_tenants
+from tests.support.secured_nats import (
+    CONFIG_FOLDER,
+    USERS,
+    build_environment,
+    password_of,
+    write_tenants,
+)
 
 pytestmark = pytest.mark.nats
 
@@ -148,3 +154,29 @@ async def count_replicas(url: str) -> int:
                 await asyncio.sleep(0.05)
     await bus.shut_down()
     return 1 + len(info["cluster"]["replicas"])
+
+
+def test_passwords_are_made_once_and_taken_by_the_server(tmp_path: Path) -> None:
+    """By make-secrets.sh: nobody else may read them, and a second run locks nobody out."""
+    secrets, config = tmp_path / "secrets", tmp_path / "conf"
+    shutil.copytree(CONFIG_FOLDER, config)
+
+    made = [make_secrets(secrets) for _ in range(2)]
+
+    assert made[0] == made[1]
+    assert len(set(made[0].values())) == len(made[0]) == 9
+    assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o600}
+    shutil.copy(secrets / "passwords.conf", config)
+    names = [f"SPEECHBUS_NATS_{user.upper()}_PASSWORD" for user in (*USERS, "sys")]
+    done = check(config / "speechbus.conf", **dict.fromkeys(names))
+    assert done.returncode == 0, done.stderr
+    for user in (*USERS, "sys"):
+        line = f'{user.upper()}_PASSWORD: "{made[0][f"nats_{user}_password"].strip()}"'
+        assert line in made[0]["passwords.conf"].splitlines()
+
+
+def make_secrets(folder: Path) -> dict[str, str]:
+    """Return the files' contents by their names."""
+    command = ["sh", str(CONFIG_FOLDER / "make-secrets.sh"), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return {path.name: path.read_text() for path in folder.iterdir()}

@@ -30,7 +30,11 @@ GOVERNS: Final = tuple(f"speech.v1.govern.{kind}.c1" for kind in get_args(Govern
 
 def everything_to_publish() -> tuple[str, ...]:
     """Every subject of the contract, every call of JetStream's, and the server's own."""
-    inboxes = tuple(f"_INBOX_{user}.answer" for user in (*USERS, "reader-acme", "sys"))
+    inboxes = tuple(
+        f"_INBOX_{user}.{answer}"
+        for user in (*USERS, "reader-acme", "sys")
+        for answer in ("answer", "client.request", "client.lane.chunk")
+    )
     of_store = (
         *("STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.INFO"),
         *("STREAM.MSG.GET", "STREAM.MSG.DELETE", "STREAM.SNAPSHOT", "STREAM.RESTORE"),
@@ -115,7 +119,8 @@ MAY_PUBLISH: Final[dict[str, set[str]]] = {
         *("speech.v1.audio.0.acme.s1", "speech.v1.job.open", "speech.v1.session.acme.t1"),
         *of_write("opened", "reconfigured", "resumed", "gap"),
         *("speech.v1.worker.w1.ping", "speech.v1.ingest.i1.holds"),
-        *("speech.v1.source.acme.s1.release", "_INBOX_ingest.answer", "$JS.API.INFO"),
+        *("speech.v1.source.acme.s1.release", "$JS.API.INFO", "_INBOX_ingest.answer"),
+        *("_INBOX_ingest.client.request", "_INBOX_ingest.client.lane.chunk"),
         *of_stores("STREAM.INFO", *AUDIO, "TRANSCRIPT", "JOBS", "SESSION"),
         *of_stores("DIRECT.GET", *AUDIO, "TRANSCRIPT", "SESSION"),
         *of_stores("STREAM.MSG.GET", *AUDIO, "TRANSCRIPT", "SESSION"),
@@ -127,6 +132,8 @@ MAY_PUBLISH: Final[dict[str, set[str]]] = {
         *of_write("claim", "final", "retracted", "translation.es", "gap", "covered", "flushed"),
         *(*of_write("closed"), *LIVES, *GOVERNS, "speech.v1.job.open"),
         *("speech.v1.worker.w1.heartbeat", "speech.v1.worker.w1.ping"),
+        # Answers to pings; not the acknowledgement of a chunk.
+        *("_INBOX_ingest.client.request", "_INBOX_transcriber.client.request"),
         *of_consumer("JOBS.pool"),
         "$JS.API.CONSUMER.INFO.TRANSCRIPT.translator-segments",
         *of_stores("STREAM.INFO", *AUDIO, "TRANSCRIPT", "PROVIDER"),
@@ -225,7 +232,11 @@ async def try_to_subscribe(server: NatsServer, user: str, subjects: tuple[str, .
     denied: set[str] = set()
     bus.on_denied(lambda what: denied.add(what.removeprefix('Subscription to "').rstrip('"')))
     for subject in subjects:
-        bus.subscribe_direct(subject, lambda *_message: None)
+        bus.subscribe_direct(subject, ignore)
     await bus.flush()
     await bus.shut_down()
     return denied
+
+
+def ignore(_subject: bytes, _reply: bytes, _payload: bytes, _headers: bytes) -> None:
+    """Nobody speaks."""

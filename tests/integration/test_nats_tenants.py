@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -12,11 +13,16 @@ import pytest
 
 from speechbus_cli.bootstrap import BootstrapSettings, ensure_objects
 from speechbus_runtime.bus import BusConnection
-from speechbus_runtime.bus_login import BusLogin
+from speechbus_runtime.bus_login import BusLogin, BusRefusedError
 from speechbus_runtime.secret import Secret
 from tests.support.bus_log import wait_until
 from tests.support.nats_server import NatsServer
-from tests.support.secured_nats import build_secured_nats, connect_as, password_of
+from tests.support.secured_nats import (
+    build_secured_nats,
+    connect_as,
+    password_of,
+    write_tenants,
+)
 
 pytestmark = pytest.mark.nats
 
@@ -108,7 +114,7 @@ async def answer(reader: BusConnection, subject: str, body: object = None) -> by
 
 
 def test_a_tenant_reads_all_of_its_own_by_the_consumer_made_for_it(server: NatsServer) -> None:
-    """Any NATS client does: this is nats-py's own way, as docs/operations.md shows it."""
+    """Any NATS client does: this is nats-py's own way, as docs/nats.md shows it."""
 
     async def read() -> list[tuple[str, bytes]]:
         client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
@@ -179,3 +185,28 @@ def test_a_tenant_reaches_nothing_else(server: NatsServer) -> None:
     reached = [one for one in map(str, answers) if "NoResponders" not in one and "10039" not in one]
     assert reached == []
     assert ({subject.split(b".")[4] for subject in seen}, n_forged) == ({b"s10"}, 0)
+
+
+def test_tenants_come_and_go_by_reload(tmp_path: Path) -> None:
+    """Others notice nothing, and who has gone is cut off at once."""
+    with build_secured_nats(tmp_path) as server:
+        tenants = tmp_path / "conf" / "tenants.conf"
+
+        async def come_and_go() -> tuple[int, bool]:
+            async with connected(server, "ingest") as service:
+                with pytest.raises(BusRefusedError):
+                    await connect_as(server, "reader-acme")
+                write_tenants(tenants, ("acme",))
+                await asyncio.to_thread(server.reload)
+                reader = await connect_as(server, "reader-acme")
+                refused: list[str] = []
+                reader.on_refused(refused.append)
+                write_tenants(tenants, ())
+                await asyncio.to_thread(server.reload)
+                await wait_until(lambda: bool(refused))
+                is_out = not reader.is_connected
+                await reader.shut_down()
+                await service.flush()
+                return service.stats["reconnects"], is_out
+
+        assert asyncio.run(come_and_go()) == (0, True)

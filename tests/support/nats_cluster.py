@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from speechbus_runtime.replication import has_quorum
-from tests.support.nats_server import NatsServer, NatsServerError, choose_free_port
+from tests.support.nats_server import NatsServerError, choose_free_port
+from tests.support.secured_nats import build_secured_nats
 
 __all__ = ["NatsCluster"]
 
@@ -50,8 +51,9 @@ class NatsCluster:
             relay = self._relays.add((start, target), ports[target])
             routes[start].append(f"nats://{HOST}:{relay}")
         self.nodes = [
-            NatsServer(
+            build_secured_nats(
                 folder / f"node-{index}",
+                has_guest=True,
                 name=f"node-{index}",
                 arguments=(
                     *("--cluster_name", "test", "--cluster", f"nats://{HOST}:{port}"),

@@ -34,6 +34,8 @@ STOP_TIMEOUT_S = 10.0
 POLL_INTERVAL_S = 0.005
 """A third of the usual start, so that polling adds little to it."""
 
+RELOADED = "Reloaded server configuration"
+
 PORT_ATTEMPTS_MAX = 20
 """Each attempt fails only when another process takes the same random port in the same moment."""
 
@@ -149,6 +151,20 @@ class NatsServer:
             self.kill()
             raise NatsServerError(self._with_log("nats-server ignored SIGTERM")) from None
         self._process = None
+
+    def reload(self) -> None:
+        """What `nats-server --signal reload` does; returns when the server has done it.
+
+        Raises:
+            NatsServerError: It refused the configuration, or did not answer in time.
+        """
+        n_before = self.log_path.read_text().count(RELOADED)
+        self._running().send_signal(signal.SIGHUP)
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while (log := self.log_path.read_text()).count(RELOADED) == n_before:
+            if "Failed to reload" in log or time.monotonic() > deadline_s:
+                raise NatsServerError(self._with_log("nats-server did not reload"))
+            time.sleep(POLL_INTERVAL_S)
 
     def restart(self) -> None:
         """Stop the server if it runs, then start it on the same port and store."""

@@ -253,7 +253,7 @@ class System:
                 service has its user. Whoever shows no user, as tests do, may look at everything.
             cluster: to use instead of the one server `nats`.
         """
-        self._has_users = cluster is None and nats_config is None
+        self._has_users = nats_config is None
         self.nats = (
             build_secured_nats(folder / "nats", has_guest=True)
             if nats_config is None
@@ -383,7 +383,8 @@ class System:
     ) -> None:
         self.end()
         if error is None:
-            denied = find_violations(self.nats.log_path)
+            servers = [self.nats] if self.cluster is None else self.cluster.nodes
+            denied = [line for server in servers for line in find_violations(server.log_path)]
             assert denied == [], "a service lacks a right: deploy/nats/users.conf"
         else:
             for service in self.services:
