@@ -7,23 +7,21 @@
 #   sh deploy/compose/make-secrets.sh FOLDER     # elsewhere; set SPEECHBUS_SECRETS=FOLDER yourself then
 set -eu
 umask 077
-[ $# -gt 0 ] || cd "$(dirname "$0")/../.."
+nats=$(cd "$(dirname "$0")/../nats" && pwd)
+[ $# -gt 0 ] || cd "$nats/../.."
 folder=${1:-deploy/secrets}
-users="ingest transcriber correlator translator bootstrap operator sys"
 
-random() { # 32 letters and digits, the first one a letter: NATS reads a number where a digit begins
-  printf 's%s' "$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n' | cut -c 1-31)"
+random() {
+  od -An -N16 -tx1 /dev/urandom | tr -d ' \n'
 }
 
 keep() { # NAME: writes what it reads to a new file, or leaves the one that is there
   if [ -e "$folder/$1" ]; then cat >/dev/null; else cat >"$folder/$1"; echo "made $folder/$1"; fi
-  chmod 444 "$folder/$1"
 }
 
 mkdir -p "$folder"
 chmod 700 "$folder"
-for user in $users; do random | keep "nats_${user}_password"; done
-random | keep nats_cluster_password
+sh "$nats/make-secrets.sh" "$folder"
 random | keep api_key
 printf 'default:%s\n' "$(cat "$folder/api_key")" | keep api_keys
 random | keep token_secret
@@ -31,17 +29,15 @@ random | keep grafana_admin_password
 random | keep simulator_key
 keep none </dev/null
 
-# nats-server reads no password from a file of its own: these are included by its configuration.
-for user in $users; do
-  printf '%s_PASSWORD: "%s"\n' "$(echo "$user" | tr '[:lower:]' '[:upper:]')" "$(cat "$folder/nats_${user}_password")"
-done | keep passwords.conf
 cluster=$(cat "$folder/nats_cluster_password")
 {
   cat "$folder/passwords.conf"
   printf 'SPEECHBUS_NATS_CLUSTER_PASSWORD: "%s"\nSPEECHBUS_NATS_ROUTES: [\n' "$cluster"
   for server in nats nats-1 nats-2; do printf '  "nats-route://speechbus:%s@%s:6222"\n' "$cluster" "$server"; done
   printf ']\n'
-} | keep passwords-cluster.conf
+} >"$folder/passwords-cluster.conf.new"
+mv "$folder/passwords-cluster.conf.new" "$folder/passwords-cluster.conf"
+chmod 444 "$folder"/*
 
 if [ $# = 0 ] && ! grep -qs '^SPEECHBUS_SECRETS=' .env; then
   echo "SPEECHBUS_SECRETS=./$folder" >>.env

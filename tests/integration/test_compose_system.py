@@ -96,7 +96,7 @@ async def watch_captions(system: ComposeSystem, secrets: Path) -> AsyncGenerator
         captioned.add(caption.transcription_id)
 
     login = BusLogin(
-        user="operator", password=Secret((secrets / "nats_operator_password").read_text())
+        user="operator", password=Secret((secrets / "nats_operator_password").read_text().strip())
     )
     bus: BusConnection = await connect_bus(
         f"nats://{system.addresses['nats']}:4222", name="operator-test", login=login

@@ -1,15 +1,19 @@
 """The smallest image, built by the Dockerfile's own commands, and what runs in it."""
 
+import re
 import subprocess
+import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from speechbus_cli.embedded_nats import choose_port
 from tests.support.container import confine
-from tests.support.dockerfile import build_environment_of
+from tests.support.dockerfile import DOCKERFILE, REPOSITORY, build_environment_of
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -99,3 +103,63 @@ def test_nothing_can_be_written_but_tmp(environment: Path) -> None:
         return subprocess.run(command, capture_output=True, check=False).returncode
 
     assert (touch("/tmp"), touch(str(environment)), touch("/etc")) == (0, 1, 1)
+
+
+def test_hadolint_finds_nothing() -> None:
+    """The linter that CI systems and registries run over a Dockerfile."""
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    done = subprocess.run([str(hadolint), str(DOCKERFILE)], capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout.decode()) == (0, "")
+
+
+_IMPORT: Final = """\
+import importlib, importlib.abc, importlib.metadata, sys
+
+allowed = set(sys.argv[1].split(","))
+owners = importlib.metadata.packages_distributions()
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        owning = {d.lower().replace("_", "-") for d in owners.get(name.partition(".")[0], ())}
+        if owning and not owning & allowed and not name.startswith("speechbus"):
+            raise ModuleNotFoundError(f"{name} is in no lock of the image", name=name)
+
+
+sys.meta_path.insert(0, Absent())
+for module in sys.argv[2:]:
+    importlib.import_module(module)
+"""
+
+
+@pytest.mark.parametrize(
+    ("locks", "modules"),
+    [
+        ("ingest", ("speechbus_ingest.service", "speechbus_ingest.formats.decoder_session")),
+        ("transcriber", ("speechbus_transcriber.service",)),
+        ("transcriber local", ("speechbus_transcriber.local_engine.session",)),
+        ("translator", ("speechbus_translator.service",)),
+        ("translator ctranslate2", ("ctranslate2", "sentencepiece")),
+        ("correlator", ("speechbus_correlator.service", "speechbus_cli.bootstrap")),
+        ("simulate", ("speechbus_cli.simulate",)),
+    ],
+)
+def test_an_image_has_all_that_its_service_imports(locks: str, modules: tuple[str, ...]) -> None:
+    """Here, where everything is installed, what its locks leave out is made to be missing."""
+    texts = [
+        (REPOSITORY / "deploy" / "locks" / f"{name}.lock").read_text() for name in locks.split()
+    ]
+    packages = {
+        name.lower().replace("_", "-")
+        for text in texts
+        for name in re.findall(r"^([A-Za-z0-9_.-]+)==", text, re.MULTILINE)
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT, ",".join(packages), *modules, "speechbus_cli.health"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
