@@ -66,6 +66,8 @@ def test_pods_have_no_more_rights_than_a_locked_room(name: str) -> None:
         }
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
+        # A process of its own reaps orphans: ours is not the pod's first.
+        assert pod.get("shareProcessNamespace", False) is (workload["kind"] == "Deployment")
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert "memory" in container["resources"]["limits"]
         # Only /tmp can be written, and no more of it than a node can spare.
