@@ -511,7 +511,12 @@ def test_the_port_speaks_tls_where_it_has_a_certificate(system: System) -> None:
         "SPEECHBUS_INGEST_DECODERS_MAX": "0",
         "SPEECHBUS_INGEST_TLS_CERTIFICATE_PATH": str(certificate),
     }
-    wrong = run_speechbus("ingest", **settings, SPEECHBUS_INGEST_TLS_KEY_PATH=str(certificate))
+    wrong = run_speechbus(
+        "ingest",
+        input_bytes=b"",
+        **settings,
+        SPEECHBUS_INGEST_TLS_KEY_PATH=str(certificate),
+    )
     assert (wrong.returncode, b"no certificate and its key" in wrong.stderr) == (2, True)
     trust = ssl.create_default_context(cafile=certificate)
     environment = build_environment(**settings, SPEECHBUS_INGEST_TLS_KEY_PATH=str(key))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from speechbus_runtime.bus_login import NO_LOGIN
 from speechbus_runtime.pull_service import Delivery, PullService, read_delivery, settle
 
 
@@ -67,6 +68,7 @@ class LaterError(Exception):
 SPEC = PullService(
     service="test",
     nats_url="",
+    nats_login=NO_LOGIN,
     health_host="",
     health_port=0,
     jetstream_name="TRANSCRIPT",
