@@ -13,12 +13,14 @@ from speechbus_contracts import (
     CAPTION_STORE,
     CORRELATOR_CONSUMER,
     TRANSCRIPT_STORE,
+    CaptionJoined,
     ContractError,
 )
 from speechbus_contracts.subjects import WRITE_ROOT
 from speechbus_correlator.captions import STORE_WITHIN_S, CaptionNotStoredError, CaptionWriter
 from speechbus_correlator.correlator import Correlator
 from speechbus_correlator.join import Stored, parse_part
+from speechbus_correlator.measures import Measures, start_span
 from speechbus_correlator.settings import SETTINGS_PREFIX, Settings
 from speechbus_correlator.transcript import Transcript
 from speechbus_runtime.bus import BusConnection
@@ -34,6 +36,7 @@ from speechbus_runtime.pull_service import (
     serve_pulls,
 )
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 
 __all__ = ["main"]
 
@@ -71,7 +74,9 @@ def main() -> int:
     )
     return run_service(
         lambda stop: serve_pulls(
-            spec, stop, lambda bus, publisher: _prepare(bus, publisher, settings)
+            spec,
+            stop,
+            lambda bus, publisher, telemetry: _prepare(bus, publisher, telemetry, settings),
         ),
         service=SERVICE,
         stop_within_s=STORE_WITHIN_S + STOP_MARGIN_S,
@@ -80,11 +85,18 @@ def main() -> int:
 
 @asynccontextmanager
 async def _prepare(
-    bus: BusConnection, publisher: AckedPublisher, settings: Settings
+    bus: BusConnection, publisher: AckedPublisher, telemetry: Telemetry, settings: Settings
 ) -> AsyncGenerator[Handle]:
     captions = CaptionWriter(bus, publisher)
+    measures = Measures(telemetry)
+
+    async def publish(caption: CaptionJoined) -> None:
+        with start_span(telemetry.tracing, caption) as span:
+            await captions.write(caption, headers=span.headers)
+        measures.count(caption)
+
     wait_ms = round(1_000 * settings.deadline_s)
-    correlator = Correlator(Transcript(bus), captions.write, wait_ms=wait_ms)
+    correlator = Correlator(Transcript(bus), publish, wait_ms=wait_ms)
 
     async def handle(message: NatsMessage) -> None:
         try:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -66,7 +66,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def build_server(app: Starlette, *, connections_max: int) -> Server:
+def build_server(app: ASGIApp, *, connections_max: int) -> Server:
     """Return a server for `app`; run it with `serve(sockets=[listen(…)])`."""
     config = uvicorn.Config(
         app,

@@ -25,8 +25,9 @@ from speechbus_ingest.doors.palabra_storage import PalabraStorage
 from speechbus_ingest.doors.palabra_store import SessionStore
 from speechbus_ingest.formats.decoders import Decoders
 from speechbus_ingest.keys import KeyRing
-from speechbus_ingest.measures import measure_ingest
+from speechbus_ingest.measures import Measures
 from speechbus_ingest.publisher import AudioPublisher
+from speechbus_ingest.refusals import CountingRefusals
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
 from speechbus_ingest.resume import Resumer
 from speechbus_ingest.server import build_server, listen
@@ -52,6 +53,7 @@ from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 from speechbus_runtime.volatile_streams import VolatileStreams
 
 __all__ = ["main"]
@@ -93,8 +95,10 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
     health.register("supervisor", stale_after_s=LOOP_STALE_S)
     health.register("streams", stale_after_s=LOOP_STALE_S)
-    telemetry = Telemetry(SERVICE)
+    telemetry = Telemetry(SERVICE, read_settings(TelemetrySettings, prefix=TELEMETRY_PREFIX))
+    telemetry.follow_logs()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(telemetry)
         stack.enter_context(suppress(StoppedError))
         stack.enter_context(watch_event_loop(health))
         if settings.health_port is not None:
@@ -115,19 +119,28 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="speechbus-")))
         decoders = Decoders(folder, streams_max=settings.decoders_max)
+        audio = AudioPublisher(audio_bus, now_s=loop.time)
+        measures = Measures(
+            telemetry,
+            count_streams=lambda: registry.n_streams,
+            count_refused=lambda: audio.refused,
+        )
         context = IngestContext(
             control_bus=control_bus,
             publisher=AckedPublisher(
                 control_bus,
                 on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+                on_acked=telemetry.record_ack,
             ),
-            audio=AudioPublisher(audio_bus, now_s=loop.time),
+            audio=audio,
             supervisor=supervisor,
             decoders=decoders,
             chunk_ms=settings.chunk_ms,
             shards=settings.shards,
             now_ns=time.time_ns,
             ingest_id=name,
+            tracing=telemetry.tracing,
+            count_undecodable=measures.count_undecodable,
         )
         registry = StreamRegistry(
             context,
@@ -136,7 +149,6 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             beat=lambda: health.beat("streams"),
             resume_s=settings.resume_s,
         )
-        measure_ingest(telemetry, count_streams=lambda: registry.n_streams)
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
         native = NativeDoor(
             keys,
@@ -187,7 +199,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
         audio_bus.on_disconnected(
             lambda: health.set_ready("bus", ok=False, reason="NATS is away; reconnecting")
         )
-        app = Starlette(
+        doors = Starlette(
             routes=[
                 WebSocketRoute("/v1/streams", native.serve),
                 *storage.routes(),
@@ -197,6 +209,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                 *health_routes(health),
             ]
         )
+        app = CountingRefusals(doors, measures.count_refusal)
         server = build_server(app, connections_max=settings.streams_max + CONNECTIONS_EXTRA)
         async with asyncio.TaskGroup() as tasks:
             supervising = tasks.create_task(supervisor.run(), name="supervisor")
@@ -209,6 +222,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
                     consumers=(),
                     volatile=stores,
                     on_restored=context.audio.distrust_store,
+                    on_answer=measures.note_object,
                 ),
                 name="objects",
             )

@@ -15,6 +15,7 @@ from faststream.nats import JStream, NatsMessage, PullSub
 from nats.aio.msg import Msg
 
 from speechbus_runtime.bus import BusConnection, connect_bus
+from speechbus_runtime.consumer_measures import ConsumerMeasures
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError, request_api
@@ -22,7 +23,9 @@ from speechbus_runtime.lifecycle import StopSignal
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.pull_broker import BusBroker, watch_pulls
 from speechbus_runtime.server_watch import watch_server
+from speechbus_runtime.settings import read_settings
 from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 
 __all__ = ["STOP_MARGIN_S", "Handle", "PullService", "describe_message", "serve_pulls"]
 
@@ -37,8 +40,10 @@ CHECK_EVERY_S: Final = 2.0
 
 Handle = Callable[[NatsMessage], Awaitable[None]]
 """Takes a message and settles it: `ack`, `nack`, `reject`, or nothing, and it comes again."""
-Prepare = Callable[[BusConnection, AckedPublisher], AbstractAsyncContextManager[Handle]]
-"""Makes the handler, with what it reads by and what it stores by, and takes it down again."""
+Prepare = Callable[[BusConnection, AckedPublisher, Telemetry], AbstractAsyncContextManager[Handle]]
+"""Makes the handler, with what it reads by, stores by and measures by, and takes it down again.
+
+What it stores follows from the message in its hands: see `speechbus_runtime.tracing.followed`."""
 
 
 class PullService(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +80,10 @@ async def serve_pulls(spec: PullService, stop: StopSignal, prepare: Prepare) -> 
     """
     health = Health(spec.service)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
-    telemetry = Telemetry(spec.service)
+    telemetry = Telemetry(spec.service, read_settings(TelemetrySettings, prefix=TELEMETRY_PREFIX))
+    telemetry.follow_logs()
     async with (
+        telemetry,
         serve_health(health, telemetry, host=spec.health_host, port=spec.health_port),
         asyncio.TaskGroup() as tasks,
     ):
@@ -106,17 +113,20 @@ async def _pull(spec: PullService, health: Health, telemetry: Telemetry, prepare
         telemetry.follow(bus)
         await _wait_for_objects(spec, bus, health)
         publisher = AckedPublisher(
-            bus, on_problem=lambda why: health.set_ready("store", ok=not why, reason=why)
+            bus,
+            on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            on_acked=telemetry.record_ack,
         )
-        handle = await stack.enter_async_context(prepare(bus, publisher))
-        await _start_pulling(stack, spec, bus, health, handle)
+        measures = ConsumerMeasures(telemetry)
+        handle = await stack.enter_async_context(prepare(bus, publisher, telemetry))
+        await _start_pulling(stack, spec, bus, health, measures.follow(handle))
         health.mark_serving()
         logger.info("service started")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_server((bus,), store=spec.jetstream_name), name="server")
             while True:
                 await asyncio.sleep(CHECK_EVERY_S)
-                await _check_objects(spec, bus, health)
+                await _check_objects(spec, bus, health, measures)
 
 
 async def _start_pulling(
@@ -176,11 +186,16 @@ async def _wait_for_objects(spec: PullService, bus: BusConnection, health: Healt
         await asyncio.sleep(PULL_S)
 
 
-async def _check_objects(spec: PullService, bus: BusConnection, health: Health) -> str:
+async def _check_objects(
+    spec: PullService, bus: BusConnection, health: Health, measures: ConsumerMeasures | None = None
+) -> str:
     """Set whether consumer and stores are there as a condition of readiness; return why not."""
     reason = ""
     try:
-        await request_api(bus, f"CONSUMER.INFO.{spec.jetstream_name}.{spec.consumer}", {})
+        call = f"CONSUMER.INFO.{spec.jetstream_name}.{spec.consumer}"
+        answer = await request_api(bus, call, {})
+        if measures is not None:
+            measures.note(answer)
         for store in spec.stores:
             await request_api(bus, f"STREAM.INFO.{store}", {})
     except JetStreamError as error:

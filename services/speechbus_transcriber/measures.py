@@ -1,5 +1,6 @@
 """What a transcriber counts and measures; docs/operations.md has the table."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,10 +14,14 @@ from speechbus_transcriber.providers.interface import (
     ProviderRejectedError,
 )
 
-__all__ = ["Measures"]
+__all__ = ["Measures", "classify_error"]
 
 LAG_BOUNDS_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 300.0)
 """A sentence is covered some seconds after its beginning; AUDIO forgets after 90 s."""
+
+
+LATENCY_BOUNDS_S: Final = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+"""Providers end a sentence 0.3 to 2 s after its last word; who catches up takes longer."""
 
 
 class Measures:
@@ -31,6 +36,10 @@ class Measures:
         meter = telemetry.meter
         self.n_streams = 0
         """Streams carried."""
+        self.n_sessions: Counter[str] = Counter()
+        """Sessions open at each provider."""
+        self._n_partials = 0
+        self._n_redelivered = 0
         self._n_behind = 0
         self._lag_max_s = 0.0
         prefix = "speechbus.transcriber"
@@ -51,6 +60,29 @@ class Measures:
             ),
         ):
             telemetry.observe(f"{prefix}.{name}", read, unit=unit, description=description)
+        telemetry.observe(
+            f"{prefix}.sessions",
+            lambda: dict(self.n_sessions),
+            unit="{session}",
+            description="Provider sessions open.",
+            label="provider",
+        )
+        for name, count, unit, description in (
+            ("partials", lambda: self._n_partials, "{partial}", "Partials published."),
+            (
+                "jobs.redelivered",
+                lambda: self._n_redelivered,
+                "{delivery}",
+                "Waiting streams that had been given to a worker before, without a claim.",
+            ),
+        ):
+            telemetry.count(f"{prefix}.{name}", count, unit=unit, description=description)
+        self._latency = meter.create_histogram(
+            f"{prefix}.final.latency",
+            "s",
+            "From the end of what was said, as ingest had it, to its final.",
+            explicit_bucket_boundaries_advisory=LATENCY_BOUNDS_S,
+        )
         self._lag = meter.create_histogram(
             f"{prefix}.stream.lag",
             "s",
@@ -67,6 +99,11 @@ class Measures:
             f"{prefix}.sessions.failed",
             "{session}",
             "Provider sessions that could not be opened, or broke.",
+        )
+        self._failovers = meter.create_counter(
+            f"{prefix}.failovers",
+            "{session}",
+            "Sessions opened at another provider than that of the failed session before.",
         )
         self._gap = meter.create_counter(
             f"{prefix}.gap.duration", "s", "Audio accepted and not transcribed."
@@ -88,7 +125,23 @@ class Measures:
 
     def count_failed(self, error: ProviderError) -> None:
         """A session could not be opened, or broke."""
-        self._failed.add(1, {"provider": error.provider, "error.type": _classify(error)})
+        self._failed.add(1, {"provider": error.provider, "error.type": classify_error(error)})
+
+    def count_failover(self, failed: str, provider: str) -> None:
+        """A stream has left a provider that failed it, for another one."""
+        self._failovers.add(1, {"from_provider": failed, "provider": provider})
+
+    def count_partial(self) -> None:
+        """A partial was published; hundreds a second."""
+        self._n_partials += 1
+
+    def count_redelivered(self) -> None:
+        """A job came that somebody has had before."""
+        self._n_redelivered += 1
+
+    def record_final(self, provider: str, *, waited_s: float) -> None:
+        """A final was stored."""
+        self._latency.record(waited_s, {"provider": provider})
 
     def count_gap(self, gap: Gap) -> None:
         """A gap was stored."""
@@ -106,7 +159,8 @@ class Measures:
         self._n_behind = sum(lag.is_behind for lag in lags)
 
 
-def _classify(error: ProviderError) -> str:
+def classify_error(error: ProviderError) -> str:
+    """Return a word of few for what happened to a session."""
     match error:
         case ProviderRateLimitedError():
             return "rate_limited"

@@ -36,10 +36,12 @@ from speechbus_runtime.pull_service import (
     serve_pulls,
 )
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_translator.engines.apertium import Apertium
 from speechbus_translator.engines.ctranslate import CTranslate2, ModelFolderError
 from speechbus_translator.engines.interface import Engine
 from speechbus_translator.engines.libretranslate import LibreTranslate
+from speechbus_translator.measures import Measures, start_span
 from speechbus_translator.pool import EnginePool
 from speechbus_translator.settings import SETTINGS_PREFIX, Settings
 from speechbus_translator.translator import HANDLE_WITHIN_S, StoredFinal, Translator, parse_final
@@ -81,7 +83,9 @@ def main() -> int:
     )
     return run_service(
         lambda stop: serve_pulls(
-            spec, stop, lambda _, publisher: _prepare(publisher, settings, ctranslate2)
+            spec,
+            stop,
+            lambda _, publisher, telemetry: _prepare(publisher, telemetry, settings, ctranslate2),
         ),
         service=SERVICE,
         stop_within_s=HANDLE_WITHIN_S + STOP_MARGIN_S,
@@ -96,7 +100,10 @@ def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
 
 @asynccontextmanager
 async def _prepare(
-    publisher: AckedPublisher, settings: Settings, ctranslate2: CTranslate2 | None
+    publisher: AckedPublisher,
+    telemetry: Telemetry,
+    settings: Settings,
+    ctranslate2: CTranslate2 | None,
 ) -> AsyncGenerator[Handle]:
     engines = _open_engines(settings, ctranslate2)
     logger.info("engines", extra={"engines": [engine.name for engine in engines]})
@@ -107,6 +114,8 @@ async def _prepare(
         now_s=asyncio.get_running_loop().time,
     )
 
+    measures = Measures(telemetry)
+
     async def publish(event: TranslationFinal | TranslationMissing) -> None:
         subject = WriteSubject(event.tenant, event.stream_id, "translation", event.language)
         build_id = (
@@ -115,8 +124,10 @@ async def _prepare(
             else translation_missing_dedup_id
         )
         dedup_id = build_id(event.transcription_id, event.language, event.revision)
-        headers = encode_headers(build_dedup_headers(dedup_id))
-        await publisher.publish(str(subject), encode_event(event), headers=headers)
+        with start_span(telemetry.tracing, event) as span:
+            headers = encode_headers(build_dedup_headers(dedup_id) | span.headers)
+            await publisher.publish(str(subject), encode_event(event), headers=headers)
+        measures.count(event)
 
     translator = Translator(pool, publish, retry_for_s=settings.retry_for_s)
 
@@ -129,7 +140,11 @@ async def _prepare(
             logger.warning("final dropped: not as agreed", extra=describe_message(message, error))
             await message.reject()
         else:
-            await (message.ack() if again_s is None else message.nack(delay=again_s))
+            if again_s is None:
+                await message.ack()
+            else:
+                measures.count_put_off()
+                await message.nack(delay=again_s)
 
     try:
         yield handle

@@ -163,7 +163,9 @@ class NativeDoor:
         outbox = Outbox()
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S) as opening:
-                request = _build_request(hello, tenant)
+                request = _build_request(
+                    hello, tenant, traceparent=socket.headers.get("traceparent", "")
+                )
                 if hello.resume is None:
                     entry = self._registry.open_stream(request, outbox)
                 else:
@@ -361,7 +363,7 @@ def _parse_hello(text: str | None) -> _Hello:
         raise DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
 
 
-def _build_request(hello: _Hello, tenant: str) -> StreamRequest:
+def _build_request(hello: _Hello, tenant: str, *, traceparent: str = "") -> StreamRequest:
     audio_format, sample_rate_hz = _choose_format(hello)
     try:
         stream_id = hello.resume.stream_id if hello.resume else None
@@ -392,6 +394,7 @@ def _build_request(hello: _Hello, tenant: str) -> StreamRequest:
         audio_format=audio_format,
         split_channels=hello.channels if hello.split_channels else None,
         is_resumable=is_resumable,
+        traceparent=traceparent,
     )
 
 

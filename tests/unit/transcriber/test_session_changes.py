@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbus_contracts import Gap, StreamClosed, StreamFlushed, StreamOpened
+from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.tracing import Tracing
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.provider_session import HELD_MAX, ProviderSession
 from speechbus_transcriber.providers.echo import EchoProtocol
 from speechbus_transcriber.providers.interface import (
@@ -19,6 +22,7 @@ from speechbus_transcriber.providers.interface import (
 )
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
+from speechbus_transcriber.session_record import SessionRecord
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import Tiling, check_tiling
 from tests.support.lone_governor import build_governor, build_provider
@@ -142,6 +146,14 @@ def test_what_a_session_says_before_its_turn_is_kept_without_what_was_replaced(
             governor,
             NOWHERE,
             owner,
+            SessionRecord(
+                Tracing(),
+                Measures(Telemetry("transcriber"), capacity=1),
+                provider="echo",
+                stream_id="s1",
+                parent="",
+                former=None,
+            ),
             now_s=lambda: 0.0,
         )
         for number in range(n_finals):

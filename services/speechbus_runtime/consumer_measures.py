@@ -1,0 +1,64 @@
+"""What a service that takes messages from a durable consumer counts and measures."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from faststream.nats import NatsMessage
+
+from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.tracing import following
+
+__all__ = ["ConsumerMeasures"]
+
+Handle = Callable[[NatsMessage], Awaitable[None]]
+
+
+class ConsumerMeasures:
+    """The instruments of one such service."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._n_pending = self._n_unacknowledged = 0
+        self._n_handled = self._n_redelivered = 0
+        prefix = "speechbus.consumer"
+        telemetry.observe(
+            f"{prefix}.pending",
+            lambda: self._n_pending,
+            unit="{message}",
+            description="Messages that no instance of the service has got yet.",
+        )
+        telemetry.observe(
+            f"{prefix}.unacknowledged",
+            lambda: self._n_unacknowledged,
+            unit="{message}",
+            description="Messages in hand, or put off until later, in all instances.",
+        )
+        telemetry.count(
+            f"{prefix}.messages",
+            lambda: self._n_handled,
+            unit="{message}",
+            description="Messages taken, each time that one is delivered.",
+        )
+        telemetry.count(
+            f"{prefix}.messages.redelivered",
+            lambda: self._n_redelivered,
+            unit="{message}",
+            description="Of these, such as had been delivered before: put off, or not finished.",
+        )
+
+    def note(self, info: Mapping[str, Any]) -> None:
+        """What the server says about the consumer."""
+        self._n_pending = info["num_pending"]
+        self._n_unacknowledged = info["num_ack_pending"]
+
+    def follow(self, handle: Handle) -> Handle:
+        """Return a handler that is counted, and whose messages are followed in their traces."""
+
+        async def counted(message: NatsMessage) -> None:
+            raw = message.raw_message
+            self._n_handled += 1
+            if (raw.metadata.num_delivered or 1) > 1:
+                self._n_redelivered += 1
+            with following((raw.headers or {}).get("traceparent", "")):
+                await handle(message)
+
+        return counted
