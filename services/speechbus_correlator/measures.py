@@ -1,6 +1,8 @@
 """What a correlator counts and traces; docs/operations.md has the table."""
 
-from speechbus_contracts import CaptionJoined
+from typing import get_args
+
+from speechbus_contracts import CaptionJoined, CaptionState
 from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.tracing import Span, Tracing, followed
 
@@ -16,6 +18,8 @@ class Measures:
             "{caption}",
             "Captions stored; `incomplete` ones have passed their deadline.",
         )
+        for state in get_args(CaptionState):
+            self._captions.add(0, {"state": state})
 
     def count(self, caption: CaptionJoined) -> None:
         """A caption was stored."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from speechbus_contracts import JOBS_STORE
+from speechbus_ingest.formats.undecodable import PROBLEMS
+from speechbus_ingest.refusals import COUNTED
 from speechbus_runtime.jetstream import parse_time_ms
 from speechbus_runtime.telemetry import Telemetry
 
@@ -27,8 +29,9 @@ class Measures:
         count_streams: Callable[[], int],
         count_refused: Callable[[], int],
     ) -> None:
-        self._undecodable: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+        # From 0: Prometheus takes a first value for one that has always been there.
+        self._undecodable = Counter(dict.fromkeys(PROBLEMS, 0))
+        self._refused = Counter({str(status): 0 for status in sorted(COUNTED)})
         self._n_jobs = 0
         self._job_age_s = 0.0
         prefix = "speechbus.ingest"

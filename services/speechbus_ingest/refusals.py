@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["CountingRefusals"]
+__all__ = ["COUNTED", "CountingRefusals"]
 
 COUNTED: Final = frozenset({401, 403, 429})
 

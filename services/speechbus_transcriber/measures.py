@@ -20,6 +20,9 @@ LAG_BOUNDS_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 300.0)
 """A sentence is covered some seconds after its beginning; AUDIO forgets after 90 s."""
 
 
+CLAIM_REASONS: Final = ("opened", "worker_lost", "worker_frozen", "drain")
+GAP_REASONS: Final = ("audio_lost", "provider", "lag", "refused")
+ERROR_TYPES: Final = ("unavailable", "rate_limited", "rejected", "protocol")
 LATENCY_BOUNDS_S: Final = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 """Providers end a sentence 0.3 to 2 s after its last word; who catches up takes longer."""
 
@@ -30,13 +33,16 @@ class Measures:
     Args:
         telemetry: of the process.
         capacity: streams it can carry.
+        providers: that it has.
     """
 
-    def __init__(self, telemetry: Telemetry, *, capacity: int) -> None:
+    def __init__(
+        self, telemetry: Telemetry, *, capacity: int, providers: Sequence[str] = ()
+    ) -> None:
         meter = telemetry.meter
         self.n_streams = 0
         """Streams carried."""
-        self.n_sessions: Counter[str] = Counter()
+        self.n_sessions: Counter[str] = Counter(dict.fromkeys(providers, 0))
         """Sessions open at each provider."""
         self._n_partials = 0
         self._n_redelivered = 0
@@ -113,7 +119,19 @@ class Measures:
             "{write}",
             "Writes refused because the stream has another owner.",
         )
+        self._begin(providers)
+
+    def _begin(self, providers: Sequence[str]) -> None:
+        """Count from 0: Prometheus takes a first value for one that has always been there."""
         self._fenced.add(0)
+        for reason in CLAIM_REASONS:
+            self._claims.add(0, {"reason": reason})
+        for reason in GAP_REASONS:
+            self._gap.add(0, {"reason": reason})
+        for provider in providers:
+            self._opened.add(0, {"provider": provider})
+            for error_type in ERROR_TYPES:
+                self._failed.add(0, {"provider": provider, "error.type": error_type})
 
     def count_claim(self, reason: str) -> None:
         """A stream was taken over; `reason` is the job's, made by an ingest or a worker."""

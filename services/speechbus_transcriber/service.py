@@ -129,7 +129,9 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,
-            measures=Measures(telemetry, capacity=settings.capacity),
+            measures=Measures(
+                telemetry, capacity=settings.capacity, providers=tuple(settings.route)
+            ),
             tracing=telemetry.tracing,
         )
         health.register("heartbeat", stale_after_s=LOOP_STALE_S)

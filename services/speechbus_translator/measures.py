@@ -1,10 +1,15 @@
 """What a translator counts and traces; docs/operations.md has the table."""
 
+from typing import Final
+
 from speechbus_contracts import TranslationFinal, TranslationMissing
 from speechbus_runtime.telemetry import Telemetry
 from speechbus_runtime.tracing import Span, Tracing, followed
 
 __all__ = ["Measures", "start_span"]
+
+
+MISSING_REASONS: Final = ("no_engine", "refused", "unavailable")
 
 
 class Measures:
@@ -16,6 +21,8 @@ class Measures:
             "{translation}",
             "Translations stored, and those that will never come, by why.",
         )
+        for reason in MISSING_REASONS:
+            self._translations.add(0, {"engine": "none", "result": reason})
         self._put_off = telemetry.meter.create_counter(
             "speechbus.translator.finals.put_off",
             "{final}",
