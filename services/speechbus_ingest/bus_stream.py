@@ -79,7 +79,7 @@ class EventSink(Protocol):
         ...
 
 
-def _ignore(_problem: str) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
@@ -102,6 +102,8 @@ class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
     tracing: Tracing = msgspec.field(default_factory=Tracing)
     count_undecodable: Callable[[str], None] = _ignore
     """Called with what was wrong with the audio of a stream."""
+    count_gap: Callable[[Gap], None] = _ignore
+    """Called with each gap that ingest itself finds."""
 
 
 class TakenStream(msgspec.Struct, frozen=True, kw_only=True):
@@ -495,6 +497,7 @@ class BusStream:
                 gap_ms_total=closed.gap_ms + accepted_ms - closed.audio_ms,
                 audio_received_at=self._context.now_ns() // 1_000_000,
             )
+            self._context.count_gap(self._unsaid)
             self._sink.take_event("gap", encode_event(self._unsaid))
 
     async def say_unsaid(self) -> None:

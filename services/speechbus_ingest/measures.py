@@ -2,15 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from speechbus_contracts import JOBS_STORE
+from speechbus_contracts import JOBS_STORE, Gap
 from speechbus_ingest.formats.undecodable import PROBLEMS
 from speechbus_ingest.refusals import COUNTED
 from speechbus_runtime.jetstream import parse_time_ms
 from speechbus_runtime.telemetry import Telemetry
 
 __all__ = ["Measures"]
+
+UNSAID_REASON: Final = "audio_lost"
+"""Of the gaps that ingest finds."""
 
 
 class Measures:
@@ -32,6 +35,7 @@ class Measures:
         # From 0: Prometheus takes a first value for one that has always been there.
         self._undecodable = Counter(dict.fromkeys(PROBLEMS, 0))
         self._refused = Counter({str(status): 0 for status in sorted(COUNTED)})
+        self._gap_s = {UNSAID_REASON: 0.0}
         self._n_jobs = 0
         self._job_age_s = 0.0
         prefix = "speechbus.ingest"
@@ -50,6 +54,13 @@ class Measures:
             unit="{stream}",
             description="Streams ended because their audio could not be decoded.",
             label="problem",
+        )
+        telemetry.count(
+            f"{prefix}.gap.duration",
+            lambda: dict(self._gap_s),
+            unit="s",
+            description="Audio accepted behind the end of a stream whose worker lost sight of it.",
+            label="reason",
         )
         telemetry.count(
             f"{prefix}.requests.refused",
@@ -75,6 +86,10 @@ class Measures:
     def count_undecodable(self, problem: str) -> None:
         """A stream ended because its audio could not be decoded."""
         self._undecodable[problem] += 1
+
+    def count_gap(self, gap: Gap) -> None:
+        """A gap that no worker has told was found."""
+        self._gap_s[UNSAID_REASON] += (gap.to_ms - gap.from_ms) / 1000
 
     def count_refusal(self, status: int) -> None:
         """A request was refused."""

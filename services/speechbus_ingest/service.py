@@ -141,6 +141,7 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             ingest_id=name,
             tracing=telemetry.tracing,
             count_undecodable=measures.count_undecodable,
+            count_gap=measures.count_gap,
         )
         registry = StreamRegistry(
             context,

@@ -60,8 +60,12 @@ def test_an_alert_fires_when_audio_is_lost(tmp_path: Path) -> None:
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
     assert [alert["labels"]["alertname"] for alert in before if alert["state"] == "firing"] == []
     assert sum(gap.to_ms - gap.from_ms for gap in received.gaps) == 20 * N_FRAMES
-    (lost,) = _find_lost(alerts)
-    assert (lost["state"], lost["labels"]["reason"]) == ("firing", "provider")
+    # What was accepted before the worker closed the stream, and what after that.
+    reasons = {gap.reason for gap in received.gaps}
+    assert reasons <= {"provider", "audio_lost"}
+    lost = _find_lost(alerts)
+    assert {alert["state"] for alert in lost} == {"firing"}
+    assert {alert["labels"]["reason"] for alert in lost} <= reasons
 
 
 def _are_up(answer: Any) -> bool:  # noqa: ANN401 (JSON)

@@ -86,6 +86,7 @@ def expose() -> str:
 def _measure_ingest(measures: IngestMeasures) -> None:
     measures.count_undecodable("damaged")
     measures.count_refusal(401)
+    measures.count_gap(GAP)
     state = {"messages": 1, "first_ts": "2026-11-30T06:00:00Z"}
     measures.note_object(JOBS_STORE, {"ts": "2026-11-30T06:00:01.5Z", "state": state})
 
