@@ -56,7 +56,7 @@ class Telemetry:
         ]
         self._at_end: list[Callable[[], object]] = []
         if settings is not None and settings.traces_url:
-            from speechbus_runtime.otlp import open_tracer  # 8 MB that most need not load
+            from speechbus_runtime.otlp import open_tracer  # 9 MB that most need not load
 
             tracer, shut_down = open_tracer(settings, resource)
             self.tracing = Tracing(tracer)
