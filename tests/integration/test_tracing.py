@@ -132,6 +132,46 @@ def _line_of(span: CollectedSpan, spans: dict[str, CollectedSpan]) -> list[str]:
     return names
 
 
+def test_a_client_that_comes_back_to_another_ingest_stays_in_its_trace(tmp_path: Path) -> None:
+    """Its ingest was killed; the log has the context."""
+
+    async def run(system: System) -> NativeClient:
+        async with connect_native(system.ingests[0], system.key) as client:
+            await client.open(resumable=True)
+            await client.send(build_frames(1, FIRST))
+            await client.hear_until("segment.final")
+            await wait_until(lambda: bool(collector.of("final")), within_s=PATIENCE_S)
+            system.ingests[0].kill()
+        async with connect_native(system.ingests[1], system.key) as back:
+            ready = await back.open(resume={"stream_id": client.stream_id, "samples": 0})
+            n_sent = int(ready["accepted_samples"]) // 320
+            await back.send(build_frames(1 + n_sent, FIRST + REST - n_sent))
+            await back.end()
+        await wait_until(lambda: bool(collector.of("close stream")), within_s=PATIENCE_S)
+        return back
+
+    with (
+        Collector() as collector,
+        System(
+            tmp_path,
+            ingests=2,
+            environment={
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
+                "OTEL_BSP_SCHEDULE_DELAY": "50",
+            },
+        ) as system,
+    ):
+        client = asyncio.run(run(system))
+        system.ingests[1].stop()
+
+    assert client.closed.reason == "end"
+    (opening,) = collector.of("open stream")
+    (resuming,) = collector.of("resume stream")
+    assert (opening.parent_id, resuming.parent_id) == ("", opening.span_id)
+    assert {span.trace_id for span in collector.spans} == {opening.trace_id}
+    assert len(collector.of("final")) == len(client.finals)
+
+
 def test_a_collector_that_never_answers_costs_nothing(tmp_path: Path) -> None:
     """Streams are exact, services end in time and well, and their logs say it once."""
     with (
