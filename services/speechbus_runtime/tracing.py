@@ -108,6 +108,11 @@ class Tracing:
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
 
+    @property
+    def is_on(self) -> bool:
+        """Whether spans are made."""
+        return self._tracer is not None
+
     def start(
         self,
         name: str,

@@ -119,6 +119,8 @@ class EventLog:
                 del self._finals[next(iter(self._finals))]
 
     def _start_span(self, event: LoggedEvent, parent: str) -> Span:
+        if not self._tracing.is_on:
+            return Span(None, parent)
         started_at_ms = None
         about: dict[str, str | int | float | bool]
         match event:

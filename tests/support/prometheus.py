@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import yaml
-
 from speechbus_cli.embedded_nats import choose_port
 
 __all__ = ["Prometheus"]
@@ -37,7 +35,7 @@ class Prometheus:
             for job, port in ports.items()
         ]
         config.write_text(
-            yaml.safe_dump(
+            json.dumps(  # which is YAML, too
                 {
                     "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                     "rule_files": [str(RULES)],
