@@ -35,9 +35,12 @@ def test_a_span_goes_on_in_its_parents_trace_and_names_itself_for_what_follows()
         pass
 
     spans = {span.name: span for span in exporter.get_finished_spans()}
-    assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {PARENT[3:35]}
-    assert spans["second"].parent is not None
-    assert spans["second"].parent.span_id == spans["first"].context.span_id
+    first_context, second_parent = spans["first"].context, spans["second"].parent
+    assert first_context is not None
+    assert second_parent is not None
+    assert f"{first_context.trace_id:032x}" == PARENT[3:35]
+    assert second_parent.trace_id == first_context.trace_id
+    assert second_parent.span_id == first_context.span_id
     assert second.headers == {"traceparent": second.traceparent}
     assert re.fullmatch(PARENT[:36] + "[0-9a-f]{16}-01", second.traceparent)
 
