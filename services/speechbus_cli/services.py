@@ -10,7 +10,10 @@ from speechbus_cli.variables import VariablesCommand
 
 __all__ = ["correlator", "ingest", "transcriber", "translator"]
 
-_EXIT_CODES = """\b
+_EXIT_CODES = """
+Traces and metrics go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names; docs/operations.md.
+
+\b
 Exit codes: 0 ended by a signal, streams handed over; 1 failed; 2 wrong settings, each is named.
 """
 

@@ -10,12 +10,14 @@ from speechbus_contracts import (
     CAPTION_STORE,
     CORRELATOR_CONSUMER,
     TRANSCRIPT_STORE,
+    CaptionJoined,
     ContractError,
 )
 from speechbus_contracts.subjects import WRITE_ROOT
 from speechbus_correlator.captions import STORE_WITHIN_S, CaptionNotStoredError, CaptionWriter
 from speechbus_correlator.correlator import Correlator
 from speechbus_correlator.join import Stored, parse_part
+from speechbus_correlator.measures import Measures, start_span
 from speechbus_correlator.settings import SETTINGS_PREFIX, Settings
 from speechbus_correlator.transcript import Transcript
 from speechbus_runtime.bus import BusConnection
@@ -25,6 +27,7 @@ from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.pull_service import Delivery, Handle, PullService, run_pulls
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 
 __all__ = ["main"]
 
@@ -60,16 +63,25 @@ def main() -> int:
         # Among them what is not there yet at a replica.
         repeats_on=(CaptionNotStoredError, JetStreamError, JetStreamUnavailableError),
     )
-    return run_pulls(spec, lambda bus, publisher: _prepare(bus, publisher, settings))
+    return run_pulls(
+        spec, lambda bus, publisher, telemetry: _prepare(bus, publisher, telemetry, settings)
+    )
 
 
 @asynccontextmanager
 async def _prepare(
-    bus: BusConnection, publisher: AckedPublisher, settings: Settings
+    bus: BusConnection, publisher: AckedPublisher, telemetry: Telemetry, settings: Settings
 ) -> AsyncGenerator[Handle]:
     captions = CaptionWriter(bus, publisher)
+    measures = Measures(telemetry)
+
+    async def publish(caption: CaptionJoined) -> None:
+        with start_span(telemetry.tracing, caption) as span:
+            await captions.write(caption, headers=span.headers)
+        measures.count(caption)
+
     wait_ms = round(1_000 * settings.deadline_s)
-    correlator = Correlator(Transcript(bus), captions.write, wait_ms=wait_ms)
+    correlator = Correlator(Transcript(bus), publish, wait_ms=wait_ms)
 
     async def handle(delivery: Delivery) -> float | None:
         stored = Stored(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -34,6 +34,7 @@ from speechbus_ingest.stream_events import EventSink, StreamEvents
 from speechbus_ingest.supervisor import Supervisor
 from speechbus_runtime.bus import BusConnection, encode_headers
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.tracing import Span, Tracing
 
 __all__ = ["BusStream", "IngestContext", "StreamExistsError", "TakenStream"]
 
@@ -42,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 class StreamExistsError(Exception):
     """There is or was a stream of the id that the request names."""
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,12 +65,19 @@ class IngestContext(msgspec.Struct, frozen=True, kw_only=True):
     """Streams whose events have to be read from the store; each at most once at a time."""
     ingest_id: str = "ingest"
     """Name of this process, unlike any other's."""
+    tracing: Tracing = msgspec.field(default_factory=Tracing)
+    count_undecodable: Callable[[str], None] = _ignore
+    """Called with what was wrong with the audio of a stream."""
+    count_gap: Callable[[Gap], None] = _ignore
+    """Called with each gap that ingest itself finds."""
 
 
 class TakenStream(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that another ingest has begun, as the bus knows it."""
 
     opened: StreamOpened
+    traceparent: str = ""
+    """Of `opened`: its trace goes on."""
     claimed: StreamClaimed | None
     """Its last claim; None: nobody has claimed it yet."""
     claim_sequence: int
@@ -106,6 +118,7 @@ class BusStream:
         sink: gets the events; those of a stream that can be resumed have a field `sequence`.
         on_superseded: called when another ingest has taken the stream over.
         taken: of a stream that another ingest has opened.
+        traceparent: what the client was doing, if it says so.
     """
 
     def __init__(
@@ -116,8 +129,10 @@ class BusStream:
         *,
         on_superseded: Callable[[], None],
         taken: TakenStream | None = None,
+        traceparent: str = "",
     ) -> None:
         self.opened = opened
+        self._traceparent = traceparent if taken is None else taken.traceparent
         self.stream_id = opened.stream_id
         self._context = context
         self._sink = sink
@@ -153,21 +168,28 @@ class BusStream:
         self._events.subscribe()
         # Of this opener, or JetStream would take another one's event for a repetition of it.
         dedup_id = event_dedup_id(opened.stream_id, f"opened-{os.urandom(8).hex()}", 0)
-        try:
-            await context.publisher.publish(
-                str(WriteSubject(opened.tenant, opened.stream_id, "opened")),
-                encode_event(opened),
-                headers=encode_headers(build_claim_headers(dedup_id, last_claim_sequence=0)),
-                store=TRANSCRIPT_STORE,
-            )
-        except StaleGuardError:
-            raise StreamExistsError from None
-        await self._place(1, "opened")
+        with self._start_span("open stream", kind="server") as span:
+            # It ends here, hours before the stream does: who follows is known in time, also when
+            # this process dies.
+            self._traceparent = span.traceparent
+            headers = build_claim_headers(dedup_id, last_claim_sequence=0) | span.headers
+            try:
+                await context.publisher.publish(
+                    str(WriteSubject(opened.tenant, opened.stream_id, "opened")),
+                    encode_event(opened),
+                    headers=encode_headers(headers),
+                    store=TRANSCRIPT_STORE,
+                )
+            except StaleGuardError:
+                raise StreamExistsError from None
+            await self._place(1, "opened", span)
         context.supervisor.add(self)
         logger.info("stream opened", extra={"stream_id": self.stream_id, "door": opened.door})
 
     def take_over(self, taken: TakenStream) -> None:
         """Go on with another ingest's stream; then call `replay`."""
+        with self._start_span("resume stream", kind="server") as span:
+            self._traceparent = span.traceparent
         self._events.take_over(taken.claimed, sequence=taken.claim_sequence)
         self._audio.has_ended = taken.audio.end is not None
         covered = taken.start.covered_sample
@@ -190,16 +212,30 @@ class BusStream:
         """Place the stream on another worker, under the next epoch."""
         if not self.closed.is_set():
             self._events.fall_behind()  # its claim or its end may have come by unseen
-            await self._place(self._events.epoch + 1, reason)
+            with self._start_span("place stream", kind="producer") as span:
+                span.set("speechbus.reason", reason)
+                await self._place(self._events.epoch + 1, reason, span)
 
-    async def _place(self, epoch: int, reason: str) -> None:
+    async def _place(self, epoch: int, reason: str, span: Span) -> None:
         job = JobOpen(
             stream_id=self.stream_id, tenant=self.opened.tenant, epoch=epoch, reason=reason
         )
+        headers = build_dedup_headers(job_dedup_id(self.stream_id, epoch)) | span.headers
         await self._context.publisher.publish(
-            JOB_OPEN,
-            encode_event(job),
-            headers=encode_headers(build_dedup_headers(job_dedup_id(self.stream_id, epoch))),
+            JOB_OPEN, encode_event(job), headers=encode_headers(headers)
+        )
+
+    def _start_span(self, name: str, *, kind: Literal["server", "producer"]) -> Span:
+        opened = self.opened
+        return self._context.tracing.start(
+            name,
+            kind=kind,
+            parent=self._traceparent,
+            attributes={
+                "speechbus.stream.id": opened.stream_id,
+                "speechbus.tenant": opened.tenant,
+                "speechbus.door": opened.door,
+            },
         )
 
     def release(self) -> None:
@@ -351,6 +387,7 @@ class BusStream:
                 gap_ms_total=closed.gap_ms + accepted_ms - closed.audio_ms,
                 audio_received_at=self._context.now_ns() // 1_000_000,
             )
+            self._context.count_gap(self._unsaid)
             self._sink.take_event("gap", encode_event(self._unsaid))
 
     async def say_unsaid(self) -> None:

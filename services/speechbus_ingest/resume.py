@@ -213,6 +213,7 @@ async def _take_over(
 ) -> TakenStream:
     found = await _read_log(context, request, ("opened", "closed"))
     opened, closed = found["opened"].event, found["closed"].event
+    traceparent = found["opened"].traceparent
     if not isinstance(opened, StreamOpened) or not opened.is_resumable:
         raise UnknownStreamError
     if isinstance(closed, StreamClosed):
@@ -244,6 +245,7 @@ async def _take_over(
     )
     return TakenStream(
         opened=opened,
+        traceparent=traceparent,
         claimed=claimed if isinstance(claimed, StreamClaimed) else None,
         claim_sequence=found["claim"].sequence,
         changed=changed if isinstance(changed, StreamReconfigured) else None,
@@ -300,6 +302,7 @@ async def _take_epoch(context: IngestContext, request: ResumeRequest) -> int:
 class _Read(msgspec.Struct, frozen=True):
     sequence: int = 0
     event: AnyEvent | None = None
+    traceparent: str = ""
 
 
 async def _read_log(
@@ -313,7 +316,7 @@ async def _read_log(
         if stored is None:
             return _Read()
         try:
-            return _Read(stored.sequence, decode_event(stored.payload))
+            return _Read(stored.sequence, decode_event(stored.payload), stored.traceparent)
         except ContractError:
             return _Read(stored.sequence)
 

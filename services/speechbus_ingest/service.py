@@ -29,7 +29,7 @@ from speechbus_ingest.gate.gatekeeper import Gatekeeper
 from speechbus_ingest.gate.origins import Origins
 from speechbus_ingest.gate.tls import Certificate, CertificateError
 from speechbus_ingest.keys import KeyRing
-from speechbus_ingest.measures import measure_ingest
+from speechbus_ingest.measures import Measures
 from speechbus_ingest.publisher import AudioPublisher
 from speechbus_ingest.quotas import Quotas
 from speechbus_ingest.registry import AudioNotStoredError, StreamRegistry
@@ -61,6 +61,7 @@ from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 from speechbus_runtime.volatile_streams import VolatileStreams
 
 __all__ = ["main"]
@@ -108,8 +109,10 @@ async def _serve(
     name = f"ingest-{os.getpid()}-{secrets.token_hex(4)}"
     health = Health(SERVICE)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
-    telemetry = Telemetry(SERVICE)
+    telemetry = Telemetry(SERVICE, read_settings(TelemetrySettings, prefix=TELEMETRY_PREFIX))
+    telemetry.follow_logs()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(telemetry)
         stack.enter_context(suppress(StoppedError))
         stack.enter_context(watch_event_loop(health))
         if settings.health_port is not None:
@@ -135,19 +138,29 @@ async def _serve(
         )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="speechbus-")))
         decoders = Decoders(folder, streams_max=settings.decoders_max)
+        audio = AudioPublisher(audio_bus, now_s=loop.time)
+        measures = Measures(
+            telemetry,
+            count_streams=lambda: registry.n_streams,
+            count_refused=lambda: audio.refused,
+        )
         context = IngestContext(
             control_bus=control_bus,
             publisher=AckedPublisher(
                 control_bus,
                 on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+                on_acked=telemetry.record_ack,
             ),
-            audio=AudioPublisher(audio_bus, now_s=loop.time),
+            audio=audio,
             supervisor=supervisor,
             decoders=decoders,
             chunk_ms=settings.chunk_ms,
             shards=settings.shards,
             now_ns=time.time_ns,
             ingest_id=name,
+            tracing=telemetry.tracing,
+            count_undecodable=measures.count_undecodable,
+            count_gap=measures.count_gap,
         )
         registry = StreamRegistry(
             context,
@@ -161,7 +174,6 @@ async def _serve(
                 now_s=loop.time,
             ),
         )
-        measure_ingest(telemetry, count_streams=lambda: registry.n_streams)
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
         native = NativeDoor(
             keys,
@@ -228,6 +240,7 @@ async def _serve(
             origins=Origins(settings.allowed_origins),
             is_rebindable=settings.viewer == "open" and settings.listen_host in LOOPBACK,
             now_s=loop.time,
+            count_refusal=measures.count_refusal,
         )
         server = build_server(
             app,
@@ -252,6 +265,7 @@ async def _serve(
                     consumers=(),
                     volatile=stores,
                     on_restored=context.audio.distrust_store,
+                    on_answer=measures.note_object,
                 ),
                 name="objects",
             )

@@ -76,6 +76,8 @@ class StreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Made by the door, for a stream that may be opened once whoever tries; None: any new one."""
     is_resumable: bool = False
     """Whether the client may come back, with raw audio that is one stream."""
+    traceparent: str = ""
+    """Of the client: its trace goes on in ours; empty: it has none."""
 
 
 class IngestStream:
@@ -189,6 +191,7 @@ class IngestStream:
                 self._context,
                 self,
                 on_superseded=self.let_go,
+                traceparent=request.traceparent,
             )
             for stream_id, channel in zip(self.stream_ids, _list_channels(request), strict=True)
         ]
@@ -242,6 +245,7 @@ class IngestStream:
                 "problem": problem,
             },
         )
+        self._context.count_undecodable(problem)
         self.end_reason = UNDECODABLE
         self.problem = problem
         self.undecodable.set()

@@ -43,6 +43,7 @@ async def serve_health(
     Raises:
         ListenError: the address cannot be bound.
     """
+    telemetry.observe_ready(lambda: not health.ready_report().failing)
     loop = asyncio.get_running_loop()
     connections: set[_Connection] = set()
     try:

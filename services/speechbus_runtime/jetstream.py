@@ -15,6 +15,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from speechbus_runtime.bus import BusConnection
+from speechbus_runtime.tracing import read_traceparent
 
 __all__ = [
     "ConsumerSpec",
@@ -99,6 +100,8 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     """When it was stored: RFC 3339, on the server's clock."""
     dedup_id: str = ""
     """Of a read from the leader."""
+    traceparent: str = ""
+    """Header of that name: what its writer did when it wrote it."""
 
     @property
     def stored_at_ms(self) -> int:
@@ -257,12 +260,14 @@ async def read_last(bus: BusConnection, jetstream_name: str, subject: str) -> St
             return None
         raise JetStreamUnavailableError(str(error.err_code)) from None
     stored = msgspec.convert(answer["message"], _Stored)
+    headers = base64.b64decode(stored.hdrs)
     return StoredMessage(
         subject=stored.subject,
         sequence=stored.seq,
         payload=base64.b64decode(stored.data),
         time=stored.time,
-        dedup_id=read_dedup_id(base64.b64decode(stored.hdrs)),
+        dedup_id=read_dedup_id(headers),
+        traceparent=read_traceparent(headers),
     )
 
 
@@ -397,6 +402,7 @@ async def _get_one_batch(
                     sequence=_read_sequence(fields),
                     payload=payload,
                     time=fields.get(b"Nats-Time-Stamp", b"").decode(),
+                    traceparent=read_traceparent(headers),
                 )
             )
 

@@ -1,7 +1,7 @@
 """Looks again and again whether the JetStream objects that a service needs are there."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from speechbus_runtime.bus import BusConnection
@@ -28,6 +28,7 @@ async def watch_objects(
     consumers: Sequence[tuple[str, str]],
     volatile: VolatileStreams,
     on_restored: Callable[[], None] | None = None,
+    on_answer: Callable[[str, Mapping[str, Any]], None] | None = None,
 ) -> None:
     """Keep readiness true until cancelled: without these objects the service does no work.
 
@@ -39,6 +40,7 @@ async def watch_objects(
         volatile: made again when they are gone.
         on_restored: called when the volatile ones are found empty. Who gives this can fill them
             again, and so may also have those made anew whose server is away.
+        on_answer: called with each object's name and the server's words about it.
     """
     calls = {name: f"STREAM.INFO.{name}" for name in (*streams, *volatile.names)}
     calls |= {f"{stream}/{name}": f"CONSUMER.INFO.{stream}.{name}" for stream, name in consumers}
@@ -47,6 +49,10 @@ async def watch_objects(
             async with asyncio.TaskGroup() as asking:
                 tasks = {name: asking.create_task(_ask(bus, call)) for name, call in calls.items()}
             answers = {name: task.result() for name, task in tasks.items()}
+            if on_answer is not None:
+                for name, answer in answers.items():
+                    if isinstance(answer, dict):
+                        on_answer(name, answer)
             missing = [name for name, answer in answers.items() if not isinstance(answer, dict)]
             health.set_ready(
                 CONDITION,

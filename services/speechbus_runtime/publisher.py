@@ -98,6 +98,7 @@ class AckedPublisher:
         dedup_trusted_s: how long after a first try the store surely knows its dedup id.
         on_problem: called with what a person must do so that writes go on, and with an empty text
             when they do.
+        on_acked: called with how long an acknowledgement took, in seconds.
     """
 
     def __init__(
@@ -106,10 +107,12 @@ class AckedPublisher:
         *,
         dedup_trusted_s: float = DEDUP_TRUSTED_S,
         on_problem: Callable[[str], None] = lambda _: None,
+        on_acked: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._bus = bus
         self._dedup_trusted_s = dedup_trusted_s
         self._on_problem = on_problem
+        self._on_acked = on_acked
         self._problems: Counter[str] = Counter()
         self._inbox = (bus.new_inbox() + ".").encode()
         self._waiting: dict[int, asyncio.Future[_Answer | None]] = {}
@@ -215,8 +218,10 @@ class AckedPublisher:
     async def _publish_once(self, subject: str, payload: bytes, headers: bytes) -> _Answer | None:
         self._next_key += 1
         key = self._next_key
-        future: asyncio.Future[_Answer | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Answer | None] = loop.create_future()
         self._waiting[key] = future
+        sent_at_s = loop.time()
         try:
             reply = self._inbox + b"%d" % key
             if not self._bus.publish_nowait(
@@ -224,9 +229,13 @@ class AckedPublisher:
             ):
                 return None
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                return await future
+                answer = await future
         except TimeoutError:
             return None
+        else:
+            if answer is not None:
+                self._on_acked(loop.time() - sent_at_s)
+            return answer
         finally:
             del self._waiting[key]
 

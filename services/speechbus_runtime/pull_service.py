@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from speechbus_runtime.bus import BusConnection, connect_bus
 from speechbus_runtime.bus_login import BusLogin
 from speechbus_runtime.bus_rights import follow_rights
+from speechbus_runtime.consumer_measures import ConsumerMeasures
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_server import serve_health
 from speechbus_runtime.jetstream import JetStreamError, JetStreamUnavailableError, request_api
@@ -24,8 +25,10 @@ from speechbus_runtime.lifecycle import StopSignal, run_service
 from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.pull_broker import BusBroker, watch_pulls
 from speechbus_runtime.server_watch import watch_server
+from speechbus_runtime.settings import read_settings
 from speechbus_runtime.task_groups import plain_errors
 from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 
 __all__ = ["Delivery", "Handle", "PullService", "read_delivery", "run_pulls", "settle"]
 
@@ -65,8 +68,12 @@ class Delivery(msgspec.Struct, frozen=True):
 
 Handle = Callable[[Delivery], Awaitable[float | None]]
 """Deals with a message; returns after how many seconds it is to come again, None: never."""
-Prepare = Callable[[BusConnection, AckedPublisher], AbstractAsyncContextManager[Handle]]
-"""Makes the handler, with what it reads by and what it stores by, and takes it down again."""
+Take = Callable[[NatsMessage], Awaitable[None]]
+"""Takes a message and settles it."""
+Prepare = Callable[[BusConnection, AckedPublisher, Telemetry], AbstractAsyncContextManager[Handle]]
+"""Makes the handler, with what it reads by, stores by and measures by, and takes it down again.
+
+What it stores follows from the message in its hands: see `speechbus_runtime.tracing.followed`."""
 
 
 class PullService(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,8 +138,10 @@ def read_delivery(message: Msg) -> Delivery:
 async def _serve_pulls(spec: PullService, stop: StopSignal, prepare: Prepare) -> None:
     health = Health(spec.service)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
-    telemetry = Telemetry(spec.service)
+    telemetry = Telemetry(spec.service, read_settings(TelemetrySettings, prefix=TELEMETRY_PREFIX))
+    telemetry.follow_logs()
     async with (
+        telemetry,
         serve_health(health, telemetry, host=spec.health_host, port=spec.health_port),
         asyncio.TaskGroup() as tasks,
     ):
@@ -176,21 +185,24 @@ async def _pull(spec: PullService, health: Health, telemetry: Telemetry, prepare
         telemetry.follow(bus)
         await _wait_for_objects(spec, bus, health)
         publisher = AckedPublisher(
-            bus, on_problem=lambda why: health.set_ready("store", ok=not why, reason=why)
+            bus,
+            on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            on_acked=telemetry.record_ack,
         )
-        handle = await stack.enter_async_context(prepare(bus, publisher))
-        await _start_pulling(stack, spec, bus, health, handle)
+        measures = ConsumerMeasures(telemetry)
+        handle = await stack.enter_async_context(prepare(bus, publisher, telemetry))
+        await _start_pulling(stack, spec, bus, health, _settled_by(spec, handle, measures))
         health.mark_serving()
         logger.info("service started")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_server((bus,), store=spec.jetstream_name), name="server")
             while True:
                 await asyncio.sleep(CHECK_EVERY_S)
-                await _check_objects(spec, bus, health)
+                await _check_objects(spec, bus, health, measures)
 
 
 async def _start_pulling(
-    stack: AsyncExitStack, spec: PullService, bus: BusConnection, health: Health, handle: Handle
+    stack: AsyncExitStack, spec: PullService, bus: BusConnection, health: Health, take: Take
 ) -> None:
     stale_after_s = 3 * (PULL_S + spec.handle_within_s)  # three turns of a pull
     for number in range(spec.pulls):
@@ -206,7 +218,7 @@ async def _start_pulling(
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,  # else a header of the message could make us publish anywhere
         )
-        subscriber(_settled_by(spec, handle))
+        subscriber(take)
         await broker.start()
         stack.push_async_callback(subscriber.stop)
         assert subscriber.subscription is not None
@@ -215,9 +227,10 @@ async def _start_pulling(
         watch_pulls(subscriber.subscription, bus, beat=_beat_of(health, name))
 
 
-def _settled_by(spec: PullService, handle: Handle) -> Callable[[NatsMessage], Awaitable[None]]:
+def _settled_by(spec: PullService, handle: Handle, measures: ConsumerMeasures) -> Take:
     async def take(message: NatsMessage) -> None:
-        await settle(spec, handle, message)
+        with measures.taking(message.raw_message):
+            await settle(spec, handle, message)
 
     return take
 
@@ -252,11 +265,16 @@ async def _wait_for_objects(spec: PullService, bus: BusConnection, health: Healt
         await asyncio.sleep(PULL_S)
 
 
-async def _check_objects(spec: PullService, bus: BusConnection, health: Health) -> str:
+async def _check_objects(
+    spec: PullService, bus: BusConnection, health: Health, measures: ConsumerMeasures | None = None
+) -> str:
     """Set whether consumer and stores are there as a condition of readiness; return why not."""
     reason = ""
     try:
-        await request_api(bus, f"CONSUMER.INFO.{spec.jetstream_name}.{spec.consumer}", {})
+        call = f"CONSUMER.INFO.{spec.jetstream_name}.{spec.consumer}"
+        answer = await request_api(bus, call, {})
+        if measures is not None:
+            measures.note(answer)
         for store in spec.stores:
             await request_api(bus, f"STREAM.INFO.{store}", {})
     except JetStreamError as error:

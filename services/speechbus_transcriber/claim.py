@@ -32,6 +32,7 @@ from speechbus_runtime.jetstream import (
     read_last,
 )
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.tracing import Tracing
 from speechbus_transcriber.checkpoint import Checkpoint, build_checkpoint
 
 __all__ = ["OwnedStream", "StreamUnknownError", "claim_stream", "read_changes"]
@@ -57,6 +58,8 @@ class OwnedStream(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint
     changes: tuple[StreamReconfigured, ...] = ()
     """Of its settings, in order."""
+    traceparent: str = ""
+    """Of the claim: all that its worker does follows from it."""
 
 
 async def claim_stream(
@@ -67,6 +70,8 @@ async def claim_stream(
     worker_id: str,
     choose: Callable[[StreamOpened], str],
     now_ms: int,
+    tracing: Tracing | None = None,
+    traceparent: str = "",
 ) -> OwnedStream | None:
     """Claim the stream of a job.
 
@@ -77,6 +82,8 @@ async def claim_stream(
         worker_id: this worker.
         choose: names the provider that this worker will try first, for the event.
         now_ms: ms since 1970.
+        tracing: makes the span of the claim.
+        traceparent: of the job; without it the claim follows from the stream's opening.
 
     Returns:
         None when the job is stale: the stream has closed, or has a newer owner.
@@ -112,22 +119,35 @@ async def claim_stream(
             reason=job.reason,
             claimed_at=now_ms,
         )
-        dedup_id = claim_dedup_id(job.stream_id, job.epoch, worker_id)
-        try:
-            ack = await publisher.publish(
-                _subject(job, "claim"),
-                encode_event(event),
-                headers=encode_headers(
-                    build_claim_headers(
-                        dedup_id,
-                        last_claim_sequence=found["claim"].sequence,
-                        previous=0 if found["claim"].sequence else found["opened"].sequence,
-                    )
-                ),
-                store=TRANSCRIPT_STORE,
-            )
-        except StaleGuardError:
-            continue
+        headers = build_claim_headers(
+            claim_dedup_id(job.stream_id, job.epoch, worker_id),
+            last_claim_sequence=found["claim"].sequence,
+            previous=0 if found["claim"].sequence else found["opened"].sequence,
+        )
+        parent = traceparent or found["opened"].traceparent
+        span = (tracing or Tracing()).start(
+            "claim stream",
+            kind="consumer",
+            parent=parent,
+            started_at_ms=now_ms,
+            attributes={
+                "speechbus.stream.id": job.stream_id,
+                "speechbus.worker": worker_id,
+                "speechbus.epoch": job.epoch,
+                "speechbus.reason": job.reason,
+            },
+        )
+        with span:
+            try:
+                ack = await publisher.publish(
+                    _subject(job, "claim"),
+                    encode_event(event),
+                    headers=encode_headers(headers | span.headers),
+                    store=TRANSCRIPT_STORE,
+                )
+            except StaleGuardError:
+                span.fail("lost_race")
+                continue
         checkpoint: Checkpoint | None = Checkpoint()
         async with asyncio.TaskGroup() as reads:
             changes = reads.create_task(read_changes(bus, opened))
@@ -142,6 +162,7 @@ async def claim_stream(
             token=ack.seq,
             checkpoint=checkpoint,
             changes=changes.result(),
+            traceparent=span.traceparent,
         )
     return None
 
@@ -195,6 +216,7 @@ async def read_changes(bus: BusConnection, opened: StreamOpened) -> tuple[Stream
 class _Read(msgspec.Struct, frozen=True):
     sequence: int = 0
     event: AnyEvent | None = None
+    traceparent: str = ""
 
 
 _NOTHING: Final = _Read()
@@ -226,7 +248,7 @@ def _subject(job: JobOpen, kind: WriteKind) -> str:
 
 def _decode(stored: StoredMessage) -> _Read:
     try:
-        return _Read(stored.sequence, decode_event(stored.payload))
+        return _Read(stored.sequence, decode_event(stored.payload), stored.traceparent)
     except ContractError:
         # Not ours to repair: the sequence still counts for the compare-and-set.
         return _Read(stored.sequence)

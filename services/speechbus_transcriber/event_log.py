@@ -1,6 +1,7 @@
 """Guarded writes of one stream's events: the server refuses them once somebody else owns it."""
 
 from functools import partial
+from typing import Final
 
 from speechbus_contracts import (
     TRANSCRIPT_STORE,
@@ -20,10 +21,14 @@ from speechbus_contracts import (
 )
 from speechbus_runtime.bus import encode_headers
 from speechbus_runtime.publisher import AckedPublisher, StaleGuardError
+from speechbus_runtime.tracing import Span, Tracing
 from speechbus_transcriber.claim import OwnedStream
 from speechbus_transcriber.measures import Measures
 
 __all__ = ["EventLog", "LoggedEvent"]
+
+FINALS_MAX: Final = 64
+"""Finals whose spans are remembered for their translations; those come within seconds."""
 
 LoggedEvent = (
     SegmentFinal
@@ -43,9 +48,16 @@ class EventLog:
         owned: the stream and the token of its claim.
         publisher: stores the events.
         measures: count gaps, and writes of those who have lost their stream.
+        tracing: makes a span for each final, gap and end.
     """
 
-    def __init__(self, owned: OwnedStream, publisher: AckedPublisher, measures: Measures) -> None:
+    def __init__(
+        self,
+        owned: OwnedStream,
+        publisher: AckedPublisher,
+        measures: Measures,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._tenant = owned.opened.tenant
         self._stream_id = owned.opened.stream_id
         self._token = owned.token
@@ -53,9 +65,17 @@ class EventLog:
         self._claim_subject = str(WriteSubject(self._tenant, self._stream_id, "claim"))
         self._publisher = publisher
         self._measures = measures
+        self._tracing = tracing or Tracing()
+        self._traceparent = owned.traceparent
+        self._last_index = owned.checkpoint.next_index - 1
+        self._finals: dict[str, str] = {}
 
-    async def write(self, event: LoggedEvent) -> int:
+    async def write(self, event: LoggedEvent, *, parent: str = "") -> int:
         """Store one event; waits as long as NATS is away. One at a time (nats.md, pitfall 4).
+
+        Args:
+            event: of this stream.
+            parent: `traceparent` of the session that it comes from; empty: of none.
 
         Returns:
             Its sequence in TRANSCRIPT.
@@ -70,21 +90,65 @@ class EventLog:
             claim_subject=self._claim_subject,
             previous=self._previous,
         )
-        try:
-            ack = await self._publisher.publish(
-                str(subject),
-                encode_event(event),
-                headers=encode_headers(headers),
-                store=TRANSCRIPT_STORE,
-            )
-        except StaleGuardError:
-            self._measures.count_fenced()
-            raise
+        with self._start_span(event, parent or self._traceparent) as span:
+            try:
+                ack = await self._publisher.publish(
+                    str(subject),
+                    encode_event(event),
+                    headers=encode_headers(headers | span.headers),
+                    store=TRANSCRIPT_STORE,
+                )
+            except StaleGuardError:
+                self._measures.count_fenced()
+                raise
         # A translator may have stepped in before: then this is its event, from before our last one.
         self._previous = max(self._previous, ack.seq)
-        if isinstance(event, Gap) and not ack.duplicate:
+        if isinstance(event, SegmentFinal):
+            self._note_final(event, span)
+        elif isinstance(event, Gap) and not ack.duplicate:
             self._measures.count_gap(event)
         return ack.seq
+
+    def _note_final(self, final: SegmentFinal, span: Span) -> None:
+        if final.index > self._last_index:  # else it is a correction, whenever that was made
+            self._last_index = final.index
+            waited_ms = max(0, final.emitted_at - final.audio_received_at)
+            self._measures.record_final(final.provider, waited_s=waited_ms / 1000)
+        if span.traceparent:
+            self._finals[final.transcription_id] = span.traceparent
+            if len(self._finals) > FINALS_MAX:
+                del self._finals[next(iter(self._finals))]
+
+    def _start_span(self, event: LoggedEvent, parent: str) -> Span:
+        if not self._tracing.is_on:
+            return Span(None, parent)
+        started_at_ms = None
+        about: dict[str, str | int | float | bool]
+        match event:
+            case SegmentFinal():
+                name = "final"
+                # From the end of what was said: as long as the span is, its speaker waited.
+                started_at_ms = min(event.audio_received_at, event.emitted_at)
+                about = {"speechbus.provider": event.provider, "speechbus.segment": event.index}
+            case TranslationFinal():
+                name = "translation"
+                parent = self._finals.get(event.transcription_id, parent)
+                about = {"speechbus.provider": event.provider, "speechbus.language": event.language}
+            case Gap():
+                name = "gap"
+                about = {
+                    "speechbus.reason": event.reason,
+                    "speechbus.duration": (event.to_ms - event.from_ms) / 1000,
+                }
+            case StreamClosed():
+                name = "close stream"
+                about = {"speechbus.reason": event.reason}
+            case _:
+                return Span(None, parent)
+        about["speechbus.stream.id"] = self._stream_id
+        return self._tracing.start(
+            name, kind="producer", parent=parent, started_at_ms=started_at_ms, attributes=about
+        )
 
     def _describe(self, event: LoggedEvent) -> tuple[WriteSubject, str]:
         subject = partial(WriteSubject, self._tenant, self._stream_id)

@@ -29,12 +29,19 @@ class LiveOutput:
         bus: control connection.
         opened: the stream.
         may_show: False while this worker cannot be sure that the stream is still its own.
+        count_partial: called with each partial that is published.
     """
 
     def __init__(
-        self, bus: BusConnection, opened: StreamOpened, *, may_show: Callable[[], bool]
+        self,
+        bus: BusConnection,
+        opened: StreamOpened,
+        *,
+        may_show: Callable[[], bool],
+        count_partial: Callable[[], None],
     ) -> None:
         self._bus = bus
+        self._count_partial = count_partial
         self._may_show = may_show
         self._loop = asyncio.get_running_loop()
         tenant, stream_id = opened.tenant, opened.stream_id
@@ -55,6 +62,7 @@ class LiveOutput:
             self._shown_at_s = now_s
             self._held = None
             self._publish(self._partial_subject, encode_event(partial))
+            self._count_partial()
             return
         self._held = partial
         if self._timer is None:

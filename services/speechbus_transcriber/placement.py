@@ -20,8 +20,9 @@ from speechbus_contracts import (
     decode_event,
 )
 from speechbus_runtime.bus import BusConnection
+from speechbus_runtime.tracing import read_traceparent
 
-__all__ = ["SLICES", "JobPuller", "free_by_slice"]
+__all__ = ["SLICES", "JobPuller", "count_deliveries", "free_by_slice"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,17 @@ def free_by_slice(*, capacity: int, carried: int) -> list[int]:
     return free
 
 
+def count_deliveries(reply: bytes) -> int:
+    """Return how often a message was delivered, this time included.
+
+    Args:
+        reply: where it is acknowledged: `$JS.ACK.<store>.<consumer>.<deliveries>.…` of nine tokens;
+            longer ones have two more before the store (ADR-15 of NATS).
+    """
+    tokens = reply.split(b".")
+    return int(tokens[4] if len(tokens) == 9 else tokens[6])
+
+
 class JobPuller:
     """Pulls jobs and hands them on.
 
@@ -63,7 +75,8 @@ class JobPuller:
         bus: connection for pulls and acknowledgements.
         capacity: streams this worker can carry.
         carried: tells how many it carries now.
-        take: gets each job and the subject to acknowledge it on; False: no room after all.
+        take: gets each job, the subject to acknowledge it on, and its `traceparent`; False: no room
+            after all.
     """
 
     def __init__(
@@ -72,7 +85,7 @@ class JobPuller:
         *,
         capacity: int,
         carried: Callable[[], int],
-        take: Callable[[JobOpen, bytes], bool],
+        take: Callable[[JobOpen, bytes, str], bool],
     ) -> None:
         self._bus = bus
         self._capacity = capacity
@@ -115,11 +128,7 @@ class JobPuller:
         Returns:
             False: it has been delivered `times_max` times already, and stays with this worker.
         """
-        # `$JS.ACK.<store>.<consumer>.<deliveries>.…` of nine tokens; longer ones have two more
-        # before the store (ADR-15 of NATS).
-        tokens = reply.split(b".")
-        deliveries = int(tokens[4] if len(tokens) == 9 else tokens[6])
-        if times_max is not None and deliveries >= times_max:
+        if times_max is not None and count_deliveries(reply) >= times_max:
             return False
         self._bus.publish_nowait(reply, LATER)
         return True
@@ -143,5 +152,5 @@ class JobPuller:
         if not isinstance(job, JobOpen):
             logger.warning("a job that is none was removed")
             self.acknowledge(reply)
-        elif self._is_stopped or not self._take(job, reply):
+        elif self._is_stopped or not self._take(job, reply, read_traceparent(headers)):
             self.refuse(reply)

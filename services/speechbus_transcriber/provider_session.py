@@ -22,6 +22,7 @@ from speechbus_transcriber.providers.interface import (
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
 from speechbus_transcriber.session_finals import SessionFinals
+from speechbus_transcriber.session_record import SessionRecord
 from speechbus_transcriber.session_timeline import SessionTimeline
 
 __all__ = ["ProviderSession", "SessionOwner"]
@@ -60,6 +61,7 @@ class ProviderSession:
         governor: that the lease was taken from.
         connections: how to reach the provider.
         owner: hears of it.
+        record: tells others of it.
         now_s: the loop's clock.
     """
 
@@ -73,6 +75,7 @@ class ProviderSession:
         governor: Governor,
         connections: Connections,
         owner: SessionOwner,
+        record: SessionRecord,
         *,
         now_s: Callable[[], float],
     ) -> None:
@@ -104,6 +107,7 @@ class ProviderSession:
         self.end_sample: int | None = None
         """Samples of the stream before those of the next session; None: it is given more."""
         self._owner = owner
+        self._record = record
         self._governor = governor
         self._now_s = now_s
         self._rate_hz = rate_hz
@@ -154,16 +158,18 @@ class ProviderSession:
         Raises:
             ProviderError: by the provider's answer; `failure` is the same.
         """
-        if self.lease.is_lost:  # before this session was there to be told
-            self.failure = ProviderRateLimitedError("slot_lost", provider=self.context.provider)
-            raise self.failure
-        try:
-            await self.driver.open()
-        except ProviderError as error:
-            if self.failure is None:  # else its slot was lost meanwhile, which is why it ended
-                self.failure = error
-        if self.failure is not None:  # it may also have been accepted, and ended at once
-            raise self.failure
+        with self._record.opening():
+            self.finals.traceparent = self._record.traceparent
+            if self.lease.is_lost:  # before this session was there to be told
+                self.failure = ProviderRateLimitedError("slot_lost", provider=self.context.provider)
+                raise self.failure
+            try:
+                await self.driver.open()
+            except ProviderError as error:
+                if self.failure is None:  # else its slot was lost meanwhile, which is why it ended
+                    self.failure = error
+            if self.failure is not None:  # it may also have been accepted, and ended at once
+                raise self.failure
         self._governor.open(self.lease)
         self.opened_at_s = self._now_s()
 
@@ -181,6 +187,7 @@ class ProviderSession:
     def close(self) -> None:
         """End it at once; nothing is heard of it any more."""
         self.driver.close()
+        self._record.end(self.failure)
 
     def _take(self, results: list[Result]) -> None:
         self._governor.hear(self.lease)

@@ -36,6 +36,7 @@ from speechbus_runtime.publisher import AckedPublisher
 from speechbus_runtime.server_watch import watch_server
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 from speechbus_runtime.volatile_streams import VolatileStreams
 from speechbus_transcriber.connections import ProviderConnections
 from speechbus_transcriber.governor.governor import Governor
@@ -75,8 +76,10 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
     worker_id = settings.worker_id or f"{os.getpid()}-{secrets.token_hex(4)}"
     health = Health(SERVICE)
     health.set_ready("bus", ok=False, reason="not connected to NATS yet")
-    telemetry = Telemetry(SERVICE)
+    telemetry = Telemetry(SERVICE, read_settings(TelemetrySettings, prefix=TELEMETRY_PREFIX))
+    telemetry.follow_logs()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(telemetry)
         stack.enter_context(suppress(StoppedError))
         await stack.enter_async_context(
             serve_health(health, telemetry, host=settings.health_host, port=settings.health_port)
@@ -108,6 +111,7 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
         publisher = AckedPublisher(
             control_bus,
             on_problem=lambda why: health.set_ready("store", ok=not why, reason=why),
+            on_acked=telemetry.record_ack,
         )
         connections = await stack.enter_async_context(ProviderConnections(sockets))
         providers = build_providers(
@@ -133,7 +137,10 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             lag_max_s=math.inf if settings.lag_max_s is None else settings.lag_max_s,
             may_show=lambda: worker.may_show(),
             now_ns=time.time_ns,
-            measures=Measures(telemetry, capacity=settings.capacity),
+            measures=Measures(
+                telemetry, capacity=settings.capacity, providers=tuple(settings.route)
+            ),
+            tracing=telemetry.tracing,
         )
         health.register("heartbeat", stale_after_s=LOOP_STALE_S)
         worker = Worker(context, capacity=settings.capacity, beat=lambda: health.beat("heartbeat"))

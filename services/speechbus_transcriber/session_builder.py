@@ -13,6 +13,7 @@ from speechbus_transcriber.provider_session import ProviderSession, SessionOwner
 from speechbus_transcriber.providers.registry import default_route, plan_stream
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
+from speechbus_transcriber.session_record import SessionRecord
 from speechbus_transcriber.stream_context import StreamContext
 
 __all__ = ["ProvidersExhaustedError", "SessionBuilder"]
@@ -35,12 +36,17 @@ class SessionBuilder:
         opened: the stream.
         epoch: of this worker's ownership.
         context: of the worker.
+        traceparent: of its claim.
     """
 
-    def __init__(self, opened: StreamOpened, epoch: int, context: StreamContext) -> None:
+    def __init__(
+        self, opened: StreamOpened, epoch: int, context: StreamContext, traceparent: str = ""
+    ) -> None:
         self._opened = opened
         self._epoch = epoch
         self._context = context
+        self._traceparent = traceparent
+        self._record: SessionRecord | None = None
         self._routes: dict[str | None, Route] = {}
 
     def ask(
@@ -81,6 +87,14 @@ class SessionBuilder:
         name = lease.provider
         capabilities = self._context.providers[name].capabilities
         route = self._find_route(language)
+        self._record = SessionRecord(
+            self._context.tracing,
+            self._context.measures,
+            provider=name,
+            stream_id=opened.stream_id,
+            parent=self._traceparent,
+            former=self._record,
+        )
         return ProviderSession(
             opened,
             SegmentContext(
@@ -99,6 +113,7 @@ class SessionBuilder:
             self._context.governor,
             self._context.connections,
             owner,
+            self._record,
             now_s=asyncio.get_running_loop().time,
         )
 

@@ -19,6 +19,8 @@ class SessionFinals:
     def __init__(self) -> None:
         self._finals: dict[str, SegmentFinal] = {}
         self._sequences: dict[str, int] = {}
+        self.traceparent = ""
+        """Of the session: they follow from it."""
 
     def add(self, final: SegmentFinal) -> None:
         """A final has been put out."""

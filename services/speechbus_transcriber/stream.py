@@ -85,21 +85,27 @@ class StreamRun:
         self._languages = Languages(opened.language)
         for change in owned.changes:
             self._languages.change(change.at_sample, change.language)
-        self._live = LiveOutput(context.control_bus, opened, may_show=context.may_show)
+        self._live = LiveOutput(
+            context.control_bus,
+            opened,
+            may_show=context.may_show,
+            count_partial=context.measures.count_partial,
+        )
         self._catch_up = CatchUp(context.audio_bus, opened, self._wake.set)
         self._times = CaptureTimes(
             started_at_ms=owned.checkpoint.audio_received_at or opened.opened_at
         )
         self._output = StreamOutput(
             owned,
-            EventLog(owned, context.publisher, context.measures),
+            EventLog(owned, context.publisher, context.measures, context.tracing),
             self._live,
             self._times,
             wake=self._wake.set,
             now_ms=lambda: context.now_ns() // 1_000_000,
         )
         self._lag = LagReports(opened, epoch=self.epoch, live=self._live)
-        self._builder = SessionBuilder(opened, owned.epoch, context)
+        self._traceparent = owned.traceparent
+        self._builder = SessionBuilder(opened, owned.epoch, context, owned.traceparent)
         self._had_session = owned.epoch > 1
         self._rest_s = 0.0
         """For the next session: how long to let be what is dead."""
@@ -173,9 +179,16 @@ class StreamRun:
             reason=reason,
         )
         headers = build_dedup_headers(job_dedup_id(self.stream_id, job.epoch))
-        await self._context.publisher.publish(
-            JOB_OPEN, encode_event(job), headers=encode_headers(headers)
+        span = self._context.tracing.start(
+            "place stream",
+            kind="producer",
+            parent=self._traceparent,
+            attributes={"speechbus.stream.id": self.stream_id, "speechbus.reason": reason},
         )
+        with span:
+            await self._context.publisher.publish(
+                JOB_OPEN, encode_event(job), headers=encode_headers(headers | span.headers)
+            )
 
     def check_lag(self) -> Lag:
         """Look how far the stream is behind, and say so where it is."""

@@ -6,6 +6,7 @@ import msgspec
 
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.publisher import AckedPublisher
+from speechbus_runtime.tracing import Tracing
 from speechbus_transcriber.driver import Connections
 from speechbus_transcriber.governor.governor import Governor
 from speechbus_transcriber.measures import Measures
@@ -34,3 +35,4 @@ class StreamContext(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: Callable[[], int]
     """Wall clock, ns since 1970."""
     measures: Measures
+    tracing: Tracing = msgspec.field(default_factory=Tracing)

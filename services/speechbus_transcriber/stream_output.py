@@ -274,7 +274,7 @@ class StreamOutput:
                 return  # of a final that was refused, which a gap or the text before it stands for
             event = completed
         try:
-            sequence = await self._log.write(event)
+            sequence = await self._log.write(event, parent=finals.traceparent)
         except StaleGuardError:
             raise
         except PublishRefusedError as error:

@@ -21,7 +21,7 @@ from speechbus_runtime.lifecycle import StopSignal
 from speechbus_runtime.publisher import PublishRefusedError
 from speechbus_transcriber.claim import StreamUnknownError, claim_stream
 from speechbus_transcriber.peers import PeerWatch
-from speechbus_transcriber.placement import JobPuller
+from speechbus_transcriber.placement import JobPuller, count_deliveries
 from speechbus_transcriber.providers.registry import plan_stream
 from speechbus_transcriber.stream import StreamRun
 from speechbus_transcriber.stream_context import StreamContext
@@ -115,22 +115,26 @@ class Worker:
     def _list_carried(self) -> set[str]:
         return {*self._runs, *(stream_id for stream_id, _ in self._claiming)}
 
-    def _take_job(self, job: JobOpen, reply: bytes) -> bool:
+    def _take_job(self, job: JobOpen, reply: bytes, traceparent: str) -> bool:
         if self._is_draining or self._carried >= self._capacity:
             return False
         self._carried += 1
         self._all_gone.clear()
-        self._streams.create_task(self._carry(job, reply), name=f"stream:{job.stream_id}")
+        if count_deliveries(reply) > 1:
+            self._context.measures.count_redelivered()
+        self._streams.create_task(
+            self._carry(job, reply, traceparent), name=f"stream:{job.stream_id}"
+        )
         return True
 
-    async def _carry(self, job: JobOpen, reply: bytes) -> None:
+    async def _carry(self, job: JobOpen, reply: bytes, traceparent: str) -> None:
         key = (job.stream_id, job.epoch)
         if key in self._claiming:
             self._carried -= 1  # delivered again while its claim takes long
             return
         self._claiming.add(key)
         try:
-            await self._claim_and_run(job, reply)
+            await self._claim_and_run(job, reply, traceparent)
         except Exception:  # a bug, ours or a library's: one stream's must not end all the others
             # Its ingest misses it in the heartbeats and places it again.
             logger.exception("a stream failed", extra={"stream_id": job.stream_id})
@@ -140,7 +144,7 @@ class Worker:
             if not self._carried:
                 self._all_gone.set()
 
-    async def _claim_and_run(self, job: JobOpen, reply: bytes) -> None:
+    async def _claim_and_run(self, job: JobOpen, reply: bytes, traceparent: str) -> None:
         context = self._context
         try:
             owned = await claim_stream(
@@ -150,6 +154,8 @@ class Worker:
                 worker_id=context.worker_id,
                 choose=lambda opened: next(iter(plan_stream(opened, context.providers)), "none"),
                 now_ms=context.now_ns() // 1_000_000,
+                tracing=context.tracing,
+                traceparent=traceparent,
             )
         except JetStreamUnavailableError:
             self._puller.postpone(reply)  # read again when NATS answers again

@@ -32,10 +32,12 @@ from speechbus_runtime.logs import configure_logs
 from speechbus_runtime.publisher import AckedPublisher, PublishRefusedError
 from speechbus_runtime.pull_service import Delivery, Handle, PullService, run_pulls
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.telemetry import Telemetry
 from speechbus_translator.engines.apertium import Apertium
 from speechbus_translator.engines.ctranslate import CTranslate2, ModelFolderError
 from speechbus_translator.engines.interface import Engine
 from speechbus_translator.engines.libretranslate import LibreTranslate
+from speechbus_translator.measures import Measures, start_span
 from speechbus_translator.partials import PartialTranslator, parse_partial
 from speechbus_translator.pool import EnginePool
 from speechbus_translator.settings import SETTINGS_PREFIX, Settings
@@ -83,7 +85,12 @@ def main() -> int:
         drops_on=(ContractError, PublishRefusedError),
         repeats_on=(JetStreamUnavailableError,),
     )
-    return run_pulls(spec, lambda bus, publisher: _prepare(bus, publisher, settings, ctranslate2))
+    return run_pulls(
+        spec,
+        lambda bus, publisher, telemetry: _prepare(
+            bus, publisher, telemetry, settings, ctranslate2
+        ),
+    )
 
 
 def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
@@ -96,6 +103,7 @@ def _load_ctranslate2(settings: Settings) -> CTranslate2 | None:
 async def _prepare(
     bus: BusConnection,
     publisher: AckedPublisher,
+    telemetry: Telemetry,
     settings: Settings,
     ctranslate2: CTranslate2 | None,
 ) -> AsyncGenerator[Handle]:
@@ -108,6 +116,8 @@ async def _prepare(
         now_s=asyncio.get_running_loop().time,
     )
 
+    measures = Measures(telemetry)
+
     async def publish(event: TranslationFinal | TranslationMissing) -> None:
         subject = WriteSubject(event.tenant, event.stream_id, "translation", event.language)
         build_id = (
@@ -116,8 +126,10 @@ async def _prepare(
             else translation_missing_dedup_id
         )
         dedup_id = build_id(event.transcription_id, event.language, event.revision)
-        headers = encode_headers(build_dedup_headers(dedup_id))
-        await publisher.publish(str(subject), encode_event(event), headers=headers)
+        with start_span(telemetry.tracing, event) as span:
+            headers = encode_headers(build_dedup_headers(dedup_id) | span.headers)
+            await publisher.publish(str(subject), encode_event(event), headers=headers)
+        measures.count(event)
 
     partials = _open_partials(bus, pool) if settings.partials else None
     translator = Translator(
@@ -135,7 +147,10 @@ async def _prepare(
             delivery.n_delivered,
             parse_final(delivery.subject, delivery.payload),
         )
-        return await translator.handle(final, now_ms=time.time_ns() // 1_000_000)
+        again_s = await translator.handle(final, now_ms=time.time_ns() // 1_000_000)
+        if again_s is not None:
+            measures.count_put_off()
+        return again_s
 
     try:
         yield handle

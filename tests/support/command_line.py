@@ -14,8 +14,8 @@ TIMEOUT_S = 60.0
 
 
 def build_environment(**variables: str) -> Mapping[str, str]:
-    """Return this environment without Speechbus' and the providers' variables, plus those given."""
-    ours = ("SPEECHBUS_", "KOTOBA_", "PALABRA_")
+    """Return this environment without the variables that services read, plus those given."""
+    ours = ("SPEECHBUS_", "KOTOBA_", "PALABRA_", "OTEL_")
     inherited = {k: v for k, v in read_environment().items() if not k.startswith(ours)}
     return {**inherited, "COLUMNS": "100", **variables}
 

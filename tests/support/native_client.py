@@ -118,6 +118,7 @@ async def connect_native(
     key: str,
     *,
     token: str | None = None,
+    traceparent: str = "",
     sock: socket.socket | None = None,
     is_reading: bool = True,
 ) -> AsyncGenerator[NativeClient]:
@@ -127,6 +128,7 @@ async def connect_native(
         ingest: whose door.
         key: sent as `Authorization: Bearer`, unless empty.
         token: sent as `?token=`.
+        traceparent: sent as the header of that name, unless empty.
         sock: a connected socket to use.
         is_reading: take what comes, also before it is asked for; else the server feels that nobody
             reads.
@@ -134,7 +136,10 @@ async def connect_native(
     options: dict[str, Any] = {} if sock is None else {"sock": sock}
     async with connect(
         f"ws://127.0.0.1:{ingest.port}/v1/streams" + (f"?token={token}" if token else ""),
-        additional_headers={"Authorization": f"Bearer {key}"} if key else {},
+        additional_headers=[
+            *([("Authorization", f"Bearer {key}")] if key else []),
+            *([("traceparent", traceparent)] if traceparent else []),
+        ],
         compression=None,
         proxy=None,
         max_size=None,

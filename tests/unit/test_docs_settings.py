@@ -14,6 +14,7 @@ from speechbus_correlator.settings import Settings as CorrelatorSettings
 from speechbus_ingest.settings import SETTINGS_PREFIX as INGEST_PREFIX
 from speechbus_ingest.settings import Settings as IngestSettings
 from speechbus_runtime.settings import SettingDescription, describe_settings
+from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 from speechbus_transcriber.settings import SETTINGS_PREFIX as TRANSCRIBER_PREFIX
 from speechbus_transcriber.settings import Settings as TranscriberSettings
 from speechbus_translator.settings import SETTINGS_PREFIX as TRANSLATOR_PREFIX
@@ -25,6 +26,7 @@ KINDS: tuple[tuple[type[msgspec.Struct], str], ...] = (
     (TranscriberSettings, TRANSCRIBER_PREFIX),
     (CorrelatorSettings, CORRELATOR_PREFIX),
     (TranslatorSettings, TRANSLATOR_PREFIX),
+    (TelemetrySettings, TELEMETRY_PREFIX),
     (BootstrapSettings, BOOTSTRAP_PREFIX),
 )
 

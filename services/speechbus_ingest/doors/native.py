@@ -122,7 +122,9 @@ class NativeDoor:
         outbox = Outbox()
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S) as opening:
-                request = build_request(hello, tenant)
+                request = build_request(
+                    hello, tenant, traceparent=socket.headers.get("traceparent", "")
+                )
                 if hello.resume is None:
                     entry = self._registry.open_stream(request, outbox)
                 else:

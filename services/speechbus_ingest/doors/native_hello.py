@@ -99,7 +99,7 @@ def parse_hello(text: str | None) -> Hello:
         raise DoorError("hello.invalid_json", "The hello is no valid JSON object.") from None
 
 
-def build_request(hello: Hello, tenant: str) -> StreamRequest:
+def build_request(hello: Hello, tenant: str, *, traceparent: str = "") -> StreamRequest:
     """Return what a client asks for, checked.
 
     Raises:
@@ -137,6 +137,7 @@ def build_request(hello: Hello, tenant: str) -> StreamRequest:
         audio_format=audio_format,
         split_channels=hello.channels if hello.split_channels else None,
         is_resumable=is_resumable,
+        traceparent=traceparent,
     )
 
 

@@ -21,11 +21,13 @@ from speechbus_wire.palabra import SESSION_PATH, STREAM_PATH
 from speechbus_wire.palabra_sessions import Problem, encode_problem
 from speechbus_wire.signed_tokens import open_token
 
-__all__ = ["Gatekeeper", "Refusal"]
+__all__ = ["COUNTED", "Gatekeeper", "Refusal"]
 
 UNAUTHORIZED: Final = 401
 TOO_MANY: Final = 429
 UNAVAILABLE: Final = 503
+COUNTED: Final = frozenset({UNAUTHORIZED, 403, TOO_MANY})
+"""Refusals of a key or token, or for a limit."""
 FULL_RETRY_S: Final = 5
 TOKEN_CHARS_MAX: Final = 4_096
 """Of the longest kind of token, a client secret with settings."""
@@ -68,6 +70,7 @@ class Gatekeeper:
         is_rebindable: what needs no key is shown, on an address that only this machine reaches: a
             foreign name that points here must not open it to a foreign page.
         now_s: the event loop's clock.
+        count_refusal: told the status of each refusal among `COUNTED`, the doors' included.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Gatekeeper:
         origins: Origins,
         is_rebindable: bool,
         now_s: Callable[[], float],
+        count_refusal: Callable[[int], None],
     ) -> None:
         self._keys = keys
         self._secrets = secrets
@@ -88,6 +92,7 @@ class Gatekeeper:
         self._origins = origins
         self._is_rebindable = is_rebindable
         self._now_s = now_s
+        self._count_refusal = count_refusal
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """Return `app` behind the gate; upgrades pass it before (`protocols`)."""
@@ -114,6 +119,12 @@ class Gatekeeper:
             scope: of the request; its client becomes who is behind the proxies.
             is_upgrade: to a WebSocket: all of them need credentials.
         """
+        refusal = self._find_refusal(scope, is_upgrade=is_upgrade)
+        if refusal is not None and refusal.status in COUNTED:
+            self._count_refusal(refusal.status)
+        return refusal
+
+    def _find_refusal(self, scope: Scope, *, is_upgrade: bool) -> Refusal | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         peer, port = scope["client"] or ("", 0)
         client = self._proxies.find_client(peer, headers)
@@ -150,7 +161,9 @@ class Gatekeeper:
         )
 
     def note_refusal(self, scope: Scope, status: int) -> None:
-        """Learn how a door has refused somebody."""
+        """Learn how a door has answered somebody, whatever protocol it speaks."""
+        if status in COUNTED:
+            self._count_refusal(status)
         if status == UNAUTHORIZED:
             self._failures.count(scope["client"][0], now_s=self._now_s())
 

@@ -1,7 +1,7 @@
 """What every request passes before a door sees it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given
@@ -172,7 +172,11 @@ class Clock:
 
 
 def build(
-    clock: Clock | None = None, *, origins: Sequence[str] = ("*",), is_rebindable: bool = False
+    clock: Clock | None = None,
+    *,
+    origins: Sequence[str] = ("*",),
+    is_rebindable: bool = False,
+    count_refusal: Callable[[int], None] = lambda _status: None,
 ) -> Gatekeeper:
     """A gate that knows `acme`'s key, and trusts 10.0.0.1."""
     clock = clock or Clock()
@@ -184,6 +188,7 @@ def build(
         origins=Origins(origins),
         is_rebindable=is_rebindable,
         now_s=lambda: clock.now_s,
+        count_refusal=count_refusal,
     )
 
 
@@ -255,6 +260,20 @@ def test_good_clients_behind_the_same_proxy_notice_nothing(headers: dict[str, st
     fail(gate, 2)
 
     assert gate.check(ask(x_forwarded_for="203.0.113.9", **headers)) is None
+
+
+def test_refusals_are_counted_whoever_refuses() -> None:
+    """The doors, and the gate itself; what is no refusal is not."""
+    counted: list[int] = []
+    gate = build(origins=["https://app.example"], count_refusal=counted.append)
+    fail(gate, 2)
+    gate.check(ask(x_forwarded_for="203.0.113.9", authorization="Bearer wrong"))
+    gate.check(ask(origin="https://evil.example"))
+    gate.check(ask())
+    for status in (200, 404, 429):
+        gate.note_refusal(ask(), status)
+
+    assert counted == [401, 401, 429, 403, 429]
 
 
 def test_an_upgrade_without_credentials_is_no_better_than_one_with_wrong_ones() -> None:

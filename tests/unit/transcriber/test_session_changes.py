@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbus_contracts import Gap, StreamClosed, StreamFlushed, StreamOpened
+from speechbus_runtime.telemetry import Telemetry
+from speechbus_runtime.tracing import Tracing
 from speechbus_transcriber.driver import Connection, ConnectionEvents, Connections
+from speechbus_transcriber.measures import Measures
 from speechbus_transcriber.provider_session import HELD_MAX, ProviderSession
 from speechbus_transcriber.providers.echo import EchoProtocol
 from speechbus_transcriber.providers.interface import (
@@ -27,6 +30,7 @@ from speechbus_transcriber.providers.interface import (
 )
 from speechbus_transcriber.route import Route
 from speechbus_transcriber.segmenter import SegmentContext
+from speechbus_transcriber.session_record import SessionRecord
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import Tiling, check_tiling
 from tests.support.lone_governor import build_governor, build_provider
@@ -142,6 +146,14 @@ def _build_session(
         governor,
         connections,
         owner,
+        SessionRecord(
+            Tracing(),
+            Measures(Telemetry("transcriber"), capacity=1),
+            provider="echo",
+            stream_id="s1",
+            parent="",
+            former=None,
+        ),
         now_s=lambda: 0.0,
     )
 
