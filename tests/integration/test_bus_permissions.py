@@ -56,7 +56,7 @@ async def _subscribe_too_often(url: str) -> tuple[list[str], list[bytes]]:
     bus = await connect_bus(url, name="test")
     bus.on_denied(denied.append)
     for subject in ("a", "b", "c"):
-        bus.subscribe_direct(subject, lambda subject, *_: heard.append(subject))
+        bus.subscribe_direct(subject, lambda heard_on, _r, _p, _h: heard.append(heard_on))
     bus.publish_nowait(b"a", b"")
     await bus.flush()
     await bus.shut_down()
