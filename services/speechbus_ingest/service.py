@@ -112,8 +112,8 @@ async def _serve(settings: Settings, listener: socket.socket, stop: StopSignal) 
             stop, connect_bus(settings.nats_url, name=name, login=login)
         )
         stack.push_async_callback(control_bus.shut_down)
+        follow_rights((audio_bus, control_bus), health)
         for bus in (audio_bus, control_bus):
-            follow_rights(bus, health)
             telemetry.follow(bus)
         supervisor = Supervisor(
             control_bus, now_s=loop.time, beat=lambda: health.beat("supervisor")

@@ -106,7 +106,7 @@ async def _pull(spec: PullService, health: Health, telemetry: Telemetry, prepare
         bus = await connect_bus(spec.nats_url, name=name, login=spec.nats_login)
         stack.push_async_callback(bus.shut_down)
         _follow_connection(bus, health)
-        follow_rights(bus, health)
+        follow_rights((bus,), health)
         telemetry.follow(bus)
         await _wait_for_objects(spec, bus, health)
         publisher = AckedPublisher(

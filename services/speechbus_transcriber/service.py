@@ -98,8 +98,8 @@ async def _serve(settings: Settings, stop: StopSignal) -> None:
             ),
         )
         stack.push_async_callback(control_bus.shut_down)
+        follow_rights((audio_bus, control_bus), health)
         for bus in (audio_bus, control_bus):
-            follow_rights(bus, health)
             telemetry.follow(bus)
         stores = VolatileStreams(
             audio_bus, [audio_stream_name(shard) for shard in range(settings.shards)]

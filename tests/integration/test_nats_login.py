@@ -129,6 +129,7 @@ def test_a_denied_right_is_told_by_readiness_log_and_metric(tmp_path: Path) -> N
 
     assert 'NATS denies Subscription to "speech.v1.provider.>"' in reasons
     assert "give this service's user the right (users.conf)" in reasons
+    assert reasons.count("Subscription to") == 1  # of the connection that wanted it
     assert "speechbus_bus_denials_total 1.0" in metrics
     line = next(line for line in log.splitlines() if "NATS denied a subject" in line)
     assert ('"error"' in line.lower(), "speech.v1.provider.>" in line) == (True, True)
