@@ -170,7 +170,7 @@ def test_secrets_are_made_once_and_for_the_owner_of_the_folder_only(tmp_path: Pa
     made = make()
 
     assert make() == made
-    secrets = [text.strip() for name, text in made.items() if "\n" not in text.strip()]
+    secrets = [text.strip() for text in made.values() if "\n" not in text.strip()]
     assert len(set(secrets)) == len(secrets) == 14  # `none` is one of them
     assert sorted(len(secret) for secret in secrets)[1] == 32
     assert made["api_keys"] == f"default:{made['api_key']}\n"

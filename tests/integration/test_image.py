@@ -140,7 +140,6 @@ for module in sys.argv[2:]:
         ("transcriber", ("speechbus_transcriber.service",)),
         ("transcriber local", ("speechbus_transcriber.local_engine.session",)),
         ("translator", ("speechbus_translator.service",)),
-        ("translator ctranslate2", ("ctranslate2", "sentencepiece")),
         ("correlator", ("speechbus_correlator.service", "speechbus_cli.bootstrap")),
         ("simulate", ("speechbus_cli.simulate",)),
     ],

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -86,7 +87,9 @@ def build_environment_of(folder: Path, service: str, extras: str = "") -> Path:
         subprocess.CalledProcessError: a RUN failed; its output is in the error's notes.
     """
     base = folder / "base"
-    subprocess.run([sys.executable, "-m", "venv", str(base)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(base)], check=True)
+    (site_packages,) = base.glob("lib/python*/site-packages")
+    shutil.copytree(Path(sysconfig.get_path("purelib")) / "pip", site_packages / "pip")
     arguments = {"SERVICE": service, "EXTRAS": extras}
     *building, last = read_stages()
     for stage in building:
