@@ -27,7 +27,12 @@ from speechbus_ingest.routes import build_app
 from speechbus_ingest.viewer.routes import Viewer
 from speechbus_runtime.health import Health
 from speechbus_runtime.health_routes import health_routes
-from tests.support.command_line import build_environment, run_speechbus, start_speechbus
+from tests.support.command_line import (
+    COMMAND,
+    build_environment,
+    run_speechbus,
+    start_speechbus,
+)
 from tests.support.frame_numbers import build_frames
 from tests.support.native_client import NativeClient, connect_native
 from tests.support.redaction import assert_nothing_private
@@ -511,11 +516,12 @@ def test_the_port_speaks_tls_where_it_has_a_certificate(system: System) -> None:
         "SPEECHBUS_INGEST_DECODERS_MAX": "0",
         "SPEECHBUS_INGEST_TLS_CERTIFICATE_PATH": str(certificate),
     }
-    wrong = run_speechbus(
-        "ingest",
-        input_bytes=b"",
-        **settings,
-        SPEECHBUS_INGEST_TLS_KEY_PATH=str(certificate),
+    wrong = subprocess.run(
+        [*COMMAND, "ingest"],
+        env=build_environment(**settings, SPEECHBUS_INGEST_TLS_KEY_PATH=str(certificate)),
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert (wrong.returncode, b"no certificate and its key" in wrong.stderr) == (2, True)
     trust = ssl.create_default_context(cafile=certificate)
