@@ -23,8 +23,10 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
 TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
 CLIENT_SPAN: Final = "b7ad6b7169203331"
-FIRST, REST = 150, 100
-"""Frames of 20 ms, before and after the worker is killed."""
+FIRST, REST = 100, 50
+"""Frames of 20 ms, before and after the worker is killed; the provider is as slow as speech."""
+UNPACED: Final = 160
+"""Frames of which `echo` makes a final, at once."""
 
 
 def test_the_spans_of_a_stream_are_one_trace_through_all_services(tmp_path: Path) -> None:
@@ -104,6 +106,7 @@ async def _stream_with_a_killed_worker(system: System, collector: Collector) -> 
         n_finals = len(client.finals)
         await wait_until(lambda: len(collector.of("caption")) >= n_finals, within_s=PATIENCE_S)
         await wait_until(lambda: len(collector.of("final")) >= n_finals, within_s=PATIENCE_S)
+        await wait_until(lambda: len(collector.of("open session")) == 1, within_s=PATIENCE_S)
 
         system.add_service("transcriber", WORKER_ID="second")
         system.transcribers[0].kill()
@@ -138,14 +141,15 @@ def test_a_client_that_comes_back_to_another_ingest_stays_in_its_trace(tmp_path:
     async def run(system: System) -> NativeClient:
         async with connect_native(system.ingests[0], system.key) as client:
             await client.open(resumable=True)
-            await client.send(build_frames(1, FIRST))
+            await client.send(build_frames(1, UNPACED))
             await client.hear_until("segment.final")
-            await wait_until(lambda: bool(collector.of("final")), within_s=PATIENCE_S)
+            # Sent, that is: what a process has not sent within its 50 ms dies with it.
+            await wait_until(lambda: bool(collector.of("open stream")), within_s=PATIENCE_S)
             system.ingests[0].kill()
         async with connect_native(system.ingests[1], system.key) as back:
             ready = await back.open(resume={"stream_id": client.stream_id, "samples": 0})
             n_sent = int(ready["accepted_samples"]) // 320
-            await back.send(build_frames(1 + n_sent, FIRST + REST - n_sent))
+            await back.send(build_frames(1 + n_sent, UNPACED + REST - n_sent))
             await back.end()
         await wait_until(lambda: bool(collector.of("close stream")), within_s=PATIENCE_S)
         return back
