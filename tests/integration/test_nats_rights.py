@@ -24,6 +24,7 @@ CONSUMERS: Final = (
     "TRANSCRIPT.reader-acme",
 )
 WRITES: Final = tuple(f"speech.v1.write.acme.s1.{kind}" for kind in get_args(WriteKind))
+PARTIAL_TRANSLATION: Final = "speech.v1.live.acme.s1.partial_translation"
 LIVES: Final = tuple(f"speech.v1.live.acme.s1.{kind}" for kind in get_args(LiveKind))
 GOVERNS: Final = tuple(f"speech.v1.govern.{kind}.c1" for kind in get_args(GovernKind))
 
@@ -89,7 +90,8 @@ def everything_to_subscribe_to() -> tuple[str, ...]:
         *(f"_INBOX_{user}.>" for user in (*USERS, "reader-acme", "sys")),
         *("speech.v1.write.>", "speech.v1.write.acme.s1.final", "speech.v1.transcript.>"),
         *("speech.v1.transcript.*.*.claim", "speech.v1.transcript.acme.s1.>"),
-        *("speech.v1.live.*.*.*", "speech.v1.live.acme.s1.*", "speech.v1.caption.>"),
+        *("speech.v1.live.*.*.*", "speech.v1.live.acme.s1.*", "speech.v1.live.*.*.partial"),
+        "speech.v1.caption.>",
         *("speech.v1.audio.*.*.*", "speech.v1.audio.0.acme.s1", "speech.v1.job.open"),
         *("speech.v1.worker.*.heartbeat", "speech.v1.worker.w1.ping", "speech.v1.worker.>"),
         *("speech.v1.ingest.i1.holds", "speech.v1.source.acme.s1.release"),
@@ -130,7 +132,8 @@ MAY_PUBLISH: Final[dict[str, set[str]]] = {
     },
     "transcriber": {
         *of_write("claim", "final", "retracted", "translation.es", "gap", "covered", "flushed"),
-        *(*of_write("closed"), *LIVES, *GOVERNS, "speech.v1.job.open"),
+        *(*of_write("closed"), *GOVERNS, "speech.v1.job.open"),
+        *(live for live in LIVES if live != PARTIAL_TRANSLATION),
         *("speech.v1.worker.w1.heartbeat", "speech.v1.worker.w1.ping"),
         # Answers to pings; not the acknowledgement of a chunk.
         *("_INBOX_ingest.client.request", "_INBOX_transcriber.client.request"),
@@ -152,6 +155,8 @@ MAY_PUBLISH: Final[dict[str, set[str]]] = {
         *of_write("translation.es"),
         *of_consumer("TRANSCRIPT.translator-segments"),
         *of_stores("STREAM.INFO", "TRANSCRIPT"),
+        *of_stores("DIRECT.GET", "TRANSCRIPT"),
+        PARTIAL_TRANSLATION,
     },
     "bootstrap": {subject for subject in everything_to_publish() if subject.startswith("$JS.API.")},
     "operator": {
@@ -170,6 +175,7 @@ MAY_SUBSCRIBE: Final[dict[str, set[str]]] = {
     "ingest": {
         *("speech.v1.transcript.>", "speech.v1.transcript.*.*.claim"),
         *("speech.v1.transcript.acme.s1.>", "speech.v1.live.*.*.*", "speech.v1.live.acme.s1.*"),
+        "speech.v1.live.*.*.partial",
         *("speech.v1.worker.*.heartbeat", "speech.v1.session.*.*"),
         *("speech.v1.ingest.i1.holds", "speech.v1.source.acme.s1.release"),
     },
@@ -178,11 +184,12 @@ MAY_SUBSCRIBE: Final[dict[str, set[str]]] = {
         *("speech.v1.worker.*.heartbeat", "speech.v1.worker.w1.ping", "speech.v1.provider.>"),
     },
     "correlator": set(),
-    "translator": set(),
+    "translator": {"speech.v1.live.*.*.partial"},
     "bootstrap": set(),
     "operator": {
         *("speech.v1.transcript.>", "speech.v1.transcript.*.*.claim"),
         *("speech.v1.transcript.acme.s1.>", "speech.v1.live.*.*.*", "speech.v1.live.acme.s1.*"),
+        "speech.v1.live.*.*.partial",
         *("speech.v1.caption.>", "speech.v1.worker.*.heartbeat"),
     },
 }

@@ -241,16 +241,8 @@ def test_the_chart_has_the_version_of_the_project() -> None:
 def test_the_alerts_are_the_projects_and_keep_their_templates() -> None:
     """Helm's own braces must not touch what Prometheus fills in."""
     (rule,) = render_chart(read_example("everything")).of("PrometheusRule")
-    text = (CHART / "files" / "alerts.yaml").read_text(encoding="utf-8")
+    text = ALERTS.read_text(encoding="utf-8")
 
     assert rule["spec"] == yaml.safe_load(text)
     assert [each["name"] for each in rule["spec"]["groups"]] != []
     assert "{{ $labels" in str(rule["spec"])
-
-
-@pytest.mark.skipif(not ALERTS.exists(), reason="the project has no alerts yet")
-def test_the_charts_alerts_are_a_copy_without_a_change() -> None:
-    """To mend it: cp deploy/observability/alerts.yaml deploy/kubernetes/speechbus/files/."""
-    copied = (CHART / "files" / "alerts.yaml").read_text(encoding="utf-8")
-
-    assert copied == ALERTS.read_text(encoding="utf-8")
