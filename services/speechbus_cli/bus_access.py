@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from speechbus_cli.errors import CannotConnectError, CommandError, UnauthorizedError
 from speechbus_runtime.bus import BusConnection
 from speechbus_runtime.bus_login import NO_LOGIN, BusClient, BusLogin, BusRefusedError, is_refusal
+from speechbus_runtime.cancellation import keeps_cancellation
 
 __all__ = ["connect_bus_once", "connect_reader", "explain_nats_error", "hide_password"]
 
@@ -73,18 +74,19 @@ async def connect_reader(
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             client = BusClient(wants_tls=login.wants_tls)
-            await client.connect(
-                **login.build_options(url, service=name.partition("-")[0]),
-                name=name,
-                allow_reconnect=False,
-                # nats-py looks at `allow_reconnect` only after a connection; with 0 or less it
-                # would try for ever.
-                max_reconnect_attempts=1,
-                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-                connect_timeout=2,
-                error_cb=on_error,
-                closed_cb=on_closed,
-            )
+            with keeps_cancellation():
+                await client.connect(
+                    **login.build_options(url, service=name.partition("-")[0]),
+                    name=name,
+                    allow_reconnect=False,
+                    # nats-py looks at `allow_reconnect` only after a connection; with 0 or less it
+                    # would try for ever.
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+                    connect_timeout=2,
+                    error_cb=on_error,
+                    closed_cb=on_closed,
+                )
             return client
     except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
         raise explain_nats_error(error, url) from None

@@ -194,12 +194,15 @@ class StreamFeed:
         if sequence <= self._last_aside:
             return b""
         self._last_aside = sequence
-        return _encode(head, payload)
+        return self._tell(head, payload)
 
     def _pass(self, sequence: int, head: _Head | None, payload: bytes) -> bytes:
         if sequence <= self._last_sequence:
             return b""  # the snapshot had it
         self._last_sequence = sequence
+        return self._tell(head, payload)
+
+    def _tell(self, head: _Head | None, payload: bytes) -> bytes:
         if head is None:
             return b""
         if head.type == "stream.claimed":
