@@ -167,6 +167,7 @@ class StreamRun:
         self._is_superseded = True
         self._reader.is_reading = False
         self._reader.is_stopped = True
+        self._sessions.abandon()
         self._live.close()
         self._wake.set()
 
@@ -211,6 +212,8 @@ class StreamRun:
         try:
             await sessions.open(language, position, lease)
         except ProviderError as error:
+            if self._is_superseded:
+                raise _SupersededError from None
             await self._recover(error)
             return False
         reader.go_on()

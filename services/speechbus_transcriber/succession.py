@@ -136,6 +136,16 @@ class Succession:
         if not keeps_successor:
             self.drop_successor()
 
+    def abandon(self) -> None:
+        """Another worker has the stream: end the sessions at once, also one that is being opened.
+
+        Nothing is heard of them; `close` follows when the stream's task has noticed.
+        """
+        for session in (self.speaker, self.listener):
+            if session is not None:
+                session.close()
+        self.drop_successor()
+
     # --- for the stream's read loop ------------------------------------------------------------
 
     def hear(self, pcm: memoryview) -> None:

@@ -45,13 +45,20 @@ from speechbus_transcriber.providers.interface import (
     SessionRequest,
     WebSocketConnect,
 )
-from speechbus_transcriber.stream import StreamRun
+from speechbus_transcriber.stream import Outcome, StreamRun
 from speechbus_transcriber.stream_context import StreamContext
 from tests.support.fake_bus import FakeBus
 from tests.support.frame_numbers import FRAME_MS, build_frames
 from tests.support.lone_governor import build_governor, build_provider
 
-__all__ = ["FRAMES_PER_CHUNK", "NOWHERE", "Played", "SessionPlan", "play_stream"]
+__all__ = [
+    "FRAMES_PER_CHUNK",
+    "NOWHERE",
+    "Played",
+    "SessionPlan",
+    "lose_stream",
+    "play_stream",
+]
 
 RATE_HZ: Final = 8_000
 FRAMES_PER_CHUNK: Final = 5
@@ -245,6 +252,40 @@ class _Bus(FakeBus):
         self.deliver(reply, b'{"stream":"TRANSCRIPT","seq":%d}' % len(self._stage.log))
 
 
+OPENED: Final = StreamOpened(
+    stream_id="s1",
+    tenant="acme",
+    opened_at=0,
+    sample_rate_hz=RATE_HZ,
+    shard=0,
+    language="en",
+    providers=("b", "a"),
+    skips_silence=False,
+)
+
+
+def lose_stream(
+    plans: Sequence[SessionPlan], *, after_s: float
+) -> Coroutine[Any, Any, tuple[Outcome, float]]:
+    """Return the coroutine that has another worker take a stream.
+
+    It returns what became of it here, and for how long it stayed after that.
+
+    Args:
+        plans: of the sessions in the order of their openings.
+        after_s: from the claim to that of the other.
+    """
+
+    async def play() -> tuple[Outcome, float]:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            worker = _Worker(OPENED, _Stage(plans), None, tasks)
+            await asyncio.sleep(after_s)
+            return await worker.supersede(), loop.time() - after_s
+
+    return play()
+
+
 def play_stream(
     *,
     n_chunks: int,
@@ -269,20 +310,10 @@ def play_stream(
 
     async def play() -> Played:
         stage = _Stage(plans)
-        opened = StreamOpened(
-            stream_id="s1",
-            tenant="acme",
-            opened_at=0,
-            sample_rate_hz=RATE_HZ,
-            shard=0,
-            language="en",
-            providers=("b", "a"),
-            skips_silence=False,
-        )
         loop = asyncio.get_running_loop()
         kills = sorted(kills_s)
         async with asyncio.TaskGroup() as tasks:
-            worker = _Worker(opened, stage, session_limit_s, tasks)
+            worker = _Worker(OPENED, stage, session_limit_s, tasks)
             for number, chunk in enumerate(_chunks(stage, n_chunks, changes, flushes)):
                 stage.audio.append(chunk)
                 worker.deliver(chunk)
@@ -410,6 +441,10 @@ class _Worker:
 
     async def wait(self) -> None:
         assert await self._task == "closed"
+
+    async def supersede(self) -> Outcome:
+        self._run.supersede()
+        return await self._task
 
     async def kill(self) -> None:
         """Nothing that was not stored by now will be."""

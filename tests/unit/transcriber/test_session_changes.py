@@ -39,6 +39,7 @@ from tests.support.stream_stage import (
     NOWHERE,
     Played,
     SessionPlan,
+    lose_stream,
     play_stream,
 )
 from tests.support.virtual_time import run_virtual
@@ -285,3 +286,11 @@ def test_nothing_is_lost_doubled_or_in_another_language_whatever_breaks(
     assert set(answered) <= asked
     if not kills_s:
         assert set(answered) == asked
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.0, 6.0])
+def test_a_stream_that_another_worker_has_taken_waits_for_no_provider(after_s: float) -> None:
+    """Else a drain would: up to 10 s for each provider that accepts and says nothing."""
+    plans = [SessionPlan(opens_after_s=5.0), *[SessionPlan(opens_after_s=60.0)] * 9]
+
+    assert run_virtual(lose_stream(plans, after_s=after_s)) == ("superseded", 0.0)
