@@ -209,12 +209,7 @@ class StreamRun:
         if not sessions.is_followed(language):
             sessions.drop_successor()  # or it might have the slot that is waited for
             lease = await self._take_lease(language)
-        try:
-            await sessions.open(language, position, lease)
-        except ProviderError as error:
-            if self._is_superseded:
-                raise _SupersededError from None
-            await self._recover(error)
+        if not await self._open_session(language, position, lease):
             return False
         reader.go_on()
         while True:
@@ -237,6 +232,17 @@ class StreamRun:
                 self._wake.clear()
                 # Nothing may have come between the checks above and this line: one thread.
                 await self._wake.wait()
+
+    async def _open_session(self, language: str | None, position: int, lease: Lease | None) -> bool:
+        """Open a session; False: it failed, and it is decided who is next."""
+        try:
+            await self._sessions.open(language, position, lease)
+        except ProviderError as error:
+            if self._is_superseded:
+                raise _SupersededError from None
+            await self._recover(error)
+            return False
+        return True
 
     async def _take_lease(self, language: str | None) -> Lease:
         """Wait until a provider has room for a session.
