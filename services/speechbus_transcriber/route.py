@@ -84,7 +84,8 @@ class Route:
             has_advanced: more of the stream is covered than when the session began.
 
         Returns:
-            Seconds to wait before the next session.
+            Seconds to wait before the next session; those that this one lived are counted in: it is
+            not asked more often than the waits of one that is down.
         """
         name = self.current
         assert name is not None
@@ -99,7 +100,8 @@ class Route:
             return 0.0
         if isinstance(error, ProviderRateLimitedError):
             return 0.0  # nobody's failure; the governor knows who has room, and when
-        if self._heard_at_s is not None and now_s - self._heard_at_s > STEADY_S:
+        lived_s = 0.0 if self._heard_at_s is None else now_s - self._heard_at_s
+        if lived_s > STEADY_S:
             self.failures = 0
         self.failures += 1
         self._n_stuck += 1
@@ -107,4 +109,4 @@ class Route:
         if self.failures >= FAILURES_MAX and len(self._names) > 1:
             self._left = [*(other for other in self._left if other != name), name]
             self.failures = self._n_stuck = 0
-        return backoff_s
+        return max(BACKOFF_MIN_S, backoff_s - lived_s)

@@ -21,6 +21,10 @@ __all__ = ["ProvidersExhaustedError", "SessionBuilder"]
 logger = logging.getLogger(__name__)
 
 
+NONE_TAKES_IT: Final = (
+    "the client names others of 'providers', or none of them; tells its 'language'; or"
+    " SPEECHBUS_TRANSCRIBER_PROVIDERS has more"
+)
 ROUTES_MAX: Final = 16
 """Languages whose providers' failures are remembered; a stream goes back by one or two."""
 
@@ -135,7 +139,18 @@ class SessionBuilder:
         providers = self._context.providers
         names = plan_stream(opened, providers)
         left_out = [name for name in default_route(tuple(providers)) if name not in names]
-        if left_out and not opened.providers:
+        if not names:
+            logger.warning(
+                "no provider here takes the stream",
+                extra={
+                    "stream_id": opened.stream_id,
+                    "wanted": list(opened.providers),
+                    "language": opened.language,
+                    "providers": list(providers),
+                    "advice": NONE_TAKES_IT,
+                },
+            )
+        elif left_out and not opened.providers:
             logger.info(
                 "providers left out: they do not take the stream's language, or need to be told it",
                 extra={

@@ -221,7 +221,7 @@ class StreamRun:
                 await self._output.store_next()
                 if not self._reader.is_reading:
                     self._reader.go_on()
-            elif speaker.failure is not None and not self._is_silent_again(speaker.failure):
+            elif speaker.failure is not None and not self._is_silent_again(speaker):
                 await self._recover(speaker.failure)
                 return False
             elif speaker.is_finished or speaker.failure is not None:
@@ -332,10 +332,15 @@ class StreamRun:
         if self._is_superseded:
             raise _SupersededError
 
-    def _is_silent_again(self, error: ProviderError) -> bool:
-        """Whether a second session has said nothing of the same audio, and ends as the first."""
+    def _is_silent_again(self, session: ProviderSession) -> bool:
+        """Whether a second session has said nothing of the same audio, and ends as the first.
+
+        One that another session follows has not heard it all.
+        """
         return (
-            error.code == SILENT
+            session.failure is not None
+            and session.failure.code == SILENT
+            and session.end_sample is None
             and (self._reader.lost is not None or self._reader.end_reason is not None)
             and self._silent_at == self._output.covered_sample
         )

@@ -151,7 +151,8 @@ class StreamReader:
         pcm = memoryview(chunk.payload)
         if self.sound is not None:
             self.sound.feed(pcm)
-        feed.give(pcm, n_behind=n_behind)
+        # Also what this tail has not seen yet: after a break it is read anew, 3 s at a time.
+        feed.give(pcm, n_behind=self.seen - tail.position)
         if self._sessions.is_successor_waiting:
             self._sessions.hear(pcm)
         if n_behind > self._behind_max:

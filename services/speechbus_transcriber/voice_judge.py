@@ -1,5 +1,6 @@
 """Whether somebody may be speaking in a short stretch of audio; in doubt, somebody is. Pure."""
 
+import math
 from array import array
 from operator import itemgetter
 from typing import Final
@@ -11,6 +12,10 @@ __all__ = ["BLOCK_MS", "DIGITAL_SILENCE", "SoundCheck", "VoiceJudge", "is_number
 BLOCK_MS: Final = 20
 DIGITAL_SILENCE: Final = 2
 """Nobody speaks there, however quietly."""
+ROOM_RATIO: Final = 3
+"""A room is as loud all the time, within this (10 dB); speech rises 15 dB above itself."""
+ROOM_MIN: Final = 8
+"""From peak to peak; where less than this is heard, it is dither."""
 _VAD_RATE_HZ: Final = 8_000
 _VAD_SAMPLES: Final = _VAD_RATE_HZ * BLOCK_MS // 1000
 _VAD_MODE: Final = 0
@@ -51,6 +56,9 @@ class VoiceJudge:
 class SoundCheck:
     """Whether anybody may have spoken in all of some audio.
 
+    Two judges must agree that nobody has: WebRTC's detector, and loudness that never rises. In
+    noise the detector alone passes over quiet speech.
+
     Args:
         sample_rate_hz: of the audio.
     """
@@ -58,6 +66,8 @@ class SoundCheck:
     def __init__(self, *, sample_rate_hz: int) -> None:
         self._judge = VoiceJudge(sample_rate_hz=sample_rate_hz)
         self._rest = b""
+        self._quietest = math.inf
+        self._loudest = 0.0
         self.may_have_speech = False
 
     def feed(self, pcm: memoryview) -> None:
@@ -68,10 +78,18 @@ class SoundCheck:
         block_bytes = self._judge.block_bytes
         n_whole = len(audio) // block_bytes * block_bytes
         self.may_have_speech = any(
-            self._judge.may_be_speech(memoryview(audio)[at : at + block_bytes].cast("h"))
+            self._stands_out(samples) or self._judge.may_be_speech(samples)
             for at in range(0, n_whole, block_bytes)
+            for samples in [memoryview(audio)[at : at + block_bytes].cast("h")]
         )
         self._rest = audio[n_whole:]
+
+    def _stands_out(self, samples: "memoryview[int]") -> bool:
+        """Note how loud a block is; return whether that is more than a room's noise varies."""
+        level = max(ROOM_MIN, max(samples) - min(samples))
+        self._quietest = min(self._quietest, level)
+        self._loudest = max(self._loudest, level)
+        return self._loudest > self._quietest * ROOM_RATIO
 
 
 def is_number(highest: int, lowest: int) -> bool:

@@ -391,6 +391,27 @@ def test_what_a_vanished_client_said_is_transcribed(system: System, manner: str)
     assert finals[-1].end_ms == closed.audio_ms
 
 
+def test_a_stream_that_no_provider_takes_is_told_what_to_look_at(system: System) -> None:
+    """Client and operator, each in their place."""
+
+    async def run() -> NativeClient:
+        async with connect_native(system.ingest, KEY) as client:
+            await client.open(providers=["nobody"])
+            await client.hear_rest()
+            return client
+
+    client = asyncio.run(run())
+
+    assert client.closed.reason == "no_provider"
+    assert client.connection.close_code == 1000
+    assert "'providers'" in (client.connection.close_reason or "")
+    (transcriber,) = system.transcribers
+    (line,) = [
+        line for line in transcriber.log_path.read_text().splitlines() if "no provider here" in line
+    ]
+    assert msgspec.json.decode(line)["wanted"] == ["nobody"]
+
+
 def test_who_leaves_during_the_handshake_leaves_nothing(system: System) -> None:
     """Port scanners and closed browser tabs: no stream, no error of ours."""
 

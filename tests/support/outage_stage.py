@@ -54,6 +54,7 @@ FRAMES_PER_CHUNK: Final = 5
 FRAMES_PER_S: Final = 1000 // FRAME_MS
 CHUNK_S: Final = FRAMES_PER_CHUNK * FRAME_MS / 1000
 HANDSHAKE_S: Final = 0.05
+PLAIN: Final = "segment_ms = 3000"
 ACK_S: Final = 0.002
 ON_TIME_S: Final = 1.0
 """Something this much later than the quickest of its stream is late."""
@@ -87,10 +88,13 @@ class Outage(msgspec.Struct, frozen=True, kw_only=True):
 class _Provider:
     """Its servers: nobody is there while it is away."""
 
-    def __init__(self, name: CloudName, *, from_s: float, to_s: float) -> None:
+    def __init__(
+        self, name: CloudName, *, from_s: float, to_s: float, script: str, handshake_s: float
+    ) -> None:
         self.asked_at_s: list[float] = []
         self._name = name
-        self._script = parse_script(b"segment_ms = 3000", provider=name)
+        self._script = parse_script(script.encode(), provider=name)
+        self._handshake_s = handshake_s
         self._from_s, self._to_s = from_s, to_s
         self._links: list[_Link] = []
         self._loop = asyncio.get_running_loop()
@@ -106,7 +110,7 @@ class _Provider:
         now_s = self._loop.time()
         if now_s >= self._from_s:
             self.asked_at_s.append(now_s)
-        await asyncio.sleep(HANDSHAKE_S)
+        await asyncio.sleep(self._handshake_s)
         if self._from_s <= self._loop.time() < self._to_s:
             raise ConnectionRefusedError
         assert isinstance(request, WebSocketConnect)
@@ -222,7 +226,13 @@ class _Bus(FakeBus):
 
 
 def play_outage(
-    provider: CloudName, *, n_frames: int, from_s: float, seconds: float
+    provider: CloudName,
+    *,
+    n_frames: int,
+    from_s: float,
+    seconds: float,
+    script: str = PLAIN,
+    handshake_s: float = HANDSHAKE_S,
 ) -> Coroutine[Any, Any, Outage]:
     """Return the coroutine that plays a conversation in real time, and returns what came of it.
 
@@ -231,10 +241,18 @@ def play_outage(
         n_frames: of the conversation.
         from_s: when the provider goes away.
         seconds: how long it is away.
+        script: what its simulator does while it is there.
+        handshake_s: of a session.
     """
 
     async def play() -> Outage:
-        there = _Provider(provider, from_s=from_s, to_s=from_s + seconds)
+        there = _Provider(
+            provider,
+            from_s=from_s,
+            to_s=from_s + seconds,
+            script=script,
+            handshake_s=handshake_s,
+        )
         bus = _Bus()
         providers = build_providers([provider], ACCOUNTS)
         loop = asyncio.get_running_loop()

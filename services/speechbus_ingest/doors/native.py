@@ -52,8 +52,16 @@ QUEUED_AFTER_S: Final = 1.0
 ACCEPTED_S: Final = 1.0
 """A client that can resume keeps what it was not told of: this much more than is on its way."""
 
+NONE_TAKES_IT: Final = (
+    "nobody here could transcribe it: look at 'providers' and 'language' of the hello"
+)
+"""Of the close frame, which takes 123 bytes."""
 _CLOSE_NORMAL: Final = 1000
 _CLOSE_RESTART: Final = 1012
+
+
+class _Closed(msgspec.Struct, frozen=True):
+    reason: str
 
 
 class _GoneError(Exception):
@@ -181,7 +189,7 @@ class NativeDoor:
         elif stream.end_reason == "shutdown":
             await close(socket, _CLOSE_RESTART, "the server goes away; open a new stream")
         else:
-            await close(socket, _CLOSE_NORMAL)
+            await close(socket, _CLOSE_NORMAL, "" if sender.cancelled() else sender.result())
 
     async def _watch(self, socket: WebSocket, stream: IngestStream) -> DoorError:
         """End the stream when it is idle, too long or broken.
@@ -309,8 +317,12 @@ async def _receive_hello(socket: WebSocket) -> Hello:
     return parse_hello(message.get("text"))
 
 
-async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> None:
-    """Send events until the stream is closed and everything is sent."""
+async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) -> str:
+    """Send events until the stream is closed and everything is sent.
+
+    Returns:
+        What the client may do about the way in which it was closed; empty: nothing.
+    """
     while True:
         try:
             events = await outbox.next_events()
@@ -319,7 +331,8 @@ async def _send_events(socket: WebSocket, stream: IngestStream, outbox: Outbox) 
         for kind, payload in events:
             await send_text(socket, payload.decode())
             if kind == "closed":
-                return
+                is_untaken = msgspec.json.decode(payload, type=_Closed).reason == "no_provider"
+                return NONE_TAKES_IT if is_untaken else ""
 
 
 async def _send(socket: WebSocket, message: dict[str, Any]) -> None:

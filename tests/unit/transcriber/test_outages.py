@@ -51,6 +51,37 @@ def test_a_short_outage_costs_some_pauses_more(phase: float) -> None:
     assert play("palabra", seconds=3, phase=phase).caught_up_s <= 3 * 3 + SHORT_S
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("provider", ["palabra", "kotoba"])
+def test_ten_breaks_in_a_row_are_caught_up_with(provider: CloudName, seed: int) -> None:
+    """Each session ends after 3 s of audio, which hold a turn where its pauses are left out.
+
+    A session is there so quickly that nothing live comes between: what is known of the stream's
+    end says all the same that it is behind.
+    """
+    random.seed(seed)
+    n_breaks, n_frames = 11, 90 * FRAMES_PER_S
+    faults = ", ".join(
+        f'{{kind = "reset", session = {number}, after_ms = 3000}}'
+        for number in range(1, n_breaks + 1)
+    )
+    outage = run_virtual(
+        play_outage(
+            provider,
+            n_frames=n_frames,
+            from_s=0.0,
+            seconds=0.0,
+            script=f"segment_ms = 3000\nfaults = [{faults}]",
+            handshake_s=0.005,
+        )
+    )
+
+    assert check_conversation(outage.finals, n_frames) == EXACT
+    assert len(outage.asked_at_s) == n_breaks + 1
+    assert outage.asked_at_s[-1] < 3.5 * n_breaks
+    assert outage.caught_up_s < 3.5 * n_breaks + 3 * CYCLE_S
+
+
 def test_a_provider_that_is_away_is_asked_seldom_and_missed_soon() -> None:
     """All streams and workers together ask it as often as this one does, which is alone."""
     outage = play("palabra", seconds=60, phase=0.5)

@@ -5,7 +5,7 @@ from speechbus_transcriber.providers.interface import (
     ProviderRejectedError,
     ProviderUnavailableError,
 )
-from speechbus_transcriber.route import BACKOFF_MAX_S, Route
+from speechbus_transcriber.route import BACKOFF_MAX_S, BACKOFF_MIN_S, Route
 
 DOWN = ProviderUnavailableError("no_connection", provider="first")
 REFUSED = ProviderRejectedError("bad_language", provider="first")
@@ -89,7 +89,19 @@ def test_a_provider_that_breaks_at_the_same_audio_again_and_again_is_asked_less_
         waits.append(route.fail(DOWN, now_s=number + 0.5))
 
     assert waits == sorted(waits)
-    assert waits[-1] == BACKOFF_MAX_S
+    assert waits[-1] + 0.5 == BACKOFF_MAX_S
+
+
+def test_what_a_session_lived_is_no_time_to_wait_again() -> None:
+    """Asking once in so many seconds storms nobody, whether they were waited for or heard."""
+    route = Route(["only"])
+    waits: list[float] = []
+    for number in range(8):
+        open_next(route)
+        route.hear(now_s=10.0 * number)
+        waits.append(route.fail(DOWN, now_s=10.0 * number + BACKOFF_MAX_S))
+
+    assert set(waits) == {BACKOFF_MIN_S}
 
 
 def test_a_session_that_lived_long_clears_the_failures_before_it() -> None:

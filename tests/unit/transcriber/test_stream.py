@@ -178,6 +178,38 @@ def test_silence_that_two_sessions_say_nothing_about_is_no_gap() -> None:
     assert (closed.audio_ms, closed.gap_ms, closed.finals) == (1_000, 0, 0)
 
 
+def test_a_mute_session_that_another_one_follows_does_not_stand_for_the_streams_end() -> None:
+    """Who followed it has read the end marker, and goes with it: it has to be read again."""
+
+    async def run() -> list[AnyEvent]:
+        bus = Server()
+        capabilities = msgspec.structs.replace(echo.CAPABILITIES, session_limit_s=8.0)
+        stream = _build_stream(bus, build_provider(capabilities, SlowDeafEcho))
+        chunks = [_build_chunk(number, is_silent=True) for number in range(10)]
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(stream.run())
+            await asyncio.sleep(0.1)
+            for message in (*chunks, END):
+                bus.deliver(AUDIO.encode(), message)
+            await asyncio.sleep(SlowDeafEcho.FINISH_S + 0.2)
+            for message in chunks[:9]:  # heard again
+                bus.deliver(AUDIO.encode(), message)
+            await asyncio.sleep(7.5)  # rolled over, and the old session has not finished yet
+            for message in (chunks[9], END):
+                bus.deliver(AUDIO.encode(), message)
+            async with asyncio.timeout(60.0):
+                while not running.done():
+                    await asyncio.sleep(SlowDeafEcho.FINISH_S)
+                    for message in (*chunks, END):
+                        bus.deliver(AUDIO.encode(), message)
+        return bus.written
+
+    (closed,) = run_virtual(run())
+
+    assert isinstance(closed, StreamClosed)
+    assert (closed.audio_ms, closed.gap_ms, closed.finals) == (1_000, 0, 0)
+
+
 @pytest.mark.parametrize("n_deaf", [1, 2])
 def test_an_end_that_the_provider_has_not_confirmed_is_asked_of_another_session(
     n_deaf: int,
@@ -264,6 +296,30 @@ class DeafEcho(echo.EchoProtocol):
             Finished(is_sure=False) if isinstance(result, Finished) else result
             for result in super().results_received()
         ]
+
+
+class SlowDeafEcho(DeafEcho):
+    """Hears nothing, and takes its time to say so."""
+
+    FINISH_S: Final = 3.0
+
+    def __init__(self, request: SessionRequest) -> None:
+        super().__init__(request, is_deaf=True)
+        self._finished_at_s: float | None = None
+
+    def finish(self, *, now_s: float) -> Sequence[str | bytes]:
+        """Do so later."""
+        self._finished_at_s = now_s + self.FINISH_S
+        return ()
+
+    def next_deadline_s(self) -> float | None:
+        """When it has finished."""
+        return self._finished_at_s
+
+    def handle_deadline(self, *, now_s: float) -> Sequence[str | bytes]:
+        """Finish."""
+        self._finished_at_s = None
+        return super().finish(now_s=now_s)
 
 
 def _build_chunk(number: int, *, is_silent: bool = False) -> bytes:
