@@ -21,12 +21,16 @@ from speechbus_cli.heartbeats import hear_workers
 from speechbus_cli.http_probe import probe_http
 from speechbus_cli.running import run_until_interrupted
 from speechbus_cli.settings import INGEST_URL, NATS_URL, read_nats_login
+from speechbus_correlator.settings import SETTINGS_PREFIX as CORRELATOR_PREFIX
+from speechbus_correlator.settings import Settings as CorrelatorSettings
 from speechbus_runtime.bus_login import BusLogin
 from speechbus_runtime.health import Failure
 from speechbus_runtime.jetstream import ObjectReport
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_transcriber.providers.registry import CLOUD_PROVIDERS
 from speechbus_transcriber.settings import SETTINGS_PREFIX, Settings
+from speechbus_translator.settings import SETTINGS_PREFIX as TRANSLATOR_PREFIX
+from speechbus_translator.settings import Settings as TranslatorSettings
 
 __all__ = ["Check", "doctor"]
 
@@ -95,6 +99,25 @@ def _check_accounts() -> Check:
     if missing:
         found += f" (no account in this environment: {', '.join(missing)})"
     return Check(name="providers", state="ok", found=found)
+
+
+def _check_translations() -> Check:
+    """Two services' settings that belong together, as far as they are in this environment."""
+    try:
+        correlator = read_settings(CorrelatorSettings, prefix=CORRELATOR_PREFIX)
+        translator = read_settings(TranslatorSettings, prefix=TRANSLATOR_PREFIX)
+    except SettingsError as error:
+        found = f"{len(error.mistakes)} wrong variable(s)"
+        return Check(name="translations", state="fail", found=found, remedy=str(error))
+    deadline_s, step_in_s = correlator.deadline_s, translator.step_in_s
+    found = f"promised ones are made up for after {step_in_s:g} s, captions wait {deadline_s:g} s"
+    if step_in_s >= deadline_s:
+        remedy = (
+            f"Set {TRANSLATOR_PREFIX}STEP_IN_S to less than {CORRELATOR_PREFIX}DEADLINE_S: captions"
+            " do not wait for translators now."
+        )
+        return Check(name="translations", state="warn", found=found, remedy=remedy)
+    return Check(name="translations", state="ok", found=found)
 
 
 async def _check_nats(places: _Places, settings: BootstrapSettings) -> Check:
@@ -234,7 +257,7 @@ def _check_browser() -> Check:
 
 
 async def _check_all(places: _Places, settings: BootstrapSettings) -> list[Check]:
-    checks = [_check_python(), _check_packages(), _check_accounts()]
+    checks = [_check_python(), _check_packages(), _check_accounts(), _check_translations()]
     checks.append(await _check_nats(places, settings))
     if checks[-1].state != "fail":
         checks += await _check_objects(places, settings)

@@ -19,6 +19,7 @@ class SessionFinals:
     def __init__(self) -> None:
         self._finals: dict[str, SegmentFinal] = {}
         self._sequences: dict[str, int] = {}
+        self._corrected: set[str] = set()
         self.traceparent = ""
         """Of the session: they follow from it."""
 
@@ -29,7 +30,9 @@ class SessionFinals:
             return
         self._finals[provider_id] = final
         if len(self._finals) > FINALS_MAX:
-            forgotten = self._finals.pop(next(iter(self._finals)))
+            oldest = next(iter(self._finals))
+            self._corrected.discard(oldest)
+            forgotten = self._finals.pop(oldest)
             self._sequences.pop(forgotten.transcription_id, None)
 
     def note_stored(self, final: SegmentFinal, sequence: int) -> None:
@@ -44,13 +47,17 @@ class SessionFinals:
             Whether an earlier revision of it is stored.
         """
         self._finals.pop(final.provider_transcription_id or "", None)
+        self._corrected.discard(final.provider_transcription_id or "")
         return self._sequences.pop(final.transcription_id, None) is not None
 
     def correct(self, heard: Heard, *, last_index: int, now_ms: int) -> SegmentFinal | None:
         """Return the next revision of a final that the provider has changed.
 
+        Providers' translations do not say which of its texts they are of, so from now on none of
+        theirs counts: translators make those.
+
         Args:
-            heard: a final whose id `knows`.
+            heard: of an id that `knows`.
             last_index: of the stream's last segment. Only that one can be corrected: the last
                 final in the log is where the next worker goes on.
             now_ms: ms since 1970.
@@ -59,7 +66,7 @@ class SessionFinals:
             None when nothing changed, or it is too late.
         """
         final = self._finals[heard.provider_transcription_id or ""]
-        if final.index != last_index or heard.text in {"", final.text}:
+        if not heard.is_final or final.index != last_index or heard.text in {"", final.text}:
             return None
         corrected = msgspec.structs.replace(
             final,
@@ -68,8 +75,10 @@ class SessionFinals:
             confidence=heard.confidence,
             revision=final.revision + 1,
             emitted_at=now_ms,
+            promised_languages=(),
         )
         self.add(corrected)
+        self._corrected.add(heard.provider_transcription_id or "")
         return corrected
 
     def knows(self, heard: Heard) -> bool:
@@ -77,9 +86,13 @@ class SessionFinals:
         return heard.provider_transcription_id in self._finals
 
     def translate(self, translated: Translated) -> TranslationFinal | None:
-        """Return the event for a translation; None: its final is not known (any more)."""
+        """Return the event for a translation.
+
+        Returns:
+            None: its final is not known (any more), or has been corrected.
+        """
         final = self._finals.get(translated.provider_transcription_id)
-        if final is None:
+        if final is None or translated.provider_transcription_id in self._corrected:
             return None
         return TranslationFinal(
             stream_id=final.stream_id,

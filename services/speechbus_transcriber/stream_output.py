@@ -152,7 +152,7 @@ class StreamOutput:
         if finals.knows(heard):
             last_index = self._segmenter.next_index - 1
             corrected = finals.correct(heard, last_index=last_index, now_ms=now_ms)
-            if heard.is_final and corrected is not None:
+            if corrected is not None:
                 self._put_out([corrected], finals)
             return
         if heard.is_final:
@@ -170,7 +170,8 @@ class StreamOutput:
         if translation is None:
             # Never a wrong pair: better none (providers.md, case 4).
             logger.warning(
-                "a translation without its final was dropped", extra={"stream_id": self._stream_id}
+                "a translation of a final that is not known, or was corrected, was dropped",
+                extra={"stream_id": self._stream_id},
             )
             return
         self._put_in_outbox(translation, session.finals)

@@ -37,6 +37,7 @@ faults = [
   {kind = "reordered_translation", language = "pt", after_ms = 0},
   {kind = "missing_translation", language = "pt", after_ms = 1200},
   {kind = "duplicate_final"},
+  {kind = "revised_final", after_ms = 1200},
 ]
 """
 
@@ -47,7 +48,7 @@ def fail_sometimes(number: int) -> int | None:
 
 
 def test_every_final_has_its_caption_whoever_dies(tmp_path: Path) -> None:
-    """Two hundred streams, two languages; late, reordered, repeated and missing translations."""
+    """200 streams, two languages; corrections; late, reordered, repeated, missing translations."""
     with ExitStack() as stack:
         variables = stack.enter_context(simulator(tmp_path, SCRIPT, provider="palabra"))
         engine = stack.enter_context(LibreTranslateServer(fault=fail_sometimes))
@@ -106,7 +107,7 @@ async def _run(system: System) -> None:
     assert set(current) == finals
     for caption in current.values():
         assert caption.source is not None
-        # Also where the provider broke its promise.
+        # Also where the provider broke its promise, or changed a text that it had translated.
         assert caption.translations == {
             language: f"[{language}] {caption.source.text}" for language in LANGUAGES
         }

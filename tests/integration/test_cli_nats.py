@@ -113,6 +113,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
         SPEECHBUS_BOOTSTRAP_REPLICAS="3",
         KOTOBA_API_KEY="the-key",
         PALABRA_CLIENT_ID="me",
+        SPEECHBUS_CORRELATOR_DEADLINE_S="2",
     )
 
     text = done.stdout.decode()
@@ -120,6 +121,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(server: NatsServer) -> None
     assert "PALABRA_CLIENT_ID and PALABRA_CLIENT_SECRET come together" in text
     assert "the-key" not in text
     assert "3 replicas need as many servers" in text
+    assert "STEP_IN_S to less than SPEECHBUS_CORRELATOR_DEADLINE_S" in text
     assert text.count("Create it: `speechbus bootstrap`.") == 12
     assert "speechbus transcriber" in text
     assert "speechbus ingest" in text
@@ -143,6 +145,7 @@ def test_doctor_hears_a_transcriber(server: NatsServer) -> None:
 
     text = asyncio.run(beat_while_doctor_looks())
     assert "route from here: local (no account in this environment: palabra, kotoba)" in text
+    assert "made up for after 2.5 s, captions wait 5 s" in text
     assert "1 alive, 1 of 10 streams" in text
     assert text.count("present") == 12
 

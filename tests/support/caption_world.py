@@ -22,7 +22,7 @@ __all__ = ["WAIT_MS", "World", "draw_log", "missing_of", "retracted_of", "transl
 
 WAIT_MS: Final = 5_000
 LANGUAGES: Final = ("es", "pt")
-INSTANCES: Final = 3
+ACK_WAIT_MS: Final = 10_000
 DELAYS_MS: Final = (-130_000, -4_000, -1, 0, 1, 300, 4_999, 5_001, 9_000, 200_000)
 """Of translations, behind their final."""
 
@@ -37,6 +37,7 @@ class World:
     Args:
         log: everything that is ever stored, in order.
         faults: draws faults; None: each event is delivered at once, to one instance, once.
+        instances: how many there are, with faults.
         outage: from and to, in ms; nobody runs then.
         wrong_by_ms: of the clocks of all instances, behind (below 0) or ahead of the store's.
     """
@@ -46,6 +47,7 @@ class World:
         log: Sequence[Stored],
         *,
         faults: random.Random | None = None,
+        instances: int = 3,
         outage: tuple[int, int] = (0, 0),
         wrong_by_ms: int = 0,
     ) -> None:
@@ -57,7 +59,7 @@ class World:
         self._wrong_by_ms = wrong_by_ms
         self._now_ms = 0
         """Set by `run`; by itself, nothing has been stored yet."""
-        self._instances = [self._start() for _ in range(INSTANCES if faults else 1)]
+        self._instances = [self._start() for _ in range(instances if faults else 1)]
 
     def _start(self) -> Correlator:
         return Correlator(self, self._publish, wait_ms=WAIT_MS)
@@ -76,6 +78,10 @@ class World:
             if self._outage[0] <= self._now_ms < self._outage[1]:
                 self._now_ms = self._outage[1]
             event = next(each for each in self._log if each.sequence == sequence)
+            if self._happens(0.1):  # to an instance that has died
+                delivered.add(sequence)
+                due.append((self._now_ms + ACK_WAIT_MS, sequence))
+                continue
             which = self._pick(len(self._instances))
             try:
                 again_ms = await self._instances[which].handle(
@@ -85,12 +91,14 @@ class World:
                 )
             except _CrashError:
                 self._instances[which] = self._start()
-                again_ms = 10_000
+                again_ms = ACK_WAIT_MS
             delivered.add(sequence)
             if again_ms is not None:
+                if self._happens(0.1):  # the server has restarted, and forgot the delay
+                    again_ms = ACK_WAIT_MS
                 due.append((self._now_ms + again_ms, sequence))
             elif self._happens(0.15):  # the acknowledgement was lost
-                due.append((self._now_ms + 10_000, sequence))
+                due.append((self._now_ms + ACK_WAIT_MS, sequence))
 
     def move_to(self, now_ms: int) -> None:
         """Let time pass, without anybody at work."""

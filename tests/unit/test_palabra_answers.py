@@ -276,6 +276,17 @@ def test_case_04_a_translation_of_a_segment_without_a_final_is_not_sent() -> Non
     ]
 
 
+def test_case_06_a_translation_of_another_text_than_was_told_is_not_sent() -> None:
+    """A corrected text has no message of its own, and its translation would stand under the old."""
+    corrected = msgspec.structs.replace(final(0, "hello"), revision=1, text="yellow")
+    of_it = msgspec.structs.replace(translation(0, "amarillo"), revision=1)
+
+    told = say(begin(), [final(0, "hello"), corrected, of_it, translation(0, "hola")])
+    assert texts(told) == [("hello", True), ("hola", True)]
+    early = say(begin(), [translation(0, "hola"), of_it, corrected])
+    assert texts(early) == [("yellow", True), ("amarillo", True)]
+
+
 def test_case_05_each_target_is_sent_when_it_comes_and_no_other_language() -> None:
     """Translations are sent only for the targets of the stream's URL, whatever is on the bus."""
     events: list[AnyEvent] = [
@@ -516,6 +527,23 @@ def test_by_hand_a_turn_is_translated_whole_under_its_own_id() -> None:
     ]
     assert [message.segment.text for message in translated] == ["Buenos días. Mm.", "Tag Guten"]
     assert texts(told)[-1] == ("Later", True)
+
+
+def test_by_hand_a_part_that_is_corrected_is_translated_anew() -> None:
+    """The turn's translation is that of the words in the turn."""
+    answers = begin(finalization_mode="manual", target_languages=("es",))
+    corrected = msgspec.structs.replace(final(1, "Hum!"), revision=1)
+    of_it = msgspec.structs.replace(translation(1, "¡Mm!"), revision=1)
+    parts = [translation(0, "Hola."), translation(1, "Mm."), corrected]
+    told = say(answers, [final(0, "Hello."), final(1, "Hm."), *parts, translation(1, "Mm.")])
+    answers.expect_flush(7, now_s=0.0)
+    told += say(answers, [flushed(7), final(2, "Later")])
+    assert not [each for each in told if isinstance(each, TranslatedTranscription)]
+
+    assert texts(say(answers, [of_it])) == [("Hola. ¡Mm!", True)]
+    alone = [final(3, "Hm."), translation(3, "Mm.")]
+    other = msgspec.structs.replace(final(3, "Hum!"), revision=1)
+    assert texts(say(answers, [*alone, other, CLOSED]))[-1] == ("Later Hum!", True)
 
 
 def test_by_hand_a_turn_that_nobody_ends_is_ended() -> None:

@@ -3,7 +3,7 @@
 Pure: events and the clock in, messages out.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final
 
 import msgspec
@@ -43,6 +43,9 @@ FINALIZES_MAX: Final = 16
 """Unanswered ones: a client asks once per turn and waits; more share the last one's answer."""
 TRANSLATIONS_MAX: Final = 256
 """Remembered, so that a translation made again is not sent again: those of the last minutes."""
+REVISIONS_MAX: Final = 1_024
+"""Finals whose revision is remembered: a worker corrects the last one only, and what translates a
+text comes within minutes."""
 EARLY_MAX: Final = 64
 """Translations that wait for their final: the bus may reorder, by milliseconds."""
 UNKNOWN_LANGUAGE: Final = "auto"
@@ -94,6 +97,7 @@ class Answers:
         self._still_until_s: float | None = None
         self._shown = _Shown()
         self._last_index = -1  # of the segments that have had their last word
+        self._revisions: OrderedDict[int, int] = OrderedDict()  # of these, by index, as told
         self._end_ms = 0  # of everything sent
         self._finalizes: deque[_Finalize] = deque()
         self._held: Transcription | None = None
@@ -186,6 +190,9 @@ class Answers:
 
     def _finish(self, final: SegmentFinal, now_s: float) -> list[ServerMessage]:
         shown = self._close_segment(final.index)
+        self._revisions[final.index] = final.revision
+        if len(self._revisions) > REVISIONS_MAX:
+            self._revisions.popitem(last=False)
         if not final.text and not shown.text:
             return []
         messages = self._send_last(self._build(final, final.text, shown, is_eos=True), now_s)
@@ -247,8 +254,12 @@ class Answers:
         name = (translation.transcription_id, translation.language)
         if name in self._translated:
             return []
-        if not self._has_final(translation.transcription_id):
+        index = self._find_index(translation.transcription_id)
+        if index is None or index > self._last_index:
             self._early.append(translation)
+            return []
+        # A corrected text has no message here, so what translates it has no source.
+        if translation.revision != self._revisions.get(index, translation.revision):
             return []
         self._translated.append(name)
         translated = TranslatedTranscription(
@@ -264,12 +275,11 @@ class Answers:
         # Never before its source.
         return [*self._release(), translated]
 
-    def _has_final(self, transcription_id: str) -> bool:
+    def _find_index(self, transcription_id: str) -> int | None:
         try:
-            _, index = parse_transcription_id(transcription_id)
+            return parse_transcription_id(transcription_id)[1]
         except ContractError:
-            return False  # a translator of others made it up
-        return index <= self._last_index
+            return None  # a translator of others made it up
 
     # --- finalize ------------------------------------------------------------------------------
 

@@ -36,9 +36,21 @@ class _Turn:
         """By language, then by the source's id."""
 
     @property
-    def sources(self) -> list[str]:
-        """Ids of what has words, in order."""
-        return [final.transcription_id for final in self.finals.values() if final.text]
+    def sources(self) -> dict[str, int]:
+        """Ids of what has words, in order, with the revision that is part of the turn."""
+        return {
+            final.transcription_id: final.revision for final in self.finals.values() if final.text
+        }
+
+    def add(self, final: SegmentFinal) -> None:
+        """Take a part, or its correction: what translated its old text is none of it."""
+        known = self.finals.get(final.index)
+        if known is not None and known.revision != final.revision:
+            for language, parts in list(self.translations.items()):
+                parts.pop(final.transcription_id, None)
+                if not parts:
+                    del self.translations[language]
+        self.finals[final.index] = final
 
     def join(self, last: SegmentPartial | SegmentFinal) -> SegmentPartial:
         """Return all finals and `last`, which may be one of them, as one partial."""
@@ -97,7 +109,7 @@ class ManualTurns:
     def _add(self, final: SegmentFinal) -> list[AnyEvent]:
         if final.index <= self._last_index and final.index not in self._turn.finals:
             return []  # of a turn that is over
-        self._turn.finals[final.index] = final
+        self._turn.add(final)
         self._last_index = max(self._last_index, final.index)
         if self._open is not None and self._open.index <= final.index:
             self._open = None
@@ -136,7 +148,7 @@ class ManualTurns:
     def _translate(self, translation: TranslationFinal) -> list[AnyEvent]:
         source = translation.transcription_id
         for turn in (self._turn, *reversed(self._over)):
-            if source in turn.sources:
+            if turn.sources.get(source) == translation.revision:
                 turn.translations.setdefault(translation.language, {})[source] = translation
                 return [] if turn is self._turn else _finish(turn, translation.language)
         return []
@@ -162,6 +174,7 @@ def _finish(turn: _Turn, language: str, *, is_whole: bool = True) -> list[AnyEve
     whole = msgspec.structs.replace(
         ordered[-1],
         transcription_id=first.transcription_id,
+        revision=next(reversed(turn.finals.values())).revision,  # as the turn's own
         text=_join(part.text for part in ordered),
         start_ms=first.start_ms,
     )

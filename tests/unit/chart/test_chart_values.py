@@ -119,6 +119,10 @@ MISTAKES: list[tuple[Object, str]] = [
         },
         "set transcriber.autoscaling.keda.natsMonitoring",
     ),
+    (
+        {"correlator": {"settings": {"DEADLINE_S": 2.5}}, "translator": {"enabled": True}},
+        "translator.settings.STEP_IN_S (2.5) must be less than correlator.settings.DEADLINE_S (2.5)",
+    ),
     ({"transcriber": {"secretKeys": ["palabra-client-id"]}}, "come together"),
     (
         {"transcriber": {"secretKeys": ["kotoba-api-key"], "existingSecret": ""}},

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,16 +39,22 @@ def run(log: Sequence[Stored]) -> World:
 @given(
     seed=st.integers(0, 2**32),
     faults=st.integers(0, 2**32),
+    instances=st.integers(1, 5),
     outage=st.tuples(st.integers(0, 60_000), st.sampled_from((0, 4_000, 300_000))),
 )
 def test_the_joined_set_is_that_of_the_ideal_order(
-    seed: int, faults: int, outage: tuple[int, int]
+    seed: int, faults: int, instances: int, outage: tuple[int, int]
 ) -> None:
-    """In any order, repeated, by any instance, through deaths, outages and wrong clocks."""
+    """In any order, repeated, lost, by any instance, through deaths, outages and wrong clocks."""
     log = draw_log(random.Random(seed))
     ideal = run(log)
     began_ms = 200_000 + outage[0]
-    world = World(log, faults=random.Random(faults), outage=(began_ms, began_ms + outage[1]))
+    world = World(
+        log,
+        faults=random.Random(faults),
+        instances=instances,
+        outage=(began_ms, began_ms + outage[1]),
+    )
     world.run()
 
     assert world.current() == ideal.current()
@@ -219,9 +226,10 @@ def test_a_clock_that_is_an_hour_behind_keeps_the_deadline() -> None:
     assert world.published_at_ms == {("s1-0", 2): 200_000 + WAIT_MS}
 
 
-def test_a_deadline_that_nobody_was_there_for_is_kept_when_somebody_is() -> None:
-    """It lies in the log, not in a process."""
-    world = World(log_of((0, FINAL), (300, ES)), outage=(200_100, 260_000))
+@pytest.mark.parametrize("since_ms", [100_000, 200_100])
+def test_a_deadline_that_nobody_was_there_for_is_kept_when_somebody_is(since_ms: int) -> None:
+    """It lies in the log, not in a process: nor does it begin when a process first sees its final."""
+    world = World(log_of((0, FINAL), (300, ES)), outage=(since_ms, 260_000))
     world.run()
 
     assert world.published_at_ms == {("s1-0", 2): 260_000}

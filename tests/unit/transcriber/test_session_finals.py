@@ -73,6 +73,8 @@ def test_case_06_a_changed_final_is_the_next_revision_of_the_last_segment() -> N
     """Of an older one it cannot be: the log's last final is where the next worker goes on."""
     finals = SessionFinals()
     finals.add(final(4, "a"))
+    partial = msgspec.structs.replace(heard("a", "Hell"), is_final=False)
+    assert finals.correct(partial, last_index=4, now_ms=9) is None
     corrected = finals.correct(heard("a", "Hello!"), last_index=4, now_ms=9)
 
     assert corrected == msgspec.structs.replace(
@@ -81,9 +83,20 @@ def test_case_06_a_changed_final_is_the_next_revision_of_the_last_segment() -> N
     assert finals.correct(heard("a", "Hello!"), last_index=4, now_ms=9) is None
     assert finals.correct(heard("a", ""), last_index=4, now_ms=9) is None
     assert finals.correct(heard("a", "Hallo!"), last_index=5, now_ms=9) is None
-    translation = finals.translate(spanish("a"))
-    assert translation is not None
-    assert translation.revision == 4
+
+
+def test_a_changed_final_is_translated_by_others() -> None:
+    """What its provider translates now may be the old text or the new one: it does not say which."""
+    finals = SessionFinals()
+    finals.add(msgspec.structs.replace(final(4, "a"), promised_languages=("es",)))
+    corrected = finals.correct(heard("a", "Hello!"), last_index=4, now_ms=9)
+
+    assert corrected is not None
+    assert corrected.promised_languages == ()
+    assert finals.translate(spanish("a")) is None
+    for index in range(5, 5 + FINALS_MAX):
+        finals.add(final(index, f"p{index}"))
+        assert finals.translate(spanish(f"p{index}")) is not None
 
 
 def test_finals_without_an_id_of_the_provider_are_never_corrected() -> None:

@@ -37,6 +37,11 @@
 {{- if and (ne $values.ingest.autoscaling.kind "none") (ge $target $capacity) }}
 {{- fail (printf "\n\ningest.autoscaling.targetStreams (%d) must be less than ingest.settings.STREAMS_MAX (%d): pods would be full before one more starts." $target $capacity) }}
 {{- end }}
+{{- $deadline := dig "DEADLINE_S" 5 $values.correlator.settings | float64 }}
+{{- $stepIn := dig "STEP_IN_S" 2.5 $values.translator.settings | float64 }}
+{{- if and $values.translator.enabled (ge $stepIn $deadline) }}
+{{- fail (printf "\n\ntranslator.settings.STEP_IN_S (%g) must be less than correlator.settings.DEADLINE_S (%g): captions would not wait for translators that step in." $stepIn $deadline) }}
+{{- end }}
 {{- $keda := $values.transcriber.autoscaling.keda }}
 {{- if and (eq $values.transcriber.autoscaling.kind "keda") (not $values.nats.enabled) (not $keda.natsMonitoring) }}
 {{- fail "\n\nKEDA asks NATS' monitoring for the backlog: set transcriber.autoscaling.keda.natsMonitoring to its host:port." }}
