@@ -156,7 +156,7 @@ def test_what_is_mounted_and_built_is_there(file: ComposeFile) -> None:
 
     assert [path for path in mounted if not path.exists()] == []
     assert {build.dockerfile for build in builds} == {"deploy/Dockerfile"}
-    assert extras == {*SERVICES, "local", "simulate"}
+    assert extras == {*SERVICES, "local", "operator", "simulate"}
     assert extras <= locks
 
 
@@ -172,7 +172,9 @@ def test_every_setting_can_be_given(file: ComposeFile, name: str) -> None:
 
 def test_every_service_can_send_its_telemetry(file: ComposeFile) -> None:
     """A collector is elsewhere, and a network without a way out does not lead there."""
-    read = {described.variable for described in describe_settings(TelemetrySettings, TELEMETRY_PREFIX)}
+    read = {
+        described.variable for described in describe_settings(TelemetrySettings, TELEMETRY_PREFIX)
+    }
     for name in SERVICES:
         service = file.services[name]
         assert read <= service.environment.keys()
