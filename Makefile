@@ -23,7 +23,7 @@ COMPILE := $(WITH_INDEX) $(UV) pip compile --quiet --universal --generate-hashes
 	--custom-compile-command "make lock" $(ARGS)
 # Of images, one lock for each extra that a Dockerfile's SERVICE or EXTRAS may name. All take the
 # versions that are tested.
-IMAGE_EXTRAS := correlator ctranslate2 ingest local simulate transcriber translator
+IMAGE_EXTRAS := correlator ctranslate2 ingest local operator simulate transcriber translator
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

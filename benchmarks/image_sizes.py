@@ -20,6 +20,7 @@ VARIANTS: Final = (
     "transcriber local",
     "ingest",
     "simulate",
+    "operator",
 )
 """SERVICE, and EXTRAS behind it."""
 LARGEST: Final = 3

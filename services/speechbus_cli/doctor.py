@@ -20,7 +20,13 @@ from speechbus_cli.errors import CommandError, ExitCode
 from speechbus_cli.heartbeats import hear_workers
 from speechbus_cli.http_probe import probe_http
 from speechbus_cli.running import run_until_interrupted
-from speechbus_cli.settings import INGEST_URL, NATS_URL, read_nats_login
+from speechbus_cli.settings import (
+    INGEST_URL,
+    NATS_URL,
+    SERVICE,
+    read_environment,
+    read_nats_login,
+)
 from speechbus_correlator.settings import SETTINGS_PREFIX as CORRELATOR_PREFIX
 from speechbus_correlator.settings import Settings as CorrelatorSettings
 from speechbus_runtime.bus_login import BusLogin
@@ -257,13 +263,17 @@ def _check_browser() -> Check:
 
 
 async def _check_all(places: _Places, settings: BootstrapSettings) -> list[Check]:
-    checks = [_check_python(), _check_packages(), _check_accounts(), _check_translations()]
+    # An image of ours has what its one service needs; of a checkout it has nothing.
+    is_image = SERVICE in read_environment()
+    checks = [_check_python()]
+    if not is_image:
+        checks += [_check_packages(), _check_accounts(), _check_translations()]
     checks.append(await _check_nats(places, settings))
     if checks[-1].state != "fail":
         checks += await _check_objects(places, settings)
     later: Sequence[Callable[[_Places], Awaitable[Check]]] = (_check_workers, _check_ingest)
     checks += [await check(places) for check in later]
-    return [*checks, _check_speech(), _check_browser()]
+    return checks if is_image else [*checks, _check_speech(), _check_browser()]
 
 
 @click.command(

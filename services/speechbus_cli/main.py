@@ -8,7 +8,13 @@ from typing import Final
 
 import click
 
-from speechbus_cli.errors import CommandError, ExitCode, InterruptedCommandError, OutputClosedError
+from speechbus_cli.errors import (
+    CommandError,
+    ExitCode,
+    FailedError,
+    InterruptedCommandError,
+    OutputClosedError,
+)
 
 __all__ = ["main"]
 
@@ -42,7 +48,13 @@ class _Commands(click.Group):
         if where is None:
             return None
         module, _, name = where.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
+        try:
+            command: click.Command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            raise FailedError(
+                f"`speechbus {cmd_name}` needs the Python package {error.name}: install"
+                " speechbus[cli] (`make setup` in a checkout)."
+            ) from None
         return command
 
 

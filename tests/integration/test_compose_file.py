@@ -11,12 +11,22 @@ from speechbus_correlator.captions import STORE_WITHIN_S
 from speechbus_ingest.service import STOP_MARGIN_S as INGEST_MARGIN_S
 from speechbus_runtime.lifecycle import CANCEL_WITHIN_S, CLOSE_WITHIN_S
 from speechbus_runtime.pull_service import STOP_MARGIN_S
+from speechbus_runtime.settings import describe_settings
+from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 from speechbus_transcriber.service import STOP_MARGIN_S as TRANSCRIBER_MARGIN_S
 from speechbus_translator.translator import HANDLE_WITHIN_S
+from tests.support.chart_schema import COMPONENTS
 from tests.support.compose_file import ComposeError, ComposeFile, read_compose
 from tests.support.dockerfile import REPOSITORY
 
 SERVICES: Final = ("ingest", "transcriber", "translator", "correlator")
+NEEDS_A_FILE: Final = frozenset(
+    {
+        *("NATS_CA", "NATS_CERT", "NATS_KEY"),  # NATS is on a network of its own
+        *("TLS_CERTIFICATE_PATH", "TLS_KEY_PATH", "CTRANSLATE2_DIR"),
+    }
+)
+"""Settings that take more than a variable: an override file that mounts something."""
 MAKE_SECRETS: Final = REPOSITORY / "deploy" / "compose" / "make-secrets.sh"
 
 
@@ -39,7 +49,8 @@ def test_all_that_runs_by_default_is_the_system(file: ComposeFile) -> None:
     assert set(default.services) == {"nats", "bootstrap", *SERVICES}
     assert default.services["transcriber"].scale == 2
     assert set(file.services) - set(default.services) == {
-        *("simulate-kotoba", "simulate-palabra", "nats-1", "nats-2", "prometheus", "grafana")
+        *("simulate-kotoba", "simulate-palabra", "nats-1", "nats-2", "prometheus", "grafana"),
+        "operator",
     }
 
 
@@ -65,7 +76,7 @@ def test_everything_comes_back_but_the_one_shot(file: ComposeFile) -> None:
     """After a crash and after a restart of the machine."""
     policies = {name: service.restart for name, service in file.services.items()}
 
-    assert policies.pop("bootstrap") == "no"
+    assert [policies.pop(name) for name in ("bootstrap", "operator")] == ["no", "no"]
     assert set(policies.values()) == {"unless-stopped"}
 
 
@@ -110,11 +121,12 @@ def test_only_doors_and_pages_are_published_and_for_this_machine_only(file: Comp
 
 def test_each_service_sees_its_own_password_only(file: ComposeFile) -> None:
     """And none in its environment, which `docker inspect` shows."""
-    for name in (*SERVICES, "bootstrap"):
+    for name in (*SERVICES, "bootstrap", "operator"):
         service = file.services[name]
         seen = {use.source for use in service.secrets if use.source.startswith("nats_")}
+        users = {v for k, v in service.environment.items() if k.endswith("_NATS_USER")}
         assert seen == {f"nats_{name}_password"}
-        assert service.environment[f"SPEECHBUS_{name.upper()}_NATS_USER"] == name
+        assert users == {name}
     telling = [
         variable
         for service in file.services.values()
@@ -133,7 +145,6 @@ def test_what_is_mounted_and_built_is_there(file: ComposeFile) -> None:
         for mount in service.volumes
         if mount.type == "bind"
     ]
-    missing = {path.relative_to(REPOSITORY).parts[1] for path in mounted if not path.exists()}
     locks = {path.stem for path in (REPOSITORY / "deploy" / "locks").glob("*.lock")}
     builds = [service.build for service in file.services.values() if service.build]
     extras = {
@@ -143,11 +154,31 @@ def test_what_is_mounted_and_built_is_there(file: ComposeFile) -> None:
         for extra in build.args.get(name, "").split()
     }
 
-    assert missing <= {"observability"}
-    assert not missing or not (REPOSITORY / "deploy" / "observability").exists()
+    assert [path for path in mounted if not path.exists()] == []
     assert {build.dockerfile for build in builds} == {"deploy/Dockerfile"}
-    assert extras == {*SERVICES, "local", "simulate"}
+    assert extras == {*SERVICES, "local", "operator", "simulate"}
     assert extras <= locks
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "bootstrap"])
+def test_every_setting_can_be_given(file: ComposeFile, name: str) -> None:
+    """One that the file does not hand on could be set in .env, and would do nothing."""
+    kind, prefix = COMPONENTS[name]
+    given = {variable.removesuffix("_FILE") for variable in file.services[name].environment}
+    settings = {described.variable for described in describe_settings(kind, prefix)}
+
+    assert settings - given - {f"{prefix}{own}" for own in NEEDS_A_FILE | {"WORKER_ID"}} == set()
+
+
+def test_every_service_can_send_its_telemetry(file: ComposeFile) -> None:
+    """A collector is elsewhere, and a network without a way out does not lead there."""
+    read = {
+        described.variable for described in describe_settings(TelemetrySettings, TELEMETRY_PREFIX)
+    }
+    for name in SERVICES:
+        service = file.services[name]
+        assert read <= service.environment.keys()
+        assert [each for each in service.networks if not file.networks[each].internal] != []
 
 
 def test_images_of_others_have_a_version(file: ComposeFile) -> None:

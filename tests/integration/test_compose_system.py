@@ -17,7 +17,7 @@ from speechbus_runtime.bus_login import BusLogin
 from speechbus_runtime.secret import Secret
 from tests.support.bus_log import wait_until
 from tests.support.compose_file import COMPOSE_FILE, read_compose
-from tests.support.compose_system import ComposeSystem, ContainerError
+from tests.support.compose_system import ComposeSystem, Container, ContainerError
 from tests.support.dockerfile import REPOSITORY
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 from tests.support.native_client import PATIENCE_S, NativeClient
@@ -151,12 +151,32 @@ async def speak_while_scaling(system: ComposeSystem, secrets: Path) -> list[Spea
     return speakers
 
 
+def run_once(
+    system: ComposeSystem, secrets: Path, folder: Path, name: str, *arguments: str
+) -> tuple[int | None, str]:
+    """Do `docker compose run --rm NAME speechbus …` beside the running system."""
+    file = read_compose(
+        variables={"SPEECHBUS_SECRETS": str(secrets), **SETTINGS}, profiles=["tools"]
+    )
+    service = file.services[name]
+    if arguments:
+        service = msgspec.structs.replace(service, command=["speechbus", *arguments])
+    container = Container(
+        f"{name}-run", service, file=file, folder=folder, address=system.addresses["nats"]
+    )
+    container.start(system.addresses)
+    return container.wait_for_exit(60), container.log_path.read_text()
+
+
 def test_the_compose_file_runs_streams_through_any_number_of_workers(
     system: ComposeSystem, secrets: Path, tmp_path: Path
 ) -> None:
     """With its own commands, variables, secrets, ports, health checks and users of NATS."""
     with system:
         speakers = asyncio.run(speak_while_scaling(system, secrets))
+        doctor = run_once(system, secrets, tmp_path, "operator")
+        purge = ("purge", "--tenant", "default", "--yes")
+        purged = run_once(system, secrets, tmp_path, "bootstrap", *purge)
         ends = system.stop()
 
     for speaker in speakers:
@@ -164,6 +184,10 @@ def test_the_compose_file_runs_streams_through_any_number_of_workers(
         assert check_tiling(client.finals, speaker.n_frames) == EXACT
         assert (client.closed.reason, client.closed.gap_ms) == ("end", 0)
     assert len({worker for speaker in speakers for worker in speaker.workers}) >= 3
+    assert doctor[0] == 0, doctor[1]
+    assert "1 alive, 0 of 10 streams" in doctor[1]
+    assert purged[0] == 0, purged[1]
+    assert "CAPTION     0 messages" not in purged[1]
     assert ends == dict.fromkeys(ends, 0)
     assert {name.rpartition("-")[0] for name in ends} == {
         *system.containers.keys() - {"bootstrap"},

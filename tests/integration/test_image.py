@@ -76,6 +76,17 @@ def test_an_image_bootstraps_serves_and_stops(environment: Path, tmp_path: Path)
             service.kill()
 
 
+def test_commands_of_other_images_say_what_they_lack(environment: Path) -> None:
+    """A traceback would look like a bug; what needs nothing more is there."""
+    for name in ("doctor", "watch"):
+        done = run(environment, name)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(
+            f"speechbus: `speechbus {name}` needs the Python package rich"
+        )
+    assert [run(environment, name, "--help").returncode for name in ("purge", "key")] == [0, 0]
+
+
 def test_an_image_without_a_service_says_which_extra_it_lacks(environment: Path) -> None:
     """Whoever starts ingest from the correlator's image learns what to change."""
     done = run(environment, "ingest", SPEECHBUS_INGEST_API_KEYS="acme:key")
@@ -142,6 +153,7 @@ for module in sys.argv[2:]:
         ("translator", ("speechbus_translator.service",)),
         ("correlator", ("speechbus_correlator.service", "speechbus_cli.bootstrap")),
         ("simulate", ("speechbus_cli.simulate",)),
+        ("operator", ("speechbus_cli.doctor", "speechbus_cli.watch", "speechbus_cli.transcribe")),
     ],
 )
 def test_an_image_has_all_that_its_service_imports(locks: str, modules: tuple[str, ...]) -> None:

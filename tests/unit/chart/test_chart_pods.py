@@ -116,7 +116,9 @@ def test_each_service_gets_its_own_secrets_only() -> None:
         alone.objects = [workload]
         return {key for _, key in list_secret_keys(alone)} - {"otlp-headers"}
 
-    assert keys("ingest") == {"nats_ingest_password", "api-keys", "token-secret"}
+    assert keys("ingest") == {
+        *("nats_ingest_password", "api-keys", "token-secret", "token-secret-former"),
+    }
     assert keys("transcriber") == {
         "nats_transcriber_password",
         "palabra-api-key",

@@ -170,6 +170,10 @@ def test_the_notes_say_what_to_do_next() -> None:
         ({"translator": {"enabled": True}}, "the translator has no engine"),
         ({"transcriber": {"autoscaling": {"kind": "keda"}}}, "never scales the transcribers down"),
         ({"networkPolicy": {"enabled": False}}, "without NetworkPolicies"),
+        (
+            {"ingest": {"ingress": {"enabled": True, "hosts": ["speech.example"]}}},
+            "ingest.settings.TRUSTED_PROXIES is empty",
+        ),
     ],
 )
 def test_the_notes_warn_of_what_works_and_is_seldom_meant(

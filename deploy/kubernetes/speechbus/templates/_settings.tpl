@@ -38,7 +38,11 @@ Secrets of a component: where each comes from, and the variable that names its f
 {{- end }}
 {{- end }}
 {{- if eq .component "ingest" }}
-{{- range $key := list "api-keys" "token-secret" }}
+{{- $keys := list "api-keys" "token-secret" }}
+{{- if $values.ingest.formerTokenSecret }}
+{{- $keys = append $keys "token-secret-former" }}
+{{- end }}
+{{- range $key := $keys }}
 {{- $secrets = append $secrets (dict "secret" $values.ingest.existingSecret "key" $key "file" $key "variable" (print $prefix (upper $key | replace "-" "_") "_FILE")) }}
 {{- end }}
 {{- else if eq .component "transcriber" }}
@@ -84,8 +88,11 @@ Secrets of a component: where each comes from, and the variable that names its f
 {{- range $secret := include "speechbus.secrets" . | fromJsonArray }}
 {{- $_ := set $variables $secret.variable (printf "%s/%s" (include "speechbus.secretsFolder" $root) $secret.file) }}
 {{- end }}
-{{- with $root.Values.telemetry.otlp.endpoint }}
 {{- if ne $component "bootstrap" }}
+{{- range $name, $value := $root.Values.telemetry.variables }}
+{{- $_ := set $variables $name (include "speechbus.value" $value) }}
+{{- end }}
+{{- with $root.Values.telemetry.otlp.endpoint }}
 {{- $_ := set $variables "OTEL_EXPORTER_OTLP_ENDPOINT" . }}
 {{- end }}
 {{- end }}
