@@ -36,6 +36,7 @@ from tests.support.command_line import (
 from tests.support.frame_numbers import build_frames
 from tests.support.native_client import NativeClient, connect_native
 from tests.support.redaction import assert_nothing_private
+from tests.support.secured_nats import login_settings
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -375,8 +376,15 @@ def test_nothing_private_is_in_a_log_or_an_error(system: System, owned: Owned) -
 
 
 def purge(system: System, *arguments: str) -> tuple[int, str]:
-    """Run the command; return its exit code and all it said."""
-    done = run_speechbus("purge", *arguments, "--nats-url", system.nats.url)
+    """Run the command as NATS' user `bootstrap`; return its exit code and all it said."""
+    login = login_settings(system.nats.log_path.parent, "bootstrap")
+    done = run_speechbus(
+        "purge",
+        *arguments,
+        "--nats-url",
+        system.nats.url,
+        **{f"SPEECHBUS_{name}": value for name, value in login.items()},
+    )
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
