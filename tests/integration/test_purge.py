@@ -16,7 +16,9 @@ pytestmark = pytest.mark.nats
 
 def run_as(user: str, folder: Path, *arguments: str, prefix: str) -> tuple[int, str]:
     login = login_settings(folder, user)
-    done = run_speechbus(*arguments, **{f"{prefix}{name}": value for name, value in login.items()})
+    done = run_speechbus(
+        *arguments, input_bytes=b"", **{f"{prefix}{name}": value for name, value in login.items()}
+    )
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
