@@ -30,6 +30,8 @@ from speechbus_runtime.jetstream import (
 __all__ = ["purge"]
 
 ANY: Final = "*"
+NOTHING: Final = f"{ROOT}.nothing"
+"""A subject that no message has: removing it tries a right, and removes nothing."""
 NAMED_MAX: Final = 5
 """Live streams that a refusal names."""
 
@@ -140,28 +142,41 @@ def _parse_extent(stream: str | None, tenant: str | None) -> Extent:
 
 async def _purge(extent: Extent, url: str, *, is_forced: bool) -> Mapping[str, int]:
     bus = await connect_bus_once(url, name="purge", login=read_nats_login())
+    removed: dict[str, int] = {}
     try:
         if not is_forced:
             await _refuse_live(bus, extent)
         filters = dict.fromkeys(await _find_audio_stores(bus), extent.audio_subject)
         filters |= extent.list_filters()
-        return {
-            store: int(
-                (await request_api(bus, f"STREAM.PURGE.{store}", {"filter": sought}))["purged"]
-            )
-            for store, sought in filters.items()
-        }
+        for store in filters:  # all rights before anything is gone: half a purge misleads
+            await _remove(bus, store, NOTHING)
+        for store, sought in filters.items():
+            removed[store] = await _remove(bus, store, sought)
     except JetStreamUnavailableError:
         raise CannotConnectError(
             f"NATS at {hide_password(url)} answers, its JetStream does not: check that this user"
-            " may use $JS.API.STREAM.NAMES, .INFO.* and .PURGE.*; nothing more was removed."
+            " may use $JS.API.STREAM.NAMES, .INFO.* and .PURGE.*, as 'bootstrap' may."
+            f" {_tell(removed)}"
         ) from None
     except JetStreamError as error:
         raise FailedError(
             f"JetStream refused (code {error.err_code}): run `speechbus doctor`, then this again."
+            f" {_tell(removed)}"
         ) from None
     finally:
         await bus.shut_down()
+    return removed
+
+
+async def _remove(bus: BusConnection, store: str, subject: str) -> int:
+    answer = await request_api(bus, f"STREAM.PURGE.{store}", {"filter": subject})
+    return int(answer["purged"])
+
+
+def _tell(removed: Mapping[str, int]) -> str:
+    if not removed:
+        return "Nothing was removed."
+    return f"Removed from {', '.join(removed)} only: run this again."
 
 
 async def _refuse_live(bus: BusConnection, extent: Extent) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from speechbus_contracts import JOBS_STORE, SESSION_STORE, TRANSCRIPT_STORE, audio_stream_name
 from speechbus_ingest.bus_stream import IngestContext
+from speechbus_ingest.connections import CONNECTIONS_PER_STREAM, TenantConnections
 from speechbus_ingest.doors.client_secrets import ClientSecrets
 from speechbus_ingest.doors.kotoba import KotobaDoor
 from speechbus_ingest.doors.native import NativeDoor
@@ -175,10 +176,12 @@ async def _serve(
             ),
         )
         keys = KeyRing((tenant, key.reveal()) for tenant, key in settings.api_keys)
+        connections = TenantConnections(CONNECTIONS_PER_STREAM * settings.streams_per_key_max)
         native = NativeDoor(
             keys,
             registry,
             Resumer(registry),
+            connections=connections,
             idle_s=settings.idle_s,
             duration_s=settings.duration_s,
         )
@@ -205,6 +208,7 @@ async def _serve(
             keys,
             registry,
             ClientSecrets(keys, token_secrets, control_bus, now_ns=time.time_ns),
+            connections=connections,
             idle_s=settings.idle_s,
             duration_s=settings.duration_s,
         )

@@ -95,8 +95,10 @@ class _MetricExporter(OTLPMetricExporter):
 
 
 def _silence_library() -> None:
-    # It would log each batch that fails, and each try, with the answer.
-    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    # It would log each batch that fails, and each try, with the answer; and whole headers, which
+    # are tokens, that it cannot read.
+    for name in ("opentelemetry.exporter", "opentelemetry.util"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _read_headers(settings: TelemetrySettings) -> dict[str, str] | None:

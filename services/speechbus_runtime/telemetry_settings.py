@@ -39,6 +39,9 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
             url: str = getattr(self, name)
             if url and not (url.startswith(("http://", "https://")) and urlsplit(url).hostname):
                 raise ValueError(f"{name.upper()} is no URL: write http://HOST:4318")
+        given = self.headers.reveal() if self.headers is not None else ""
+        if not all("=" in entry for entry in given.split(",") if entry.strip()):
+            raise ValueError("HEADERS has an entry without '=': write name=value,name=value")
 
     @property
     def traces_url(self) -> str:

@@ -102,7 +102,7 @@ class Tracing:
     """Makes spans.
 
     Args:
-        tracer: of the process; None: nothing is traced, and contexts are handed on as they came.
+        tracer: of the process; None: nothing is traced, and contexts are handed on.
     """
 
     def __init__(self, tracer: Tracer | None = None) -> None:
@@ -133,9 +133,9 @@ class Tracing:
             started_at_ms: ms since 1970; None: now.
             attributes: no recognized text, no key.
         """
-        if self._tracer is None:
-            return Span(None, parent)
         origin = _parse(parent)
+        if self._tracer is None:
+            return Span(None, _spell(origin))  # not `parent`: a client wrote it, whatever it is
         linked = _parse(link) if link else None
         span = self._tracer.start_span(
             name,

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from starlette.applications import Starlette
@@ -378,6 +378,32 @@ def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> Non
             assert b"200 OK" in await ask(port, PLAIN, tls=trust("second"))
             with pytest.raises(ssl.SSLCertVerificationError):
                 await ask(port, PLAIN, tls=trust("first"))
+
+    run(test)
+
+
+def test_files_that_change_while_they_are_read_spoil_no_handshake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in use is a pair that was good together, whatever was written meanwhile."""
+    place("first", tmp_path)
+    certificate = Certificate(str(tmp_path / "tls.pem"), str(tmp_path / "tls.key.pem"))
+    place("second", tmp_path)
+    load = ssl.SSLContext.load_cert_chain
+
+    def load_and_spoil(context: ssl.SSLContext, *args: Any, **more: Any) -> None:  # noqa: ANN401
+        load(context, *args, **more)
+        shutil.copy(CERTIFICATES / "first.pem", tmp_path / "tls.pem")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_and_spoil)
+
+    async def test() -> None:
+        async with serve(tls=certificate.context) as (_, port):
+            assert certificate.reload()
+            assert b"200 OK" in await ask(port, PLAIN, tls=trust("second"))
+            with pytest.raises(CertificateError):
+                certificate.reload()
+            assert b"200 OK" in await ask(port, PLAIN, tls=trust("second"))
 
     run(test)
 

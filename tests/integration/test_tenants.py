@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -36,6 +37,7 @@ from tests.support.command_line import (
 from tests.support.frame_numbers import build_frames
 from tests.support.native_client import NativeClient, connect_native
 from tests.support.redaction import assert_nothing_private
+from tests.support.secured_nats import login_settings
 from tests.support.system import System
 
 pytestmark = pytest.mark.nats
@@ -197,6 +199,21 @@ def resume_nothing(owned: Owned, _path: str) -> None:
     assert asyncio.run(resume()) == "resume.unknown"
 
 
+def test_a_live_stream_is_resumed_by_its_owner_only(owned: Owned) -> None:
+    """Where it is, at its ingest: whoever could, would hear it, and its owner would lose it."""
+
+    async def run() -> None:
+        async with connect_native(owned.ingest, KEYS["acme"]) as owner:
+            await owner.open(resumable=True)
+            await owner.send(build_frames(1, 50))
+            async with connect_native(owned.ingest, KEYS["other"]) as thief:
+                assert await resume_at(thief, owner.stream_id) == "resume.unknown"
+            await owner.end()
+            assert owner.closed.reason == "end"
+
+    asyncio.run(run())
+
+
 async def resume_at(client: NativeClient, stream_id: str) -> str:
     hello = {"type": "hello", "format": "pcm_s16le", "sample_rate_hz": 16_000}
     await client.say({**hello, "resume": {"stream_id": stream_id, "samples": 0}})
@@ -260,10 +277,10 @@ def test_every_route_has_its_entry() -> None:
     keys: dict[str, Any] = {"idle_s": 1.0, "duration_s": 1.0}
     registry = cast("Any", type("Registry", (), {"resume_s": 1.0})())
     app = build_app(
-        native=NativeDoor(none, registry, none, **keys),
+        native=NativeDoor(none, registry, none, connections=none, **keys),
         storage=PalabraStorage(none, none, token_secrets=none, now_ms=none),
         palabra=PalabraDoor(none, none, none, token_secrets=none, now_s=none, **keys),
-        kotoba=KotobaDoor(none, none, none, **keys),
+        kotoba=KotobaDoor(none, none, none, connections=none, **keys),
         viewer=Viewer(cast("Any", DummyBus()), none, none, mode="key", now_ns=none),
         health=health_routes(Health("ingest")),
     )
@@ -375,8 +392,16 @@ def test_nothing_private_is_in_a_log_or_an_error(system: System, owned: Owned) -
 
 
 def purge(system: System, *arguments: str) -> tuple[int, str]:
-    """Run the command; return its exit code and all it said."""
-    done = run_speechbus("purge", *arguments, "--nats-url", system.nats.url)
+    """Run the command as NATS' user `bootstrap`; return its exit code and all it said."""
+    login = login_settings(system.nats.log_path.parent, "bootstrap")
+    done = run_speechbus(
+        "purge",
+        *arguments,
+        "--nats-url",
+        system.nats.url,
+        input_bytes=b"",
+        **{f"SPEECHBUS_{name}": value for name, value in login.items()},
+    )
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
@@ -542,6 +567,39 @@ def test_the_port_speaks_tls_where_it_has_a_certificate(system: System) -> None:
     finally:
         ingest.kill()
         ingest.communicate()
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+def test_one_tenants_connections_leave_room_for_others(system: System) -> None:
+    """Those that open no stream count, too, at both doors that let them; 429 with Retry-After."""
+    ingest = system.add_service("ingest", STREAMS_PER_KEY_MAX="2")
+    kotoba = f"{ingest.url.replace('http', 'ws')}{REALTIME}"
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                await stack.enter_async_context(connect_native(ingest, KEYS["other"]))
+                await stack.enter_async_context(connect(kotoba, proxy=None, **with_key("other")))
+            with pytest.raises(InvalidStatus) as refused:
+                await stack.enter_async_context(connect_native(ingest, KEYS["other"]))
+            response = refused.value.response
+            assert (response.status_code, response.headers["retry-after"]) == (429, "5")
+            with pytest.raises(InvalidStatus) as refused:
+                await stack.enter_async_context(connect(kotoba, proxy=None, **with_key("other")))
+            assert refused.value.response.status_code == 429
+            client = await stack.enter_async_context(connect_native(ingest, KEYS["acme"]))
+            await client.open()
+        async with connect_native(ingest, KEYS["other"]) as client:  # they are gone
+            await client.open()
+
+    asyncio.run(run())
+    ingest.kill()
+
+
+def with_key(tenant: str) -> dict[str, Any]:
+    return {"additional_headers": {"authorization": f"Bearer {KEYS[tenant]}"}}
 
 
 # --- quotas -------------------------------------------------------------------------------------

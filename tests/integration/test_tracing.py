@@ -14,8 +14,9 @@ from tests.support.bus_log import wait_until
 from tests.support.collector import CollectedSpan, Collector
 from tests.support.frame_client import stream_frames
 from tests.support.frame_numbers import Tiling, build_frames
-from tests.support.libretranslate import LibreTranslateServer
+from tests.support.libretranslate import LibreTranslateServer, translate
 from tests.support.native_client import PATIENCE_S, NativeClient, connect_native
+from tests.support.redaction import assert_nothing_private, spell_span
 from tests.support.simulator import simulator
 from tests.support.system import System
 
@@ -23,8 +24,11 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
 TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
 CLIENT_SPAN: Final = "b7ad6b7169203331"
+COLLECTOR_TOKEN: Final = "token-of-the-collector"
 FIRST, REST = 100, 50
 """Frames of 20 ms, before and after the worker is killed; the provider is as slow as speech."""
+SPOKEN: Final = 29_501
+"""The first frame's number: what is said of five digits stands nowhere by chance."""
 UNPACED: Final = 160
 """Frames of which `echo` makes a final, at once."""
 
@@ -32,7 +36,7 @@ UNPACED: Final = 160
 def test_the_spans_of_a_stream_are_one_trace_through_all_services(tmp_path: Path) -> None:
     """Also of a stream whose worker is killed; it goes on in the trace of its client.
 
-    Nothing of what was said, and no key, is in what is sent.
+    Nothing of what was said, and no key, is in what is sent, nor in a log.
     """
     with ExitStack() as stack:
         collector = stack.enter_context(Collector())
@@ -49,6 +53,7 @@ def test_the_spans_of_a_stream_are_one_trace_through_all_services(tmp_path: Path
                 environment={
                     **kotoba,
                     "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+                    "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {COLLECTOR_TOKEN}",
                     "OTEL_BSP_SCHEDULE_DELAY": "50",
                     "OTEL_METRIC_EXPORT_INTERVAL": "200",
                 },
@@ -56,7 +61,6 @@ def test_the_spans_of_a_stream_are_one_trace_through_all_services(tmp_path: Path
         )
         client = asyncio.run(_stream_with_a_killed_worker(system, collector))
         assert [service.stop() for service in system.services if service.is_running] == [0] * 4
-        key = system.key.encode()
 
     spans = {span.span_id: span for span in collector.spans}
     assert {span.trace_id for span in spans.values()} == {TRACE_ID}
@@ -83,9 +87,15 @@ def test_the_spans_of_a_stream_are_one_trace_through_all_services(tmp_path: Path
         (*from_final, "open stream"),
         (*from_final, "place stream", "open stream"),
     }
-    sent = b"".join(collector.bodies)
-    said = [final.text.encode() for final in client.finals]
-    assert [word for word in (key, b"[es]", *said) if word in sent] == []
+    said = [final.text for final in client.finals]
+    translated = [translate(text, "es") for text in said]
+    written = {
+        **{f"span {span.name} {span_id}": spell_span(span) for span_id, span in spans.items()},
+        # What spans hold beside it, and the metrics; UTF-8 stands there as it is.
+        **{f"body {n}": body.decode("latin-1") for n, body in enumerate(collector.bodies)},
+        **{service.name: service.log_path.read_text() for service in system.services},
+    }
+    assert_nothing_private(written, [system.key, COLLECTOR_TOKEN, *said, *translated])
     assert "speechbus.ingest.streams" in collector.metrics["ingest"]
     assert "speechbus.transcriber.final.latency" in collector.metrics["transcriber"]
     assert "speechbus.correlator.captions" in collector.metrics["correlator"]
@@ -99,7 +109,7 @@ async def _stream_with_a_killed_worker(system: System, collector: Collector) -> 
         system.ingest, system.key, traceparent=f"00-{TRACE_ID}-{CLIENT_SPAN}-01"
     ) as client:
         await client.open(language="en", target_languages=["es"], providers=["kotoba"])
-        await client.send(build_frames(1, FIRST))
+        await client.send(build_frames(SPOKEN, FIRST))
         await client.say({"type": "flush"})
         await client.hear_until("stream.flushed")
         # All that was said is with the collector, and nothing is on its way.
@@ -112,7 +122,7 @@ async def _stream_with_a_killed_worker(system: System, collector: Collector) -> 
         system.transcribers[0].kill()
         while await _next_worker(client) != "second":
             pass
-        await client.send(build_frames(1 + FIRST, REST))
+        await client.send(build_frames(SPOKEN + FIRST, REST))
         await client.end()
         n_finals = len(client.finals)
         await wait_until(lambda: len(collector.of("caption")) >= n_finals, within_s=PATIENCE_S)

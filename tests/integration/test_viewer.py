@@ -21,7 +21,7 @@ from speechbus_contracts import (
     WriteSubject,
     encode_event,
 )
-from speechbus_ingest.viewer.serving import FEEDS_MAX
+from speechbus_ingest.viewer.serving import FEEDS_PER_TENANT_MAX
 from speechbus_runtime.bus import BusConnection, connect_bus
 from speechbus_runtime.publisher import AckedPublisher
 from tests.support.correlator import final_of
@@ -386,7 +386,7 @@ def test_viewers_beyond_the_limit_are_told_to_come_back(system: System) -> None:
         return connection
 
     with ExitStack() as stack:
-        connections = [follow() for _ in range(FEEDS_MAX)]
+        connections = [follow() for _ in range(FEEDS_PER_TENANT_MAX)]
         for connection in connections:
             stack.callback(connection.close)
             # Reading to its end is what would close it; the first line is the status.

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 
 import pytest
 from starlette.types import Message
@@ -8,6 +9,7 @@ from speechbus_ingest.doors.outbox import OutboxFullError
 from speechbus_ingest.viewer import serving
 from speechbus_ingest.viewer.serving import FeedResponse, OpenFeeds
 from speechbus_runtime.jetstream import JetStreamUnavailableError
+from tests.support.bus_log import wait_until
 
 SCOPE = {"type": "http", "method": "GET"}
 
@@ -53,8 +55,10 @@ class Viewer:
         self.sent.append(message)
 
 
-def serve(feed: ScriptedFeed, viewer: Viewer, feeds: OpenFeeds | None = None) -> list[object]:
-    response = FeedResponse(feed, feeds or OpenFeeds())
+def serve(
+    feed: ScriptedFeed, viewer: Viewer, feeds: OpenFeeds | None = None, tenant: str | None = None
+) -> list[object]:
+    response = FeedResponse(feed, feeds or OpenFeeds(), tenant)
     asyncio.run(response(SCOPE, viewer.receive, viewer.send))
     assert not feed.is_open
     return [message.get("status", message.get("body")) for message in viewer.sent]
@@ -83,3 +87,30 @@ def test_nobody_is_let_in_while_the_server_goes_away() -> None:
     assert status == 503
     assert isinstance(body, bytes)
     assert b"connect again" in body
+
+
+def test_one_tenants_viewers_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one token of one stream is read again and again; without keys, all are one."""
+    monkeypatch.setattr(serving, "FEEDS_MAX", 3)
+    monkeypatch.setattr(serving, "FEEDS_PER_TENANT_MAX", 2)
+
+    class EndlessFeed(ScriptedFeed):
+        async def pieces(self) -> AsyncGenerator[bytes, None]:
+            yield b"data: {}\n\n"
+            await asyncio.Event().wait()
+
+    async def run() -> list[int]:
+        feeds, answers = OpenFeeds(), list[int]()
+        async with asyncio.TaskGroup() as tasks:
+            for tenant in ("acme", "acme", "acme", "other", None):
+                viewer = Viewer()
+                response = FeedResponse(EndlessFeed(), feeds, tenant)
+                tasks.create_task(response(SCOPE, viewer.receive, viewer.send))
+                await wait_until(partial(bool, viewer.sent))
+                answers.append(viewer.sent[0]["status"])
+            feeds.end_all()
+        viewer = Viewer()
+        await FeedResponse(ScriptedFeed(), feeds, "acme")(SCOPE, viewer.receive, viewer.send)
+        return [*answers, viewer.sent[0]["status"]]
+
+    assert asyncio.run(run()) == [200, 200, 503, 200, 503, 200]

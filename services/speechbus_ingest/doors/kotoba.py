@@ -6,6 +6,7 @@ own way is in docs/kotoba-door.md.
 
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from speechbus_ingest.connections import TenantConnections
 from speechbus_ingest.doors.client_secrets import ClientSecrets, SpentSecretError
 from speechbus_ingest.doors.credentials import RealtimeCredential, find_realtime_credential
 from speechbus_ingest.doors.kotoba_conversation import Caller, Conversation
@@ -83,6 +85,7 @@ class KotobaDoor:
         keys: tenants and their keys.
         registry: holds the streams.
         client_secrets: makes and takes them.
+        connections: counts those of each tenant.
         idle_s: a client that sends nothing this long is sent away.
         duration_s: longest stream.
     """
@@ -93,12 +96,14 @@ class KotobaDoor:
         registry: StreamRegistry,
         client_secrets: ClientSecrets,
         *,
+        connections: TenantConnections,
         idle_s: float,
         duration_s: float,
     ) -> None:
         self._keys = keys
         self._registry = registry
         self._client_secrets = client_secrets
+        self._connections = connections
         self._idle_s = idle_s
         self._duration_s = duration_s
 
@@ -161,28 +166,29 @@ class KotobaDoor:
     async def serve(self, socket: WebSocket) -> None:
         """Carry one client from its upgrade to its close."""
         credential = find_realtime_credential(socket)
-        try:
-            caller = await self._authenticate(socket, credential)
-            wait_s = self._wait_for_room(caller.tenant)
-            if wait_s is None:
-                self._spend(caller)
-            elif credential is None or not credential.is_browser:
-                raise _no_room(wait_s)
-        except _RefusedError as error:
-            await socket.send_denial_response(error.build_response())
-            return
-        peer = await _accept(socket, caller)
-        if wait_s is not None:
-            await peer.close(over_limit())
-            return
-        conversation = Conversation(
-            peer,
-            self._registry,
-            caller,
-            idle_s=self._idle_s,
-            duration_s=self._duration_s,
-        )
-        await conversation.run()
+        with ExitStack() as stack:
+            try:
+                caller = await self._authenticate(socket, credential)
+                wait_s = self._enter(caller.tenant, stack)
+                if wait_s is None:
+                    self._spend(caller)
+                elif credential is None or not credential.is_browser:
+                    raise _no_room(wait_s)
+            except _RefusedError as error:
+                await socket.send_denial_response(error.build_response())
+                return
+            peer = await _accept(socket, caller)
+            if wait_s is not None:
+                await peer.close(over_limit())
+                return
+            conversation = Conversation(
+                peer,
+                self._registry,
+                caller,
+                idle_s=self._idle_s,
+                duration_s=self._duration_s,
+            )
+            await conversation.run()
 
     async def _authenticate(
         self, socket: WebSocket, credential: RealtimeCredential | None
@@ -197,9 +203,10 @@ class KotobaDoor:
             raise _unknown_key()
         return Caller(tenant=tenant, dialect=_find_dialect(socket, claims), claims=claims)
 
-    def _wait_for_room(self, tenant: str) -> int | None:
+    def _enter(self, tenant: str, stack: ExitStack) -> int | None:
         """Return when it is worth while to try again; None: there is room."""
         try:
+            stack.enter_context(self._connections.hold(tenant))
             self._registry.check_room(tenant)
         except OverLimitError as error:
             return error.retry_after_s

@@ -5,12 +5,13 @@ Specified in docs/native-door.md.
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 import msgspec
 from starlette.websockets import WebSocket
 
+from speechbus_ingest.connections import TenantConnections
 from speechbus_ingest.doors.credentials import find_credential
 from speechbus_ingest.doors.native_errors import DoorError, overloaded
 from speechbus_ingest.doors.native_hello import (
@@ -75,6 +76,7 @@ class NativeDoor:
         keys: who may come in.
         registry: holds the streams.
         resumer: brings clients back to them.
+        connections: counts those of each tenant.
         idle_s: a client that sends nothing this long is sent away.
         duration_s: longest stream.
     """
@@ -85,11 +87,13 @@ class NativeDoor:
         registry: StreamRegistry,
         resumer: Resumer,
         *,
+        connections: TenantConnections,
         idle_s: float,
         duration_s: float,
     ) -> None:
         self._keys = keys
         self._registry = registry
+        self._connections = connections
         self._resuming = NativeResuming(resumer, resume_s=registry.resume_s)
         self._idle_s = idle_s
         self._duration_s = duration_s
@@ -105,10 +109,11 @@ class NativeDoor:
                 "Send your API key as 'Authorization: Bearer KEY' or as ?token=KEY.",
             )
             return
-        try:
-            self._registry.check_room(tenant)
-        except OverLimitError as error:
-            if not self._registry.may_return(tenant):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._connections.hold(tenant))
+                self._check_room(tenant)
+            except OverLimitError as error:
                 await _refuse(
                     socket,
                     429,
@@ -117,13 +122,20 @@ class NativeDoor:
                     retry_after_s=error.retry_after_s,
                 )
                 return
-        await socket.accept()
+            await socket.accept()
+            try:
+                await self._serve_accepted(socket, tenant)
+            except DoorError as error:
+                await _say_goodbye(socket, error)
+            except _GoneError:
+                pass
+
+    def _check_room(self, tenant: str) -> None:
         try:
-            await self._serve_accepted(socket, tenant)
-        except DoorError as error:
-            await _say_goodbye(socket, error)
-        except _GoneError:
-            pass
+            self._registry.check_room(tenant)
+        except OverLimitError:
+            if not self._registry.may_return(tenant):
+                raise
 
     async def _serve_accepted(self, socket: WebSocket, tenant: str) -> None:
         hello = await _receive_hello(socket)

@@ -4,8 +4,10 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["Proxies", "UnknownNetworkError"]
+__all__ = ["Proxies", "UnknownNetworkError", "find_site"]
 
+SITE_BITS: Final = 64
+"""Of an IPv6 address: what one line is given. Its owner has all 2**64 addresses behind."""
 HOPS_MAX: Final = 16
 """Of a list of forwarders; a longer one was made up."""
 
@@ -64,6 +66,14 @@ class Proxies:
             return False
         address = _parse_address(text)
         return address is not None and any(address in network for network in self._networks)
+
+
+def find_site(address: str) -> str:
+    """Return what stands for all addresses that whoever has this one can take at will."""
+    parsed = _parse_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Address(int(parsed) >> SITE_BITS << SITE_BITS))
+    return address if parsed is None else str(parsed)
 
 
 def _parse_network(number: int, text: str) -> _Network:

@@ -23,10 +23,11 @@ class Certificate:
 
     def __init__(self, certificate_path: str, key_path: str) -> None:
         self._paths = (Path(certificate_path), Path(key_path))
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._seen = self._stamp()
-        self._load()
+        self.context = self._load()
+        """Of the listener; what came first is in it, and each handshake is shown what came last."""
+        self._newest = self.context
+        self.context.sni_callback = self._show_newest
 
     def reload(self) -> bool:
         """Take a renewed certificate for connections from now on; tell whether there was one.
@@ -37,22 +38,31 @@ class Certificate:
         seen = self._stamp()
         if seen == self._seen:
             return False
-        # Tried apart first: a certificate without its key must not take the place of a pair.
-        Certificate(*map(str, self._paths))
-        self._load()
+        # A context of its own: in the one that is in use, a handshake could meet a new certificate
+        # with the old key, and half a pair that was written meanwhile would stay.
+        self._newest = self._load()
         self._seen = seen
         return True
 
-    def _load(self) -> None:
+    def _show_newest(
+        self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        # Called at each handshake, also where a client names no server.
+        connection.context = self._newest
+
+    def _load(self) -> ssl.SSLContext:
         certificate, key = self._paths
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            self.context.load_cert_chain(certificate, key, password=lambda: "")
+            context.load_cert_chain(certificate, key, password=lambda: "")
         except (OSError, ssl.SSLError) as error:
             why = error.strerror or getattr(error, "reason", None) or "unreadable"
             raise CertificateError(
                 f"TLS: {certificate} and {key} are no certificate and its key ({why}): set"
                 " SPEECHBUS_INGEST_TLS_CERTIFICATE_PATH and SPEECHBUS_INGEST_TLS_KEY_PATH"
             ) from None
+        return context
 
     def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(map(_stamp_of, self._paths))

@@ -123,17 +123,18 @@ class Viewer:
 
     async def _follow_list(self, request: Request) -> Response:
         try:
-            feed = ListFeed(self._bus, self._find_tenant(request))
+            tenant = self._find_tenant(request)
         except _UnauthorizedError:
             return _unauthorized()
-        return FeedResponse(feed, self._feeds)
+        return FeedResponse(ListFeed(self._bus, tenant), self._feeds, tenant)
 
     async def _follow_stream(self, request: Request) -> Response:
         try:
-            place = await self._find_stream(request, self._find_reader(request))
+            tenant = self._find_reader(request)
+            place = await self._find_stream(request, tenant)
         except _RefusedError as error:
             return error.response
-        return FeedResponse(StreamFeed(self._bus, place), self._feeds)
+        return FeedResponse(StreamFeed(self._bus, place), self._feeds, tenant)
 
     async def _make_viewer_token(self, request: Request) -> Response:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import aclosing
 from typing import Final
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 FEEDS_MAX: Final = 400
 """A page has two, so 200 pages: a viewer costs as much as a client, and clients come first."""
+FEEDS_PER_TENANT_MAX: Final = 300
+"""Whoever has one token of one stream must not keep the viewers of all others out."""
 SEND_TIMEOUT_S: Final = 30.0
 """A client that takes nothing for so long has gone without a goodbye, or never reads."""
 GOODBYE_TIMEOUT_S: Final = 1.0
@@ -48,6 +51,7 @@ class OpenFeeds:
     def __init__(self) -> None:
         self._sending: set[asyncio.Task[None]] = set()
         self._n_open = 0
+        self._per_tenant: Counter[str] = Counter()
         self._is_closed = False
 
     def end_all(self) -> None:
@@ -60,19 +64,32 @@ class OpenFeeds:
         self._is_closed = True
         self.end_all()
 
-    async def serve(self, feed: Feed, scope: Scope, receive: Receive, send: Send) -> None:
-        """Carry one client until its feed ends, it leaves, or it cannot keep up."""
+    async def serve(
+        self, feed: Feed, tenant: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Carry one client until its feed ends, it leaves, or it cannot keep up.
+
+        Args:
+            feed: what it is shown.
+            tenant: who it counts for; None: everybody may read everything.
+            scope: of its request.
+            receive: from it.
+            send: to it.
+        """
         if self._is_closed:
             await refusal(
                 503, "restarting", "This server goes away; connect again.", retry_after_s=1
             )(scope, receive, send)
             return
-        if self._n_open >= FEEDS_MAX:
+        if self._n_open >= FEEDS_MAX or (
+            tenant is not None and self._per_tenant[tenant] >= FEEDS_PER_TENANT_MAX
+        ):
             await refusal(
                 503, "too_many_viewers", "Too many viewers; try again later.", retry_after_s=30
             )(scope, receive, send)
             return
         self._n_open += 1
+        self._per_tenant[tenant or ""] += 1
         try:
             await feed.open()
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -84,6 +101,7 @@ class OpenFeeds:
         finally:
             feed.close()
             self._n_open -= 1
+            self._per_tenant[tenant or ""] -= 1
 
     async def _converse(self, feed: Feed, receive: Receive, send: Send) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -104,16 +122,18 @@ class FeedResponse(Response):
     Args:
         feed: not opened yet.
         feeds: where it counts.
+        tenant: who it counts for; None: everybody may read everything.
     """
 
-    def __init__(self, feed: Feed, feeds: OpenFeeds) -> None:
+    def __init__(self, feed: Feed, feeds: OpenFeeds, tenant: str | None) -> None:
         super().__init__()
+        self._tenant = tenant
         self._feed = feed
         self._feeds = feeds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the feed; returns when it has ended."""
-        await self._feeds.serve(self._feed, scope, receive, send)
+        await self._feeds.serve(self._feed, self._tenant, scope, receive, send)
 
 
 async def _send_pieces(feed: Feed, send: Send) -> None:

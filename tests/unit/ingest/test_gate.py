@@ -101,6 +101,20 @@ def test_the_table_of_failures_is_bounded() -> None:
     assert failures.retry_after_s(str(ADDRESSES_MAX), now_s=0.0) > 0
 
 
+def test_an_ipv6_line_is_one_address() -> None:
+    """Its owner has 2**64 of them, one for each guess, and would push all others out."""
+    failures = AuthenticationFailures(2)
+    for number in range(ADDRESSES_MAX + 5):
+        failures.count(f"2001:db8:0:1:{number:x}::1", now_s=0.0)
+
+    assert len(failures) == 1
+    assert failures.retry_after_s("2001:db8:0:1::7", now_s=0.0) > 0
+    assert failures.retry_after_s("2001:db8:0:2::7", now_s=0.0) == 0
+    failures.count("::ffff:192.0.2.1", now_s=0.0)
+    failures.count("192.0.2.1", now_s=0.0)
+    assert failures.retry_after_s("192.0.2.1", now_s=0.0) > 0
+
+
 # --- origins -----------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import msgspec
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
+from speechbus_ingest.connections import TenantConnections
 from speechbus_ingest.doors.native import HELLO_TIMEOUT_S, NativeDoor
 from speechbus_ingest.keys import KeyRing
 from speechbus_ingest.registry import StreamRegistry
@@ -48,6 +49,7 @@ def test_who_says_no_hello_is_sent_away_after_ten_seconds() -> None:
             KeyRing([("acme", "k")]),
             cast(StreamRegistry, registry),
             Resumer(cast(StreamRegistry, registry)),
+            connections=TenantConnections(1),
             idle_s=600.0,
             duration_s=600.0,
         )

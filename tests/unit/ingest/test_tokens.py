@@ -14,6 +14,7 @@ from speechbus_ingest.token_secrets import TokenSecrets
 from speechbus_ingest.viewer.tokens import ViewerClaims, sign_viewer_token, verify_viewer_token
 from speechbus_wire.kotoba_secrets import SecretClaims, sign_secret, verify_secret
 from speechbus_wire.palabra_sessions import SessionClaims, sign_token, verify_token
+from speechbus_wire.signed_tokens import sign_payload
 
 SECRET = b"thirty-two characters at the least"
 FORMER = b"thirty-two characters of last year"
@@ -89,6 +90,25 @@ def test_nobody_chooses_another_algorithm(door: str, algorithm: str) -> None:
     for token in (f"{signed}.", f"{signed}.{signature}"):
         assert OPEN[door](token) is None
         assert OPEN[door](f"ek_{token}") is None
+
+
+AUDIENCES: dict[str, str] = {
+    kind: json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["aud"]
+    for kind, token in ((kind, sign()) for kind, sign in SIGN.items())
+}
+
+
+@pytest.mark.parametrize("door", OPEN)
+def test_the_audience_alone_keeps_a_token_out(door: str) -> None:
+    """Also one that has every field of every kind: what a later kind will be like is not known."""
+    assert len(set(AUDIENCES.values())) == len(AUDIENCES)
+    for kind in SIGN:
+        payload = {"aud": AUDIENCES[kind], "sub": "acme", "sid": "s1", "exp": EXPIRES_S}
+        more = {"role": "publisher", "dia": "kotoba"}
+        token = sign_payload(json.dumps({**payload, **more}).encode(), SECRET)
+        found = OPEN[door](token) or OPEN[door](f"ek_{token}")
+
+        assert (found is not None) is (kind == door)
 
 
 @given(

@@ -4,13 +4,16 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from speechbus_runtime.bus import encode_headers
+from speechbus_runtime.otlp import open_tracer
+from speechbus_runtime.secret import Secret
 from speechbus_runtime.settings import SettingsError, read_settings
 from speechbus_runtime.telemetry_settings import TELEMETRY_PREFIX, TelemetrySettings
 from speechbus_runtime.tracing import Tracing, followed, following, read_traceparent
@@ -67,6 +70,8 @@ def test_a_parent_that_is_not_sampled_is_not_sent_and_handed_on() -> None:
     assert span.traceparent.endswith("-00")
 
 
+@example("a key that slipped, 16 KiB of it, or anything")
+@example(f"cc{PARENT[2:]}-and more")
 @given(st.text() | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{30,34}-[0-9a-f]{14,18}-[0-9a-f]{2}.*"))
 def test_a_client_may_send_anything_as_its_context(parent: str) -> None:
     """What is none begins a trace; nothing of it travels on."""
@@ -75,6 +80,8 @@ def test_a_client_may_send_anything_as_its_context(parent: str) -> None:
         pass
 
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]", span.traceparent)
+    handed_on = Tracing().start("any", kind="server", parent=parent).traceparent
+    assert re.fullmatch(r"(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})?", handed_on)
 
 
 def test_an_error_that_leaves_the_block_is_named_by_its_type_only() -> None:
@@ -139,3 +146,28 @@ def test_an_endpoint_that_is_none_is_told_at_the_start() -> None:
         read_settings(TelemetrySettings, prefix=TELEMETRY_PREFIX, environ=environ)
 
     assert str(caught.value) == ("OTEL_EXPORTER_OTLP_ENDPOINT is no URL: write http://HOST:4318")
+
+
+def test_headers_that_cannot_be_read_are_told_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are a collector's token; OpenTelemetry would log them whole."""
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Bearer the-collectors-token",
+    }
+
+    with pytest.raises(SettingsError) as caught:
+        read_settings(TelemetrySettings, prefix=TELEMETRY_PREFIX, environ=environ)
+    assert str(caught.value) == (
+        "OTEL_EXPORTER_OTLP_HEADERS has an entry without '=': write name=value,name=value"
+    )
+
+    # It reads the variable by itself, too, and others beside it.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "the-collectors-token")
+    settings = TelemetrySettings(
+        endpoint="http://127.0.0.1:9", headers=Secret("=the-collectors-token")
+    )
+    _, shut_down = open_tracer(settings, Resource.create({}))
+    shut_down()
+    assert "the-collectors-token" not in caplog.text
