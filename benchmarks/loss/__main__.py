@@ -61,14 +61,21 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", default="", help="only rows whose names hold one of these words")
+    parser.add_argument(
+        "--rows",
+        default="",
+        help="one row by its whole name, or those whose names hold one of these words, with commas",
+    )
     parser.add_argument(
         "--jobs", type=int, default=JOBS, help="rows of one stream at a time, default %(default)s"
     )
     parser.add_argument("--list", action="store_true", help="print the rows' names and end")
     arguments = parser.parse_args()
-    words = [word for word in arguments.rows.split(",") if word]
+    is_one = any(row.name == arguments.rows for row in ROWS)  # names have commas, too
+    words = [] if is_one else [word for word in arguments.rows.split(",") if word]
     rows = [row for row in ROWS if not words or any(word in row.name for word in words)]
+    if is_one:
+        rows = [row for row in ROWS if row.name == arguments.rows]
     if arguments.list:
         print("\n".join(row.name for row in rows))
         return 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from speechbus_cli.speech import Recordings
-from speechbus_transcriber.voice_judge import SoundCheck
+from speechbus_transcriber.voice_judge import SoundCheck, VoiceJudge
 from tests.support.frame_numbers import build_frames
 
 pytest_plugins = ["tests.support.speech"]
@@ -48,9 +48,11 @@ def test_what_stands_out_is_noticed_where_the_detector_hears_nothing(
     monkeypatch: pytest.MonkeyPatch, offset: int
 ) -> None:
     """Also of a microphone whose zero is none."""
-    monkeypatch.setattr(
-        "speechbus_transcriber.voice_judge.VoiceJudge.hears_voice", lambda *_: False
-    )
+
+    def hears_nothing(_judge: VoiceJudge, _samples: "memoryview[int]") -> bool:
+        return False
+
+    monkeypatch.setattr(VoiceJudge, "hears_voice", hears_nothing)
     rng = random.Random(3)
     room = [offset + rng.randint(-10, 10) for _ in range(RATE_HZ)]
     word = [offset + rng.randint(-60, 60) for _ in range(RATE_HZ // 5)]
