@@ -147,7 +147,10 @@ class PalabraStream:
                 self._held_until_s = now_s + swap.delay_ms / 1000
                 continue
             late = self._faults.find("late_translation", said.end_ms, target)
-            self._send(now_s + (late.delay_ms / 1000 if late else 0.0), translation)
+            at_s = now_s + (late.delay_ms / 1000 if late else 0.0)
+            self._send(at_s, translation)
+            if self._faults.find("duplicate_translation", said.end_ms, target):
+                self._send(at_s, translation)
         if held:
             self._held = held
             self._release(now_s)

@@ -47,6 +47,7 @@ FaultKind = Literal[
     "early_translation",
     "late_translation",
     "missing_translation",
+    "duplicate_translation",
     "reordered_translation",
 ]
 FAULT_KINDS: Final[tuple[str, ...]] = get_args(FaultKind)
@@ -67,6 +68,7 @@ FAULT_KEYS: Final[Mapping[str, frozenset[str]]] = {
     "early_translation": _OF_TRANSLATIONS,
     "late_translation": _OF_TRANSLATIONS | {"delay_ms"},
     "missing_translation": _OF_TRANSLATIONS,
+    "duplicate_translation": _OF_TRANSLATIONS,
     "reordered_translation": _OF_TRANSLATIONS | {"delay_ms"},
 }
 """What a fault may have besides `kind` and `session`; those that are not here: `after_ms`."""
@@ -84,6 +86,7 @@ _KINDS_OF_ONE: Final[Mapping[str, Provider]] = {
     "early_translation": "palabra",
     "late_translation": "palabra",
     "missing_translation": "palabra",
+    "duplicate_translation": "palabra",
     "reordered_translation": "palabra",
 }
 _KEYS_OF_ONE: Final[Mapping[str, Provider]] = {

@@ -10,7 +10,7 @@ import pytest
 
 from speechbus_contracts import StreamClosed, TranslationFinal, TranslationMissing
 from speechbus_runtime.bus import connect_bus
-from tests.support.caption_check import check_captions, settle
+from tests.support.caption_check import captions_stored, check_captions, settle
 from tests.support.frame_client import Received, stream_frames
 from tests.support.libretranslate import LibreTranslateServer
 from tests.support.provider_streams import EXACT
@@ -65,6 +65,59 @@ def test_a_promise_that_is_broken_is_kept_by_the_pool(tmp_path: Path) -> None:
     assert [(e.transcription_id, e.language, e.reason) for e in missing] == [
         (name, "fr", "undelivered") for name in ids
     ]
+
+
+def test_a_provider_that_follows_and_promises_nothing_is_translated_at_once(tmp_path: Path) -> None:
+    """Palabra dies for good in the middle; nobody waits for what the next one does not make."""
+    script = """
+    segment_ms = 1000
+    faults = [
+      {kind = "reset", after_ms = 2500, session = 1},
+      {kind = "refuse", session = 2, status = 503},
+      {kind = "refuse", session = 3, status = 503},
+    ]
+    """
+    with ExitStack() as stack:
+        variables = stack.enter_context(simulator(tmp_path, script, provider="palabra"))
+        engine = stack.enter_context(LibreTranslateServer())
+        system = stack.enter_context(
+            System(
+                tmp_path / "system",
+                correlators=1,
+                translators=1,
+                transcriber_settings={"PROVIDERS": "palabra,echo"},
+                correlator_settings={"DEADLINE_S": "60"},
+                translator_settings={"LIBRETRANSLATE_URL": engine.url, "STEP_IN_S": "59"},
+                environment=variables,
+            )
+        )
+        received = asyncio.run(_run_along_a_route(system))
+
+    assert received.check_tiling(N_FRAMES) == EXACT
+    assert isinstance(received.events[-1], StreamClosed)
+    makers = {"palabra": "palabra", "echo": "libretranslate"}
+    assert {final.provider for final in received.finals} == set(makers)
+    translated = [e for e in received.events if isinstance(e, TranslationFinal)]
+    assert Counter((e.transcription_id, e.language, e.provider) for e in translated) == Counter(
+        (final.transcription_id, language, makers[final.provider])
+        for final in received.finals
+        for language in ("es", "pt")
+    )
+
+
+async def _run_along_a_route(system: System) -> Received:
+    hello = {
+        "providers": ["palabra", "echo"],
+        "language": "en",
+        "target_languages": ["es", "pt"],
+    }
+    received = await stream_frames(system.ingest.url, system.key, n_frames=N_FRAMES, hello=hello)
+    bus = await connect_bus(system.nats.url, name="test")
+    await captions_stored(bus, len(received.finals))
+    captions = await check_captions(bus, wait_ms=60_000)
+    await bus.shut_down()
+    assert {caption.state for caption in captions.values()} == {"complete"}
+    return received
 
 
 async def _run(system: System) -> Received:

@@ -36,6 +36,7 @@ faults = [
   {kind = "late_translation", language = "es", after_ms = 2200, delay_ms = 1500},
   {kind = "reordered_translation", language = "pt", after_ms = 0},
   {kind = "missing_translation", language = "pt", after_ms = 1200},
+  {kind = "duplicate_translation", after_ms = 0},
   {kind = "duplicate_final"},
   {kind = "revised_final", after_ms = 1200},
 ]

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from tests.support.command_line import build_environment, run_speechbus, start_speechbus
+from tests.support.libretranslate import LibreTranslateServer
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -66,13 +67,15 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def start_dev(folder: Path, *arguments: str) -> RunningDev:
+def start_dev(folder: Path, *arguments: str, **variables: str) -> RunningDev:
     process = start_speechbus(
         *["dev", "--listen", "127.0.0.1:0", "--workers", "1", "--providers", "echo"],
         *["--data", str(folder), *arguments],
         errors=subprocess.STDOUT,
         # Four stores of 512 MB each are reserved by default; tests share the machine.
-        environment=build_environment(SPEECHBUS_BOOTSTRAP_AUDIO_BYTES_MAX=str(16 << 20)),
+        environment=build_environment(
+            SPEECHBUS_BOOTSTRAP_AUDIO_BYTES_MAX=str(16 << 20), **variables
+        ),
     )
     assert process.stdout is not None
     lines: list[str] = []
@@ -117,6 +120,34 @@ def test_what_is_sent_comes_back_through_the_whole_system(
     events = [json.loads(line) for line in done.stdout.splitlines()]
     texts = [event["text"] for event in events if event["type"] == "segment.final"]
     assert (done.returncode, texts) == (0, ["1-150", "151-200"])
+
+
+def test_source_and_translations_are_shown_together(tmp_path: Path, numbered: Path) -> None:
+    """`dev --translate` runs a translator, `transcribe --translate` says which is of what."""
+    with LibreTranslateServer() as engine:
+        started = start_dev(
+            tmp_path / "data", "--translate", SPEECHBUS_TRANSLATOR_LIBRETRANSLATE_URL=engine.url
+        )
+        with started.process:
+            try:
+                done = run_speechbus(
+                    *("transcribe", "--fast", "--language", "en", "--translate", "es,pt"),
+                    *("--url", started.address("page"), str(numbered)),
+                )
+            finally:
+                started.process.kill()
+
+    lines = done.stdout.decode().splitlines()
+    assert (done.returncode, done.stderr) == (0, b"transcribed by echo\n")
+    finals = {"1-150": "0:00.0", "151-200": "0:03.0"}
+    assert [line for line in lines if not line.startswith("    ")] == [
+        "[0:00.0 - 0:03.0] 1-150",
+        "[0:03.0 - 0:04.0] 151-200",
+    ]
+    # One that stands below another sentence than its own says where that began.
+    told = {line.strip().replace(f" [{at}]", "") for line in lines for at in finals.values()}
+    for text in finals:
+        assert {f"{language}: [{language}] {text}" for language in ("es", "pt")} <= told
 
 
 def test_the_demo_plays_a_passage_and_compares_said_with_heard(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ async def check_captions(bus: BusConnection, *, wait_ms: int) -> dict[str, Capti
 
 def _check_segment(caption: CaptionJoined, events: list[Stored]) -> None:
     finals = [each.event for each in events if isinstance(each.event, SegmentFinal)]
+    assert caption.source is not None
     assert caption.source == max(finals, key=lambda final: final.revision)
     came = {
         each.event.language: each.event.text

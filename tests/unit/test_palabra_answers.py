@@ -534,14 +534,14 @@ def test_by_hand_a_part_that_is_corrected_is_translated_anew() -> None:
     answers = begin(finalization_mode="manual", target_languages=("es",))
     corrected = msgspec.structs.replace(final(1, "Hum!"), revision=1)
     of_it = msgspec.structs.replace(translation(1, "¡Mm!"), revision=1)
-    parts = [translation(0, "Hola."), translation(1, "Mm."), corrected]
+    parts: list[AnyEvent] = [translation(0, "Hola."), translation(1, "Mm."), corrected]
     told = say(answers, [final(0, "Hello."), final(1, "Hm."), *parts, translation(1, "Mm.")])
     answers.expect_flush(7, now_s=0.0)
     told += say(answers, [flushed(7), final(2, "Later")])
     assert not [each for each in told if isinstance(each, TranslatedTranscription)]
 
     assert texts(say(answers, [of_it])) == [("Hola. ¡Mm!", True)]
-    alone = [final(3, "Hm."), translation(3, "Mm.")]
+    alone: list[AnyEvent] = [final(3, "Hm."), translation(3, "Mm.")]
     other = msgspec.structs.replace(final(3, "Hum!"), revision=1)
     assert texts(say(answers, [*alone, other, CLOSED]))[-1] == ("Later Hum!", True)
 

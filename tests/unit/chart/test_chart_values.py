@@ -121,7 +121,7 @@ MISTAKES: list[tuple[Object, str]] = [
     ),
     (
         {"correlator": {"settings": {"DEADLINE_S": 2.5}}, "translator": {"enabled": True}},
-        "translator.settings.STEP_IN_S (2.5) must be less than correlator.settings.DEADLINE_S (2.5)",
+        "STEP_IN_S (2.5) must be less than correlator.settings.DEADLINE_S (2.5)",
     ),
     ({"transcriber": {"secretKeys": ["palabra-client-id"]}}, "come together"),
     (

@@ -228,7 +228,7 @@ def test_a_clock_that_is_an_hour_behind_keeps_the_deadline() -> None:
 
 @pytest.mark.parametrize("since_ms", [100_000, 200_100])
 def test_a_deadline_that_nobody_was_there_for_is_kept_when_somebody_is(since_ms: int) -> None:
-    """It lies in the log, not in a process: nor does it begin when a process first sees its final."""
+    """It lies in the log, not in a process; nor does it begin when a process first sees it."""
     world = World(log_of((0, FINAL), (300, ES)), outage=(since_ms, 260_000))
     world.run()
 

@@ -148,6 +148,13 @@ def test_case_05_some_translations_may_be_missing() -> None:
     assert said(client) == ["1-25", "1-50", "[de] 1-50"]
 
 
+def test_a_translation_may_be_said_twice() -> None:
+    """Only into the language that the script names."""
+    client = speak('{kind = "duplicate_translation", language = "es"}', "es", "de", n_frames=50)
+
+    assert said(client) == ["1-25", "1-50", "[es] 1-50", "[es] 1-50", "[de] 1-50"]
+
+
 def test_translations_of_two_finals_may_change_places() -> None:
     """And a last one comes by itself in the end."""
     client = PalabraClient('segment_ms = 1000\nfaults = [{kind = "reordered_translation"}]', "es")

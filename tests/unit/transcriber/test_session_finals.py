@@ -86,7 +86,7 @@ def test_case_06_a_changed_final_is_the_next_revision_of_the_last_segment() -> N
 
 
 def test_a_changed_final_is_translated_by_others() -> None:
-    """What its provider translates now may be the old text or the new one: it does not say which."""
+    """What its provider translates now may be the old text as well as the new one."""
     finals = SessionFinals()
     finals.add(msgspec.structs.replace(final(4, "a"), promised_languages=("es",)))
     corrected = finals.correct(heard("a", "Hello!"), last_index=4, now_ms=9)
