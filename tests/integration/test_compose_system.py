@@ -113,7 +113,7 @@ async def watch_captions(system: ComposeSystem, secrets: Path) -> AsyncGenerator
 
 
 async def speak_while_scaling(system: ComposeSystem, secrets: Path) -> list[Speaker]:
-    """Speak on eight streams; have two workers, then four, then one."""
+    """Speak on eight streams; have one worker, then four, then one again."""
     key = (secrets / "api_key").read_text()
     speakers: list[Speaker] = []
 
@@ -134,6 +134,7 @@ async def speak_while_scaling(system: ComposeSystem, secrets: Path) -> list[Spea
         await client.hear_until("segment.partial")
 
     async with watch_captions(system, secrets) as captioned, asyncio.TaskGroup() as speaking:
+        assert await asyncio.to_thread(system.scale, "transcriber", 1) == {"transcriber-2": 0}
         for _ in range(3):
             await open_stream(providers=["echo"])
         await open_stream(providers=["echo"], target_languages=["es"])
