@@ -38,6 +38,7 @@ cluster=$(cat "$folder/nats_cluster_password")
 } >"$folder/passwords-cluster.conf.new"
 mv "$folder/passwords-cluster.conf.new" "$folder/passwords-cluster.conf"
 chmod 444 "$folder"/*
+chmod 644 "$folder/api_keys" # to which tenants are added
 
 if [ $# = 0 ] && ! grep -qs '^SPEECHBUS_SECRETS=' .env; then
   echo "SPEECHBUS_SECRETS=./$folder" >>.env

@@ -176,7 +176,7 @@ def write_nats_config(manifests: Manifests, folder: Path) -> Path:
     lines = ["jetstream: {max_memory_store: 4GB, max_file_store: 2GB}"]
     for key, value in read_values()["nats"]["config"]["merge"].items():
         is_include = key.endswith("$include")
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        text = value if isinstance(value, str) else json.dumps(value)
         unquoted = re.fullmatch(r"<< (.*) >>", text)
         lines.append(
             f"include {value}" if is_include else f"{key}: {unquoted[1] if unquoted else text}"

@@ -206,6 +206,8 @@ def test_secrets_are_made_once_and_for_the_owner_of_the_folder_only(tmp_path: Pa
     assert sorted(len(secret) for secret in secrets)[1] == 32
     assert made["api_keys"] == f"default:{made['api_key']}\n"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes.pop("api_keys") == 0o644  # appended to by its owner
+    assert set(modes.values()) == {0o444}
     used = read_compose(variables={"SPEECHBUS_SECRETS": str(folder)}, profiles=["*"]).secrets
     assert [secret.file for secret in used.values() if not Path(secret.file).exists()] == []

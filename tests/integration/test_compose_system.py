@@ -11,17 +11,20 @@ import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
+from speechbus_cli.speech import Recording
 from speechbus_contracts import CaptionJoined, StreamClaimed, decode_event
 from speechbus_runtime.bus import BusConnection, connect_bus
 from speechbus_runtime.bus_login import BusLogin
 from speechbus_runtime.secret import Secret
 from tests.support.bus_log import wait_until
+from tests.support.command_line import run_speechbus
 from tests.support.compose_file import COMPOSE_FILE, read_compose
 from tests.support.compose_system import ComposeSystem, Container, ContainerError
 from tests.support.dockerfile import REPOSITORY
 from tests.support.frame_numbers import Tiling, build_frames, check_tiling
 from tests.support.native_client import PATIENCE_S, NativeClient
 
+pytest_plugins = ["tests.support.speech"]
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(240)]
 
 EXACT: Final = Tiling(missing=0, doubled=0, time_error_ms_max=0, is_ordered=True)
@@ -110,7 +113,7 @@ async def watch_captions(system: ComposeSystem, secrets: Path) -> AsyncGenerator
 
 
 async def speak_while_scaling(system: ComposeSystem, secrets: Path) -> list[Speaker]:
-    """Speak on eight streams; have two workers, then four, then one."""
+    """Speak on eight streams; have one worker, then four, then one again."""
     key = (secrets / "api_key").read_text()
     speakers: list[Speaker] = []
 
@@ -131,6 +134,7 @@ async def speak_while_scaling(system: ComposeSystem, secrets: Path) -> list[Spea
         await client.hear_until("segment.partial")
 
     async with watch_captions(system, secrets) as captioned, asyncio.TaskGroup() as speaking:
+        assert await asyncio.to_thread(system.scale, "transcriber", 1) == {"transcriber-2": 0}
         for _ in range(3):
             await open_stream(providers=["echo"])
         await open_stream(providers=["echo"], target_languages=["es"])
@@ -194,6 +198,28 @@ def test_the_compose_file_runs_streams_through_any_number_of_workers(
     }
     log = (tmp_path / "nats-1.log").read_text()
     assert [line for line in log.splitlines() if "iolation" in line or "[ERR]" in line] == []
+
+
+@pytest.mark.speech
+def test_without_any_account_a_file_becomes_text(
+    amiable: Recording, tmp_path: Path, secrets: Path
+) -> None:
+    """What a newcomer has who types what the page says, and nothing else."""
+    file = read_compose(
+        variables={"SPEECHBUS_SECRETS": str(secrets), "SPEECHBUS_NATS_MEMORY_MAX": "3GB"}
+    )
+    with ComposeSystem(file, tmp_path) as system:
+        done = run_speechbus(
+            *("transcribe", str(amiable.path)),
+            *("--url", f"http://{system.find_published('ingest')}"),
+            *("--key", (secrets / "api_key").read_text()),
+        )
+        ends = system.stop()
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert "amiable" in done.stdout.decode()
+    assert "transcribed by local" in done.stderr.decode()
+    assert set(ends.values()) == {0}
 
 
 def test_a_wrong_password_stops_the_start(tmp_path: Path, secrets: Path) -> None:

@@ -156,7 +156,7 @@ def test_every_alert_is_tested_quiet_and_firing() -> None:
 
     assert {test["name"] for test in tests} == {rule["alert"] for rule in RULES}
     for test in tests:
-        quiet, firing = test["promql_expr_test"]
+        quiet, firing, *_ = test["promql_expr_test"]
         assert "exp_samples" not in quiet
         assert f'"{test["name"]}"' in firing["exp_samples"][0]["labels"]
 
@@ -178,6 +178,15 @@ def test_prometheus_scrapes_every_service() -> None:
     scraped = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
 
     assert {config["job_name"] for config in scraped} == JOBS
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for config in scraped:
+        name = config["job_name"]
+        (discovery,) = config["dns_sd_configs"]
+        variables = compose[name]["environment"]
+        assert discovery["names"] == [name]
+        assert discovery["port"] == variables[f"SPEECHBUS_{name.upper()}_HEALTH_PORT"]
+        assert variables[f"SPEECHBUS_{name.upper()}_HEALTH_HOST"] == "0.0.0.0"
+        assert set(compose[name]["networks"]) & set(compose["prometheus"]["networks"])
 
 
 @pytest.mark.skipif(
