@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
 from urllib.parse import parse_qsl
@@ -41,6 +42,9 @@ from speechbus_ingest.viewer.tokens import (
     verify_viewer_token,
 )
 from speechbus_runtime.settings import SettingsError, read_settings
+from speechbus_runtime.tracing import Tracing, read_traceparent
+from speechbus_translator.engines.interface import EngineUnavailableError
+from speechbus_translator.engines.libretranslate import read_pairs, read_translation
 from speechbus_wire import kotoba, palabra
 from speechbus_wire.kotoba_door import decode_door_message
 from speechbus_wire.kotoba_errors import read_error_body
@@ -297,6 +301,26 @@ def _read_settings(data: bytes, chance: random.Random) -> None:
     read_settings(Settings, prefix=SETTINGS_PREFIX, environ=environ)
 
 
+def _follow_context(data: bytes, chance: random.Random) -> None:
+    damaged = damage(data, chance)
+    told = Tracing().start("any", kind="server", parent=read_traceparent(damaged)).traceparent
+    assert len(told) in {0, 55}, told
+
+
+def _read_translation(data: bytes, chance: random.Random) -> None:
+    damaged = damage(data, chance)
+    with suppress(EngineUnavailableError):
+        read_pairs(damaged)
+    read_translation(damaged)
+
+
+_CONTEXTS: Final = (
+    b"NATS/1.0\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n",
+)
+_TRANSLATED: Final = (
+    '{"translatedText": "buenos días"}'.encode(),
+    b'[{"code": "en", "targets": ["en", "es"]}, {"code": "es"}]',
+)
 _REQUEST: Final = msgspec.json.Decoder(ViewerTokenRequest)
 _SUBJECTS: Final = (
     b"speech.v1.write.acme.s1.final",
@@ -346,6 +370,8 @@ TARGETS: Final[Mapping[str, Target]] = {
     "queries": Target(lambda: _QUERIES, _read_query),
     "heads": Target(lambda: [*_QUERIES, *_tokens(), b"10.0.0.1, [::1]:5"], _read_head),
     "tokens": Target(_tokens, _open_token),
+    "trace-context": Target(lambda: _CONTEXTS, _follow_context),
+    "libretranslate": Target(lambda: _TRANSLATED, _read_translation, (EngineUnavailableError,)),
     "settings": Target(lambda: _SETTINGS, _read_settings, (SettingsError,)),
     "wav": Target(_recordings, _read_wav, (UndecodableError,)),
     "framing": Target(_recordings, _follow, (UndecodableError,)),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["HASH_PREFIX", "KeyRing", "UnreadableHashError"]
+__all__ = ["HASH_PREFIX", "AmbiguousKeyError", "KeyRing", "UnreadableHashError"]
 
 HASH_PREFIX: Final = "sha256:"
 """Begins an entry that is a hashed key: whoever reads the settings cannot use it."""
@@ -15,6 +15,10 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 class UnreadableHashError(ValueError):
     """An entry begins as a hashed key does, and goes on otherwise."""
+
+
+class AmbiguousKeyError(ValueError):
+    """Two tenants have the same key: whose it is cannot be told."""
 
 
 class KeyRing:
@@ -26,6 +30,7 @@ class KeyRing:
 
     Raises:
         UnreadableHashError: of an entry that is no such hash.
+        AmbiguousKeyError: two tenants have the same key.
     """
 
     def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
@@ -37,9 +42,14 @@ class KeyRing:
 
         Raises:
             UnreadableHashError: nothing has changed.
+            AmbiguousKeyError: likewise.
         """
         # Digests have one length, so that comparing tells nothing about the keys' lengths.
-        self._digests = [(tenant, _read_entry(key)) for tenant, key in keys]
+        digests = [(tenant, _read_entry(key)) for tenant, key in keys]
+        owners: dict[bytes, str] = {}
+        if any(owners.setdefault(digest, tenant) != tenant for tenant, digest in digests):
+            raise AmbiguousKeyError("two tenants have the same key: give each its own")
+        self._digests = digests
 
     def find_tenant(self, key: str | None) -> str | None:
         """Return whose key it is; None: nobody's. Looks at every key, found or not."""

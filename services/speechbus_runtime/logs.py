@@ -3,13 +3,13 @@
 import logging
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
 
 import msgspec
 
-from speechbus_runtime.redaction import loggable_fields, scrub_text
+from speechbus_runtime.redaction import REDACTED, loggable_fields, scrub_text
 
 __all__ = ["JsonFormatter", "LogLevel", "PrettyFormatter", "configure_logs"]
 
@@ -172,4 +172,24 @@ def _traceback(record: logging.LogRecord) -> str:
     if not record.exc_info or record.exc_info[0] is None:
         return ""
     text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+    for error in _chain(record.exc_info[1]):
+        # Python's own, of `int(…)` and `d[…]`: they quote what they got, which may be speech.
+        if type(error) in {KeyError, ValueError} and (told := str(error)):
+            name = type(error).__name__
+            text = text.replace(f"{name}: {told}", f"{name}: {REDACTED}")
     return scrub_text(text[-TRACEBACK_CHARS_MAX:], chars_max=TRACEBACK_CHARS_MAX)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield all errors that a traceback shows."""
+    waiting = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions

@@ -1,6 +1,7 @@
 """Each engine against a real peer: a server, programs in a pipe, a model."""
 
 import asyncio
+import gzip
 import sys
 import threading
 from collections.abc import AsyncGenerator
@@ -67,6 +68,39 @@ def test_a_libretranslate_server_that_fails_is_unavailable(status: int) -> None:
                 with pytest.raises(EngineUnavailableError) as caught:
                     await engine.translate("swordfish", source="en", target="es")
                 assert "swordfish" not in str(caught.value)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"translatedText":"\xff"}',
+        b'{"translatedText":' + b"[" * 5_000,
+        b"",
+        gzip.compress(b'{"translatedText":"' + b"a" * 50_000 + b'"}'),
+    ],
+    ids=["no text", "deep", "nothing", "packed"],
+)
+def test_a_server_that_answers_with_garbage_is_unavailable(answer: bytes) -> None:
+    """Another engine is asked, or the text later: it is no bug of ours. Nothing is unpacked."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        kind = b"content-encoding: gzip\r\n" if answer[:1] == b"\x1f" else b""
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n%b\r\n%b" % (kind, answer))
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(respond, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        engine = LibreTranslate(f"http://127.0.0.1:{port}", api_key="", connections_max=1)
+        async with server:
+            with pytest.raises(EngineUnavailableError) as caught:
+                await engine.translate("good morning", source="en", target="es")
+            await engine.close()
+        assert str(caught.value) == "no_translation_in_answer"
 
     asyncio.run(run())
 

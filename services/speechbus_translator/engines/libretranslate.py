@@ -8,7 +8,7 @@ Its form (docs.libretranslate.com, "API Operations", read 2026-11-29): JSON with
 import asyncio
 import logging
 import ssl
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
@@ -19,7 +19,9 @@ from speechbus_translator.engines.interface import (
     primary,
 )
 
-__all__ = ["LibreTranslate"]
+__all__ = ["LibreTranslate", "read_pairs", "read_translation"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class LibreTranslate:
             timeout=None,  # noqa: S113 - whoever calls has a deadline
             follow_redirects=False,
             trust_env=False,
+            headers={"accept-encoding": "identity"},
             verify=ssl.create_default_context(),
             limits=httpx.Limits(max_connections=connections_max),
         )
@@ -91,10 +94,7 @@ class LibreTranslate:
         }
         status, headers, body = await self._exchange("POST", "/translate", request)
         if status == 200:
-            try:
-                return _answer.decode(body).translated
-            except msgspec.DecodeError:
-                raise EngineUnavailableError("no_translation_in_answer") from None
+            return read_translation(body)
         retry_after = headers.get("retry-after", "")
         if status == 400 or status == 413:
             raise EngineRefusedError(f"http_{status}")
@@ -124,9 +124,9 @@ class LibreTranslate:
                 async with asyncio.timeout(LANGUAGES_TIMEOUT_S):
                     status, _, body = await self._exchange("GET", "/languages", None)
                 if status == 200:
-                    self._pairs = _read_pairs(body)
+                    self._pairs = read_pairs(body)
                     pause_s = answered_s
-            except (TimeoutError, EngineUnavailableError, msgspec.DecodeError) as error:
+            except (TimeoutError, EngineUnavailableError) as error:
                 logger.debug("no list of languages", extra={"reason": type(error).__name__})
             await asyncio.sleep(pause_s)
 
@@ -136,7 +136,8 @@ class LibreTranslate:
         try:
             async with self._http.stream(method, self._url + path, json=request) as response:
                 body = b""
-                async for piece in response.aiter_bytes():
+                # As it came: what is compressed, unasked, could be of any size.
+                async for piece in response.aiter_raw():
                     body += piece
                     if len(body) > BODY_BYTES_MAX:
                         raise EngineUnavailableError("answer_too_large")
@@ -146,13 +147,34 @@ class LibreTranslate:
         return response.status_code, response.headers, body
 
 
-def _read_pairs(body: bytes) -> dict[str, frozenset[str]]:
-    languages = _languages.decode(body)
+def read_translation(body: bytes) -> str:
+    """Return the text of an answer.
+
+    Raises:
+        EngineUnavailableError: there is none.
+    """
+    return _decode(_answer, body, "no_translation_in_answer").translated
+
+
+def read_pairs(body: bytes) -> dict[str, frozenset[str]]:
+    """Return the languages that each language is translated into.
+
+    Raises:
+        EngineUnavailableError: the answer is no such list.
+    """
+    languages = _decode(_languages, body, "no_languages_in_answer")
     codes = frozenset(language.code for language in languages)
     return {
         language.code: codes if language.targets is None else frozenset(language.targets)
         for language in languages
     }
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes, problem: str) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise EngineUnavailableError(problem) from None
 
 
 def _find(tag: str, codes: frozenset[str]) -> str | None:

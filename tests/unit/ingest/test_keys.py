@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbus_ingest.keys import HASH_PREFIX, KeyRing, UnreadableHashError
+from speechbus_ingest.keys import HASH_PREFIX, AmbiguousKeyError, KeyRing, UnreadableHashError
 
 RING = KeyRing([("acme", "one"), ("acme", "two"), ("bolt", "schlüssel-€-𝄞"), ("void", "")])
 
@@ -96,3 +96,13 @@ def test_keys_are_replaced_all_or_not() -> None:
 
     ring.replace([("acme", "new")])
     assert (ring.find_tenant("old"), ring.find_tenant("new")) == (None, "acme")
+
+
+@pytest.mark.parametrize("again", ["one", hash_key("one")])
+def test_a_key_belongs_to_one_tenant(again: str) -> None:
+    """Else one of them would read, and pay for, the other's streams."""
+    ring = KeyRing([("acme", "one"), ("acme", again)])  # the same one's may stand there twice
+
+    with pytest.raises(AmbiguousKeyError, match="two tenants have the same key"):
+        ring.replace([("acme", "one"), ("bolt", again)])
+    assert ring.find_tenant("one") == "acme"

@@ -12,6 +12,7 @@ HASH = "a" * 64
     ("wrong", "said"),
     [
         ({"API_KEYS": "acme:sha256:abc"}, "API_KEYS: a hashed key is"),
+        ({"API_KEYS": "acme:k,bolt:k"}, "API_KEYS: two tenants have the same key"),
         ({"TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "TRUSTED_PROXIES: entry 2"),
         ({"ALLOWED_ORIGINS": "app.example"}, "ALLOWED_ORIGINS: entry 1"),
         ({"TLS_KEY_PATH": "/key.pem"}, "TLS_CERTIFICATE_PATH and"),

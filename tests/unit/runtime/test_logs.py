@@ -68,6 +68,29 @@ def test_a_traceback_is_one_field() -> None:
     assert str(fields["traceback"]).endswith("ZeroDivisionError: by zero")
 
 
+def test_a_traceback_does_not_quote_what_could_not_be_read() -> None:
+    """Python's own errors hold the value, which may be what somebody said."""
+    group = ExceptionGroup("one of them", [_misread("ready", "steady"), OSError("no room")])
+    told = str(json_of(failed_record(group))["traceback"])
+
+    assert "'ready'" not in told
+    assert "'steady'" not in told
+    assert "KeyError: [redacted]" in told
+    assert "ValueError: [redacted]" in told
+    assert "OSError: no room" in told
+
+
+def _misread(known: str, number: str) -> Exception:
+    try:
+        try:
+            return {"other": ValueError()}[known]
+        except KeyError:
+            int(number)
+            raise
+    except ValueError as error:
+        return error
+
+
 def test_an_extra_field_cannot_replace_a_fixed_one() -> None:
     """The level of a line must be the level of the line."""
     fields = json_of(record_of("stored", level="low", service="bus"))
