@@ -247,11 +247,10 @@ export class Transcript {
     oldest.node.remove();
     this.#revisions.forget(oldest.id);
     if (!this.#trimmed.hidden) return;
-    const command = `speechbus captions ${this.#streamId} --format txt`;
     const newest = ROWS_MAX.toLocaleString("en");
     this.#trimmed.replaceChildren(
-      `Older segments are left out: this page keeps the newest ${newest}. The whole text: `,
-      element("code", "", command),
+      `Older segments are left out: this page keeps the newest ${newest}. All of them, as events: `,
+      element("code", "", `GET /v1/streams/${this.#streamId}/events`),
     );
     this.#trimmed.hidden = false;
   }
