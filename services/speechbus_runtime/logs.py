@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal, TextIO
+from typing import Final, Literal, TextIO, cast
 
 import msgspec
 
@@ -182,7 +182,7 @@ def _traceback(record: logging.LogRecord) -> str:
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield all errors that a traceback shows."""
-    waiting = [error]
+    waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting:
         one = waiting.pop()
@@ -192,4 +192,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         yield one
         waiting += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
+            waiting += cast("BaseExceptionGroup[BaseException]", one).exceptions
