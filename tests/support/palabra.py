@@ -15,11 +15,16 @@ from nats.aio.msg import Msg
 from websockets.asyncio.client import ClientConnection, connect
 
 from speechbus_contracts import (
+    TRANSCRIPT_STORE,
+    SegmentFinal,
     TranslationFinal,
     WriteSubject,
     encode_event,
     parse_transcription_id,
 )
+from speechbus_runtime.bus import connect_bus
+from speechbus_runtime.jetstream import fetch_stored
+from speechbus_runtime.publisher import AckedPublisher
 from tests.support.system import Service, System
 
 __all__ = [
@@ -200,6 +205,11 @@ async def publish_translation(
 ) -> None:
     """Translate the first three seconds of one of acme's streams, as any translator may."""
     stream_id, _ = parse_transcription_id(transcription_id)
+    bus = await connect_bus(system.nats.url, name="test")
+    finals = await fetch_stored(
+        bus, TRANSCRIPT_STORE, str(WriteSubject("acme", stream_id, "final"))
+    )
+    sources = [msgspec.json.decode(message.payload, type=SegmentFinal) for message in finals]
     translation = TranslationFinal(
         stream_id=stream_id,
         tenant="acme",
@@ -209,10 +219,8 @@ async def publish_translation(
         start_ms=0,
         end_ms=3_000,
         provider="test",
-        revision=0,
+        revision=next(s.revision for s in sources if s.transcription_id == transcription_id),
     )
-    bus = await nats.connect(system.nats.url)  # pyright: ignore[reportUnknownMemberType]
-    await bus.jetstream().publish(  # pyright: ignore[reportUnknownMemberType]
-        str(WriteSubject("acme", stream_id, "translation", language)), encode_event(translation)
-    )
-    await bus.close()
+    subject = str(WriteSubject("acme", stream_id, "translation", language))
+    await AckedPublisher(bus).publish(subject, encode_event(translation), headers=b"")
+    await bus.shut_down()
