@@ -39,6 +39,10 @@ RELOADED = "Reloaded server configuration"
 PORT_ATTEMPTS_MAX = 20
 """Each attempt fails only when another process takes the same random port in the same moment."""
 
+_XDIST_WORKER = int(read_environment().get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = range(15_000, 30_000)[_XDIST_WORKER % 5 :: 5]
+"""Below those that the kernel gives to outgoing connections; others for each worker of pytest's."""
+
 _PR_SET_PDEATHSIG = 1
 _LIBC: ctypes.CDLL | None = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -254,13 +258,14 @@ def choose_free_port() -> int:
     """Return a port that is free now and that the kernel gives to no outgoing connection.
 
     A port of the ephemeral range would be at risk while the server is down: a client that keeps
-    reconnecting to it can be given that very port, and then is connected to itself.
+    reconnecting to it can be given that very port, and then is connected to itself. So would one
+    that a test beside this one may choose: each of pytest's workers has ports of its own.
     """
     for _ in range(PORT_ATTEMPTS_MAX):
-        port = random.randrange(15_000, 30_000)
+        port = random.choice(PORTS)
         if not _is_taken(port):
             return port
-    raise NatsServerError("found no free port between 15000 and 30000")
+    raise NatsServerError(f"found no free port among {PORTS}")
 
 
 def _is_taken(port: int) -> bool:
